@@ -1,0 +1,97 @@
+"""zbus: an event bus between processes and languages that needs no broker.
+
+    import zbus
+
+    sub = zbus.subscribe("orders.**")
+    zbus.send("orders", "order.created", "/orders/123", {"total": 99.99})
+    for evt in sub:
+        print(evt.system, evt.kind, evt.path, evt.data)
+
+The functions of this module use a default bus, named by `$ZBUS_BUS` (else `default`) in the directory
+`$ZBUS_DIR`, that opens itself at the first use. `Bus` gives any other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import errors
+from .bus import Bus, Subscription
+from .channel import Channel
+from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
+from .event import Event, Gap
+from .policy import Policy, Rule
+from .publisher import DEFAULT
+from .roster import Peer, peers
+
+__all__ = [
+    "Bus",
+    "Canceled",
+    "Channel",
+    "Error",
+    "Event",
+    "Gap",
+    "Invalid",
+    "Peer",
+    "PermissionDenied",
+    "Policy",
+    "Rule",
+    "Subscription",
+    "Timeout",
+    "Unavailable",
+    "close",
+    "errors",
+    "peers",
+    "send",
+    "send_many",
+    "subscribe",
+]
+
+_lock = threading.Lock()
+_default: Bus | None = None
+
+
+def _bus() -> Bus:
+    """Return the default bus, opening it if it is not open in this process."""
+    global _default
+    with _lock:
+        if _default is None or _default.closed:
+            _default = Bus(os.environ.get("ZBUS_BUS") or "default")
+        return _default
+
+
+def subscribe(
+    system: str,
+    kind: str | None = None,
+    *,
+    overflow: str = "drop",
+    capacity: int | None = None,
+    on_gap: Callable[[Gap], object] | None = None,
+) -> Subscription:
+    """Subscribe on the default bus; see `Bus.subscribe`."""
+    return _bus().subscribe(system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap)
+
+
+def send(
+    system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+) -> None:
+    """Send an event on the default bus; see `Bus.send`."""
+    _bus().send(system, kind, path, data, timeout=timeout)
+
+
+def send_many(
+    system: str, kind: str, items: Iterable[tuple[str, Any]], *, timeout: float | None = DEFAULT
+) -> int:
+    """Send several events of one topic on the default bus; see `Bus.send_many`."""
+    return _bus().send_many(system, kind, items, timeout=timeout)
+
+
+def close() -> None:
+    """Close the default bus, if it is open; the next use opens it again."""
+    with _lock:
+        bus = _default
+    if bus is not None:
+        bus.close()

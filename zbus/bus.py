@@ -1,0 +1,370 @@
+"""The bus as a process uses it: `Bus`, `Subscription`, and their ends.
+
+A `Bus` owns one ZeroMQ context, one publisher, one ingress shared by its `drop` channels and one for each
+`block` channel. Nothing of ZeroMQ is created before it is needed, so a bus that only sends has no
+forwarder and one that never does anything has no threads.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from .channel import Channel
+from .descriptors import check_headroom, raise_limit
+from .errors import Canceled, Invalid
+from .event import Event, Gap
+from .forwarder import new_context
+from .ingress import Ingress
+from .links import Links
+from .patterns import Matcher, prefixes
+from .policy import SEND, SUBSCRIBE
+from .publisher import DEFAULT, Publisher
+from .roster import Member, Roster
+from .timeouts import check_timeout
+
+__all__ = ["Bus", "Subscription"]
+
+_OVERFLOWS = ("drop", "block")
+_INGRESS_DESCRIPTORS = 12
+
+Policy = Callable[[str, str], bool]
+Context = zmq.Context[zmq.Socket[bytes]]
+
+_open: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+class Subscription:
+    """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Made by `Bus.subscribe`."""
+        self._channel = channel
+
+    def channel(self) -> Channel:
+        """Return the channel, always the same object, also after `close`."""
+        return self._channel
+
+    def close(self) -> None:
+        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
+        self._channel.close()
+
+    @property
+    def lost(self) -> int:
+        """How many events were dropped because the channel was full."""
+        return self._channel.lost
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._channel)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Bus:
+    """A place on a bus: sends to and receives from every process that opened the same name.
+
+        with Bus("shop") as bus:
+            sub = bus.subscribe("orders.**")
+            bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
+            evt, ok = sub.channel().receive(timeout=1.0)
+
+    Any thread may use it.
+    """
+
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        dir: str | os.PathLike[str] | None = None,
+        policy: Policy | None = None,
+        capacity: int = 65_536,
+        max_event_bytes: int = 16 * 1024 * 1024,
+        send_timeout: float | None = 5.0,
+        join_timeout: float = 1.0,
+        linger: float = 1.0,
+    ) -> None:
+        """Open the bus `name`; nothing has to be started first.
+
+        Args:
+            name: letters, digits, `_`, `-`, `.`, at most 64.
+            dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
+            policy: asked `(action, system)` once per topic sent to and `(action, pattern)` once per
+                subscription; a `Policy` or any callable that returns a bool.
+            capacity: events that queue for one channel at most, and for one subscribing process on the
+                publisher's side; one frame of `send_many` counts as one. 1 counts as 2.
+            max_event_bytes: larger frames are refused on sending, and cut off on receiving; the same
+                in every process of the bus.
+            send_timeout: seconds that `send` waits for a full `block` subscriber; `None` is for ever.
+            join_timeout: seconds that `send` waits for a subscriber that listens but does not answer.
+            linger: seconds that `close` takes at most to hand over what was sent.
+
+        Raises:
+            Invalid: a malformed name or value, or a directory whose path is too long.
+            PermissionDenied: a directory that is not private to this user.
+            Unavailable: the file system refused (full, read-only), or too few descriptors.
+        """
+        self.name = name
+        self.capacity = _check_count(capacity, "capacity")
+        self._max = _check_count(max_event_bytes, "max_event_bytes")
+        self._linger = check_timeout(linger, "linger")
+        self._policy = _check_policy(policy)
+        join_timeout = check_timeout(join_timeout, "join_timeout")
+        check_timeout(send_timeout, "send_timeout")
+        raise_limit()
+        self._roster = Roster(dir, name)
+        self._member = Member(self._roster, _about_process())
+        self._context: Context | None = None
+        # Re-entrant: a channel may be closed by garbage collection while another joins.
+        self._lock = threading.RLock()
+        self._shared: Ingress | None = None
+        self._ingresses: dict[Channel, Ingress] = {}
+        self._closed = ""
+        self._publisher = Publisher(
+            self._roster,
+            Links(
+                self._roster,
+                self._get_context,
+                capacity=self.capacity,
+                join_timeout=join_timeout,
+                gave_up=lambda: self._count("join_timeouts"),
+            ),
+            admit=lambda system: self._admit(SEND, system, "send events to system"),
+            timed_out=lambda: self._count("send_timeouts"),
+            max_event_bytes=self._max,
+            send_timeout=send_timeout,
+        )
+        self._send = self._publisher.send
+        self._roster.reap()
+        _open.add(self)
+
+    def subscribe(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        overflow: str = "drop",
+        capacity: int | None = None,
+        on_gap: Callable[[Gap], object] | None = None,
+    ) -> Subscription:
+        """Return a subscription that gets every event sent, by anybody, after this returns.
+
+        Args:
+            system: pattern of systems: segments, `*` for one, `**` for any number, `(a|b)` for either;
+                a lone `*` is everything.
+            kind: pattern of kinds; `None`, `""` and `"*"` are no filter.
+            overflow: when the queue is full, `"drop"` drops and counts the newest events for this
+                channel alone, `"block"` makes publishers wait.
+            capacity: of this channel, in events; the bus's own if `None`.
+            on_gap: called with each `Gap`, in the receiving thread.
+
+        Raises:
+            TypeError: an argument of the wrong type.
+            Invalid: a malformed pattern or value, or the policy denies it.
+            Unavailable: the directory is full or read-only, or too few descriptors.
+            Canceled: the bus is closed.
+        """
+        what = Matcher(system, "system pattern")
+        which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
+        if overflow not in _OVERFLOWS:
+            raise Invalid(f"overflow {overflow!r} is not one of 'drop', 'block'", value=overflow)
+        room = self.capacity if capacity is None else _check_count(capacity, "capacity")
+        if on_gap is not None and not callable(on_gap):
+            raise TypeError(f"on_gap must be callable, not {type(on_gap).__name__}")
+        self._admit(SUBSCRIBE, system, "subscribe to events from system")
+        channel = Channel(what, which, overflow, room, on_gap)
+        with self._lock:
+            self._check_open()
+            self._join(channel, prefixes(what, which), room)
+        return Subscription(channel)
+
+    def _join(self, channel: Channel, topics: tuple[bytes, ...], capacity: int) -> None:
+        ingress = self._shared if channel.overflow == "drop" else None
+        fresh = ingress is None
+        if ingress is None:
+            check_headroom(_INGRESS_DESCRIPTORS)
+            ingress = Ingress(
+                self._get_context(),
+                self._roster,
+                blocking=channel.overflow == "block",
+                capacity=self.capacity,
+                max_event_bytes=self._max,
+            )
+        try:
+            socket, barrier = ingress.connect(topics, capacity)
+            channel._attach(socket, barrier, ingress.wake, self._leave)
+            self._ingresses[channel] = ingress
+            try:
+                ingress.publish(socket, self._describe(ingress))
+            except BaseException:
+                del self._ingresses[channel]
+                socket.close()
+                raise
+        except BaseException:
+            if fresh:
+                ingress.withdraw()
+                ingress.close()
+            raise
+        if fresh:
+            self._roster.reap()
+        if channel.overflow == "drop":
+            self._shared = ingress
+        channel._joined(time.monotonic_ns() // 1000)
+
+    def _describe(self, ingress: Ingress) -> dict[str, Any]:
+        channels = [channel for channel, owner in self._ingresses.items() if owner is ingress]
+        patterns = [[channel.system, channel.kind or "*"] for channel in channels]
+        return {**_about_process(), "member": self._member.id, "patterns": patterns}
+
+    def _leave(self, channel: Channel) -> None:
+        """Forget a channel that closed."""
+        with self._lock:
+            ingress = self._ingresses.pop(channel, None)
+            if ingress is None or self._closed:
+                return
+            if ingress is self._shared:
+                ingress.describe(self._describe(ingress))
+            else:
+                ingress.withdraw()
+                ingress.close()
+
+    def send(
+        self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+    ) -> None:
+        """Send one event to every subscriber on the bus; none is no error.
+
+        Args:
+            system, kind, path: non-empty text; system and kind are dot-separated literal names.
+            data: any JSON value, `bytes`, or `None` for no data.
+            timeout: seconds to wait for a full `block` subscriber; the bus's `send_timeout` if left out.
+
+        Raises:
+            TypeError: an argument of the wrong type.
+            Invalid: an empty or malformed argument, data that JSON cannot carry, too large an event, or
+                the policy denies it. Nothing was sent.
+            Timeout: a `block` subscriber made no room. Retryable: the event went to nobody.
+            Canceled: the bus is closed.
+        """
+        self._send(system, kind, path, data, timeout)
+
+    def send_many(
+        self,
+        system: str,
+        kind: str,
+        items: Iterable[tuple[str, Any]],
+        *,
+        timeout: float | None = DEFAULT,
+    ) -> int:
+        """Send `(path, data)` pairs as events of one topic, all or none, and return how many.
+
+        They travel as one frame, which makes each three times cheaper than by `send`. Data must be
+        JSON; `bytes` go by `send`. Raises as `send` does.
+        """
+        return self._publisher.send_many(system, kind, items, timeout)
+
+    def close(self) -> None:
+        """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = f"the bus {self.name!r} is closed: open a new one"
+            channels = list(self._ingresses)
+            ingresses = {*self._ingresses.values(), *([self._shared] if self._shared else [])}
+            for ingress in ingresses:
+                ingress.withdraw()
+            self._publisher.close(self._closed, self._linger)
+        for channel in channels:
+            channel.close()
+        for ingress in ingresses:
+            ingress.close()
+        if self._context is not None:
+            self._context.term()
+        self._member.close()
+        self._roster.close()
+        _open.discard(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the bus was closed, or belongs to the parent of this forked process."""
+        return bool(self._closed)
+
+    def __enter__(self) -> Bus:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bus {self.name!r} at {self._roster.path}{', closed' if self._closed else ''}>"
+
+    def _get_context(self) -> Context:
+        with self._lock:
+            if self._context is None:
+                self._context = new_context()
+            return self._context
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Canceled(self._closed)
+
+    def _admit(self, action: str, resource: str, what: str) -> None:
+        if self._policy is not None and not self._policy(action, resource):
+            raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)
+
+    def _count(self, counter: str) -> None:
+        self._member.counters[Member.COUNTERS.index(counter)] += 1
+
+    def _disown(self) -> None:
+        """In a forked child: the sockets are the parent's, so every use fails at once."""
+        self._closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
+        self._lock = threading.RLock()
+        self._publisher.disown(self._closed)
+        self._member.disown()
+        for channel in self._ingresses:
+            channel._disown(self._closed)
+
+
+def _check_count(value: object, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if not 1 <= value < 2**31:
+        raise Invalid(f"{what} is {value}: give a number from 1 to {2**31 - 1}", value=value)
+    return value
+
+
+def _check_policy(policy: Policy | None) -> Policy | None:
+    if policy is not None and not callable(policy):
+        raise TypeError(f"policy must be callable, not {type(policy).__name__}")
+    return policy
+
+
+def _about_process() -> dict[str, Any]:
+    name = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
+    return {"process": name, "pid": os.getpid(), "language": "python"}
+
+
+@atexit.register
+def _close_all() -> None:
+    for bus in list(_open):
+        bus.close()
+
+
+def _disown_all() -> None:
+    for bus in list(_open):
+        bus._disown()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -1,0 +1,153 @@
+"""An ingress: a forwarder that is on the roster, and the way to join it strictly.
+
+Joining is three waits on the *probe*, an XPUB at the forwarder's front that sees every subscription
+just as a connected publisher does:
+
+1. the channel's prefixes, then its *barrier*, a topic that exists once: when the probe has read it, the
+   prefixes are on their way, in order, to every publisher;
+2. the next *sentinel*, which tells publishers which epoch their link has reached. Another socket holds
+   it, so that it outlives the channel; it comes second, since another pipe may overtake;
+3. the entry with that epoch, and the token.
+
+From then on a publisher that looks at the token knows whether its link has caught up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import zmq
+
+from .errors import Unavailable
+from .forwarder import Forwarder
+from .roster import Entry, Roster, new_id
+from .wire import CONTROL
+
+__all__ = ["Ingress", "sentinel"]
+
+_PROBE_TIMEOUT = 10.0
+
+
+def sentinel(ident: str, epoch: int) -> bytes:
+    """Return the topic by which an ingress tells publishers that its `epoch` has reached them."""
+    return CONTROL + f"{ident}.{epoch}".encode()
+
+
+class Ingress:
+    """One way into this process: shared by all `drop` channels, or owned by one `block` channel.
+
+    Not thread-safe, but for `wake`: the bus joins one channel at a time.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        roster: Roster,
+        *,
+        blocking: bool,
+        capacity: int,
+        max_event_bytes: int,
+    ) -> None:
+        """Start the forwarder; nobody knows of it until the first `publish`."""
+        self._context = context
+        self._roster = roster
+        self._blocking = blocking
+        self.id = new_id()
+        self.entry = Entry(self.id, 0, "block" if blocking else "drop")
+        self._barriers = 0
+        # Re-entrant: a garbage-collected channel may close while this thread joins another.
+        self._lock = threading.RLock()
+        scratch = roster.scratch_path(self.id)
+        try:
+            self._forwarder = Forwarder(
+                context,
+                self.id,
+                str(scratch),
+                blocking=blocking,
+                capacity=capacity,
+                max_event_bytes=max_event_bytes,
+            )
+        except zmq.ZMQError as error:
+            raise Unavailable(
+                f"cannot listen in {roster.path}: {error.strerror}", retryable=True, errno=error.errno
+            ) from error
+        self._probe = self._socket(zmq.XPUB)
+        self._probe.connect(self._forwarder.front)
+        self._marker: zmq.Socket[bytes] | None = None
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.sndhwm = 0  # subscriptions beyond 1000 would be cut, silently
+        return socket
+
+    def connect(self, prefixes: tuple[bytes, ...], capacity: int) -> tuple[zmq.Socket[bytes], bytes]:
+        """Return a SUB whose subscriptions have passed the forwarder, and its barrier topic.
+
+        At most `capacity` frames queue for it.
+        """
+        socket = self._socket(zmq.SUB)
+        # An inproc queue holds the sum of both ends' limits, and the forwarder's is 1.
+        socket.rcvhwm = max(1, capacity - 1)
+        self._barriers += 1
+        barrier = CONTROL + f"{self.id}/{self._barriers}".encode()
+        try:
+            for prefix in (*prefixes, barrier):
+                socket.setsockopt(zmq.SUBSCRIBE, prefix)
+            socket.connect(self._forwarder.back)
+            self._await(barrier)
+        except BaseException:
+            socket.close()
+            raise
+        return socket, barrier
+
+    def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> None:
+        """Move to the next epoch, which includes `socket`, and tell everybody."""
+        entry = self.entry._replace(epoch=self.entry.epoch + 1)
+        if self._blocking:
+            # The only channel holds its own sentinel: a second subscriber could fill up and hold it.
+            self._marker = socket
+        elif self._marker is None:
+            self._marker = self._socket(zmq.SUB)
+            self._marker.connect(self._forwarder.back)
+        self._marker.setsockopt(zmq.SUBSCRIBE, sentinel(self.id, entry.epoch))
+        self._await(sentinel(self.id, entry.epoch))
+        if not self.entry.epoch:
+            self._roster.show_socket(self.id)
+        self._roster.announce(entry, info)
+        if self.entry.epoch:
+            self._marker.setsockopt(zmq.UNSUBSCRIBE, sentinel(self.id, self.entry.epoch))
+        self.entry = entry
+
+    def describe(self, info: dict[str, Any]) -> None:
+        """Rewrite what the entry says about itself."""
+        self._roster.describe(self.entry, info)
+
+    def _await(self, topic: bytes) -> None:
+        deadline = time.monotonic() + _PROBE_TIMEOUT
+        with self._lock:
+            while (left := deadline - time.monotonic()) > 0:
+                if self._probe.poll(int(left * 1000) + 1) and self._probe.recv() == b"\x01" + topic:
+                    return
+        raise Unavailable(f"the forwarder did not answer within {_PROBE_TIMEOUT:g} s", retryable=True)
+
+    def wake(self, barrier: bytes) -> None:
+        """Send a channel its own barrier, which ends a wait in `recv`. Any thread may call this."""
+        with self._lock, suppress(zmq.ZMQError):
+            self._probe.send(barrier, zmq.NOBLOCK)
+
+    def withdraw(self) -> None:
+        """Leave the roster: publishers that look at it next let go."""
+        with suppress(OSError):
+            self._roster.withdraw(self.id)
+
+    def close(self) -> None:
+        """Stop; every channel must be closed before, or the forwarder may be held by a full one."""
+        with self._lock:
+            if self._marker is not None:
+                self._marker.close()
+            self._forwarder.close()
+            self._probe.close()

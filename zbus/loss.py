@@ -1,0 +1,90 @@
+"""Loss accounting: what number each stream should show next.
+
+A *stream* is one (origin, system, kind): its events are numbered from 1 without holes, and a channel
+sees all of them or none. So a hole is a loss, exactly. The first number seen needs care: what came
+before it was either sent before this channel joined, which is no loss, or dropped since. The stamp tells
+when the stream was *born*: one that is younger than the channel was meant for it from number 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .event import Gap
+
+__all__ = ["MAX_TOPICS", "Stream", "Streams"]
+
+MAX_TOPICS = 65_536
+
+Key = tuple[bytes, bytes, bytes]
+
+
+class Stream:
+    """One (system, kind, origin) as a channel sees it: its names, the verdict, and what comes next."""
+
+    __slots__ = ("kind", "kind_key", "next", "origin", "origin_key", "system", "system_key", "wanted")
+
+    def __init__(self, key: Key, wanted: bool, due: int) -> None:
+        self.system_key, self.kind_key, self.origin_key = key
+        self.system = key[0].decode()
+        self.kind = key[1].decode()
+        self.origin = key[2].decode()
+        self.wanted = wanted
+        self.next = due
+
+    def jump(self, seq: int) -> Gap | None:
+        """Return the gap before `seq`, which is not the number that was due.
+
+        A number lower than that is no loss: its publisher began again under the same origin.
+        """
+        if self.wanted and seq > self.next:
+            return Gap(self.origin, self.system, self.kind, self.next, seq - 1)
+        return None
+
+
+class Streams:
+    """The streams a channel knows, bounded.
+
+    Two generations instead of an ordered list, because that costs nothing per event: a lookup in the
+    young one succeeds for all that is in use; when it is full it becomes the old one, and that is
+    forgotten. So at least the `limit` most recently used streams are known, and at most twice as many.
+    """
+
+    def __init__(self, wants: Callable[[str, str], bool], limit: int = MAX_TOPICS) -> None:
+        """Judge each new topic once with `wants(system, kind)`."""
+        self._wants = wants
+        self._limit = limit
+        self._young: dict[Key, Stream] = {}
+        self._old: dict[Key, Stream] = {}
+        self._youngest = 0
+        self._since: float = float("inf")
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def joined(self, now: int) -> None:
+        """Note that from `now` (CLOCK_MONOTONIC in microseconds) every publisher counts this channel in."""
+        self._since = now
+
+    def find(self, key: Key) -> Stream | None:
+        """Return the stream of `key` if it is known, and keep it known."""
+        stream = self._young.get(key)
+        if stream is None and (stream := self._old.pop(key, None)) is not None:
+            self._keep(key, stream)
+        return stream
+
+    def add(self, key: Key, seq: int, born: int) -> Stream:
+        """Return a new stream. `key` is UTF-8; `seq` and `born` are those of the stamp it is first seen by."""
+        wanted = self._wants(key[0].decode(), key[1].decode())
+        stream = Stream(key, wanted, 1 if born > self._since else seq)
+        self._youngest = max(self._youngest, born)
+        self._keep(key, stream)
+        return stream
+
+    def _keep(self, key: Key, stream: Stream) -> None:
+        if len(self._young) >= self._limit:
+            if self._old:
+                # What is forgotten may come back, and then number 1 is no longer due.
+                self._since = max(self._since, self._youngest)
+            self._young, self._old = {}, self._young
+        self._young[key] = stream

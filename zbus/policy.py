@@ -1,0 +1,120 @@
+"""Who may subscribe to and send what, as far as mistakes go.
+
+Inside one bus every process can forge anything (`docs/guide.md`, Trust), so a policy guards against
+errors, not attackers. It is asked once per topic or subscription, never per event.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any, NamedTuple
+
+from .errors import Invalid
+from .patterns import Matcher, covers, overlaps
+
+__all__ = ["SEND", "SUBSCRIBE", "Policy", "Rule"]
+
+SUBSCRIBE = "events.subscribe"
+SEND = "events.send"
+_ACTIONS = (SUBSCRIBE, SEND, "*")
+_EFFECTS = ("allow", "deny")
+
+
+class Rule(NamedTuple):
+    """One line of a policy.
+
+    Attributes:
+        effect: `"allow"` or `"deny"`.
+        action: `"events.subscribe"`, `"events.send"`, or `"*"` for both.
+        system: a pattern of systems, for example `orders.**`.
+    """
+
+    effect: str
+    action: str
+    system: str
+
+
+class Policy:
+    """A list of rules: `deny` wins over `allow`, and `default` decides where no rule speaks.
+
+    A subscription is denied if it *could* receive a denied system, and allowed by a rule only if
+    the rule covers all that it could receive.
+
+        Policy([Rule("allow", "events.send", "orders.**")], default="deny")
+
+    Any callable `(action, resource) -> bool` serves as a policy too; this is one.
+    """
+
+    def __init__(self, rules: Iterable[Rule | tuple[str, str, str]], *, default: str = "allow") -> None:
+        """Compile `rules`; `default` is `"allow"` or `"deny"`.
+
+        Raises:
+            Invalid: an unknown effect, action or default, or a malformed pattern.
+        """
+        self.default = _one_of(default, _EFFECTS, "default")
+        self.rules = tuple(_rule(rule) for rule in rules)
+        self._compiled = [(rule, Matcher(rule.system, "system pattern")) for rule in self.rules]
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str]) -> Policy:
+        """Read a policy from a TOML file: `default = "deny"` and `[[rule]]` tables.
+
+        Each rule has `effect`, `system`, and optionally `action` (both if left out).
+
+        Raises:
+            Invalid: the file cannot be read or is not such a policy; the message says where.
+        """
+        try:
+            with open(path, "rb") as file:
+                table = tomllib.load(file)
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise Invalid(f"policy {path}: {error}", path=str(path)) from error
+        unknown = sorted(set(table) - {"default", "rule"})
+        if unknown:
+            raise Invalid(f"policy {path}: unknown key {unknown[0]!r}, use 'default' and [[rule]]")
+        rows = table.get("rule", [])
+        if not isinstance(rows, list):
+            raise Invalid(f"policy {path}: write rules as [[rule]] tables")
+        try:
+            return cls([_from_table(row) for row in rows], default=table.get("default", "allow"))
+        except Invalid as error:
+            raise Invalid(f"policy {path}: {error.message}", path=str(path)) from error
+
+    def __call__(self, action: str, resource: str) -> bool:
+        """Return whether `action` on `resource` (a system; to subscribe, the pattern) is allowed."""
+        wanted = Matcher(resource) if action == SUBSCRIBE else None
+        verdict = self.default == "allow"
+        for rule, matcher in self._compiled:
+            if rule.action not in (action, "*"):
+                continue
+            if rule.effect == "deny":
+                hit = overlaps(matcher, wanted) if wanted else matcher.matches(resource)
+                if hit:
+                    return False
+            elif covers(matcher, wanted) if wanted else matcher.matches(resource):
+                verdict = True
+        return verdict
+
+
+def _rule(rule: Rule | tuple[str, str, str]) -> Rule:
+    try:
+        made = Rule(*rule)
+    except TypeError as error:
+        raise Invalid(f"rule {rule!r}: give (effect, action, system)") from error
+    _one_of(made.effect, _EFFECTS, "effect")
+    _one_of(made.action, _ACTIONS, "action")
+    return made
+
+
+def _from_table(row: Any) -> Rule:
+    if not isinstance(row, Mapping) or not {"effect", "system"} <= set(row) <= {"effect", "action", "system"}:
+        raise Invalid(f"rule {row!r}: give effect and system, and optionally action")
+    return Rule(row["effect"], row.get("action", "*"), row["system"])
+
+
+def _one_of(value: object, choices: tuple[str, ...], what: str) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise Invalid(f"{what} {value!r} is not one of {', '.join(map(repr, choices))}", value=value)
+    return value

@@ -1,0 +1,220 @@
+"""The publisher: one lock, one stamp, one frame.
+
+`send` compares the token with the one its links are settled at; only when it moved does anything else
+happen. The blocking lane goes first, so what it refuses went to nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import zmq
+
+from .errors import Canceled, Invalid, Timeout
+from .links import NEVER, Full, Links
+from .loss import MAX_TOPICS
+from .patterns import check_text
+from .roster import Roster, new_id
+from .timeouts import check_timeout
+from .wire import check_sendable, encode_batch, encode_data, frame_template
+
+__all__ = ["DEFAULT", "Publisher"]
+
+DEFAULT: Any = object()
+"""Stands for the bus's own `send_timeout`, since `None` means to wait for ever."""
+
+# One try holds the lock this long at most; other threads, each with its own time-out, get in between.
+_TRY_SECONDS = 0.02
+
+
+class _Topic:
+    """A (system, kind) this publisher sends to: the form of its frames and the last number used."""
+
+    __slots__ = ("seq", "template")
+
+    def __init__(self, template: bytes) -> None:
+        self.template = template
+        self.seq = 0
+
+
+class Publisher:
+    """The sending half of a bus. Any thread may call it."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        links: Links,
+        *,
+        admit: Callable[[str], None],
+        timed_out: Callable[[], None],
+        max_event_bytes: int,
+        send_timeout: float | None,
+    ) -> None:
+        """Prepare to send over `links`.
+
+        Args:
+            admit: called once per topic with its system; raises if the policy denies it.
+            timed_out: called when a send gave up.
+        """
+        self._links = links
+        self._admit = admit
+        self._timed_out = timed_out
+        self._max = max_event_bytes
+        self._send_timeout = check_timeout(send_timeout, "send_timeout")
+        self._lock = threading.Lock()
+        self._acquire = self._lock.acquire
+        self._release = self._lock.release
+        self._origin = new_id()
+        self._topics: dict[tuple[str, str], _Topic] = {}
+        self._token = roster.token
+        self._known = NEVER
+        self._hold: Callable[[bytes], object] | None = None
+        self._drop: Callable[[bytes], object] | None = None
+        self._closed = ""
+        links.wait_at_most(_TRY_SECONDS)
+
+    def send(self, system: str, kind: str, path: str, data: Any, timeout: float | None) -> None:
+        """Send one event; see `Bus.send`."""
+        try:
+            body = encode_data(data)
+            raw = path.encode()
+            if not raw or "\0" in path:
+                raise ValueError
+        except (AttributeError, ValueError):
+            self._explain(system, kind, path)
+            raise
+        if timeout is DEFAULT:
+            # A lock's methods and `finally` cost 76 ns, `with` 150 (measured).
+            self._acquire()
+            try:
+                return self._transmit(system, kind, raw, body, 1)
+            except (zmq.Again, Full):
+                pass
+            finally:
+                self._release()
+        self._insist(system, kind, raw, body, 1, timeout)
+
+    def send_many(
+        self, system: str, kind: str, items: Iterable[tuple[str, Any]], timeout: float | None
+    ) -> int:
+        """Send several events of one topic as one frame; see `Bus.send_many`."""
+        try:
+            body, count = encode_batch(items)
+        except (Invalid, TypeError):
+            check_sendable(system, kind)
+            raise
+        if count:
+            self._insist(system, kind, b"", body, count, timeout)
+        else:
+            check_sendable(system, kind)
+        return count
+
+    def _transmit(self, system: str, kind: str, raw: bytes, body: bytes, count: int) -> None:
+        """Send one frame now, under the lock; raise `zmq.Again` or `Full` if that cannot be."""
+        if self._token[0] != self._known:
+            self._settle()
+        try:
+            topic = self._topics[system, kind]
+        except (KeyError, TypeError):
+            topic = self._add_topic(system, kind)
+        # `%` on bytes takes 100 ns less than join or an f-string (measured).
+        frame = topic.template % (raw, topic.seq + 1, body)
+        if len(frame) > self._max:
+            raise self._too_large(frame)
+        if self._hold is not None:
+            self._hold(frame)
+        if self._drop is not None:
+            self._drop(frame)
+        topic.seq += count
+
+    def _insist(
+        self, system: str, kind: str, raw: bytes, body: bytes, count: int, timeout: float | None
+    ) -> None:
+        """Try until the frame is sent or `timeout` is over."""
+        patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
+        deadline = time.monotonic() + patience
+        obstacle = "another thread is sending"
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+                try:
+                    return self._transmit_within(left, system, kind, raw, body, count)
+                except zmq.Again:
+                    obstacle = "a 'block' subscriber made no room"
+                except Full as full:
+                    obstacle = str(full)
+                finally:
+                    self._release()
+            if time.monotonic() >= deadline:
+                self._timed_out()
+                raise Timeout(
+                    f"{obstacle} within {patience:g} s, so the event went to nobody: send it again, or see"
+                    " with 'zbus ls' who is on the bus",
+                    system=system,
+                    kind=kind,
+                )
+
+    def _transmit_within(
+        self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int
+    ) -> None:
+        if left >= _TRY_SECONDS:
+            return self._transmit(system, kind, raw, body, count)
+        self._links.wait_at_most(left)
+        try:
+            self._transmit(system, kind, raw, body, count)
+        finally:
+            self._links.wait_at_most(_TRY_SECONDS)
+
+    def _settle(self) -> None:
+        if self._closed:
+            raise Canceled(self._closed)
+        self._known = self._links.settle(_TRY_SECONDS)
+        self._hold, self._drop = self._links.hold, self._links.drop
+
+    def _add_topic(self, system: str, kind: str) -> _Topic:
+        check_sendable(system, kind)
+        self._admit(system)
+        if len(self._topics) >= MAX_TOPICS:
+            # A channel would forget some of so many numbers. A new origin begins them all again.
+            self._origin = new_id()
+            self._topics.clear()
+        # First the time, then the token again: whoever had joined by then gets this topic from number 1.
+        born = time.monotonic_ns() // 1000
+        if self._token[0] != self._known:
+            self._settle()
+        topic = _Topic(frame_template(system, kind, self._origin, born))
+        self._topics[system, kind] = topic
+        return topic
+
+    def _too_large(self, frame: bytes) -> Invalid:
+        return Invalid(
+            f"the event has {len(frame):,} bytes, more than max_event_bytes={self._max:,}: send less, or"
+            " raise the limit in every process of this bus",
+            bytes=len(frame),
+            limit=self._max,
+        )
+
+    def _explain(self, system: str, kind: str, path: str) -> None:
+        """Raise for the first argument that is wrong, in the order in which the original checks them."""
+        check_sendable(system, kind)
+        check_text(path, "path")
+
+    def close(self, reason: str, linger: float) -> None:
+        """Refuse further sends with `Canceled(reason)`; send what was accepted for up to `linger` s."""
+        with self._lock:
+            self._closed = reason
+            self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
+            self._known = NEVER
+            self._hold = self._drop = None
+            self._links.close(linger)
+
+    def disown(self, reason: str) -> None:
+        """In a forked child: refuse every use, and touch nothing of the parent's."""
+        self._closed = reason
+        self._lock = threading.Lock()
+        self._acquire = self._lock.acquire
+        self._release = self._lock.release
+        self._known = NEVER

@@ -1,0 +1,423 @@
+"""The roster: the bus directory, which is all the discovery there is on one machine.
+
+`docs/spec/roster.md` is the norm. The order of writes and reads carries the guarantees:
+
+- a changer changes entries, *then* writes a new token; a reader remembers the token, *then* lists;
+- a new epoch's entry appears *before* the token moves and the old one goes *after*, so that a listing
+  that overlaps the change either shows the ingress or ends with a token that has moved;
+- a socket gets its name only once it listens, so whatever has the name and refuses is dead.
+
+No process is trusted to clean up after itself: whoever finds a dead entry removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from .errors import Invalid, PermissionDenied, Unavailable
+
+__all__ = ["SUN_PATH_BYTES", "Entry", "Member", "Peer", "Roster", "default_root", "locate", "new_id", "peers"]
+
+VERSION = "v1"
+SUN_PATH_BYTES = 107
+_TOKEN_BYTES = 8
+_ID_DIGITS = 16
+_BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_ENTRY = re.compile(r"([0-9a-f]{8,32})\.([0-9]{1,18})\.(drop|block)")
+_SCRATCH_SECONDS = 60.0
+
+
+class Entry(NamedTuple):
+    """One listening ingress: its id, subscription epoch, and overflow policy (`drop` or `block`)."""
+
+    id: str
+    epoch: int
+    overflow: str
+
+
+def new_id() -> str:
+    """Return a fresh random id: 16 hex digits, never reused."""
+    return os.urandom(_ID_DIGITS // 2).hex()
+
+
+def default_root() -> Path:
+    """Return the directory that holds all buses of this user.
+
+    `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` under the directory for temporary files.
+    """
+    if chosen := os.environ.get("ZBUS_DIR"):
+        return Path(chosen)
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "zbus"
+    return Path(tempfile.gettempdir()) / f"zbus-{os.geteuid()}"
+
+
+@contextmanager
+def _mapped(what: str, path: Path) -> Iterator[None]:
+    """Turn an `OSError` into the `Error` that says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or 0
+        advice = {
+            errno.ENOSPC: "the disk is full: free some space and try again",
+            errno.EDQUOT: "the disk quota is used up: free some space and try again",
+            errno.EROFS: "it is on a read-only file system: set ZBUS_DIR to a writable directory",
+            errno.EACCES: "permission denied: set ZBUS_DIR to a directory of your own",
+            errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n) or close some",
+            errno.ENFILE: "the machine is out of file descriptors: close some",
+        }.get(code, os.strerror(code))
+        message = f"cannot {what} {path}: {advice}"
+        raise Unavailable(message, retryable=code != errno.EROFS, path=str(path), errno=code) from error
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a directory that somebody else could have prepared or can write to."""
+    with _mapped("use", path):
+        info = path.lstat()
+    if path.is_symlink():
+        raise PermissionDenied(f"{path} is a symbolic link: name the directory itself", path=str(path))
+    if not path.is_dir():
+        raise PermissionDenied(f"{path} is not a directory: remove it or set ZBUS_DIR", path=str(path))
+    if info.st_uid != os.geteuid():
+        raise PermissionDenied(
+            f"{path} belongs to user {info.st_uid}, not to you: set ZBUS_DIR to a directory of your own",
+            path=str(path),
+        )
+    if info.st_mode & 0o002:
+        raise PermissionDenied(
+            f"{path} is writable by everybody: chmod o-w it, or set ZBUS_DIR to a private directory",
+            path=str(path),
+        )
+
+
+def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:
+    """Return the directory of `bus` under `root`, whether it exists or not.
+
+    Raises:
+        TypeError: `bus` is not a `str`.
+        Invalid: not a bus name, or the socket paths would be longer than the kernel takes.
+    """
+    if not isinstance(bus, str):
+        raise TypeError(f"the bus name must be a str, not {type(bus).__name__}")
+    if not _BUS.fullmatch(bus):
+        raise Invalid(f"{bus!r} is not a bus name: use letters, digits, '_', '-', '.', at most 64", value=bus)
+    path = Path(os.path.abspath(root if root is not None else default_root())) / VERSION / bus
+    length = len(os.fsencode(path / f"{'0' * _ID_DIGITS}.sock"))
+    if length > SUN_PATH_BYTES:
+        raise Invalid(
+            f"{path} is too long: its sockets would have {length} bytes of at most {SUN_PATH_BYTES}; shorten"
+            " ZBUS_DIR (or dir=), or the bus name",
+            path=str(path),
+        )
+    return path
+
+
+class Roster:
+    """The directory of one bus, open for reading and writing.
+
+    Attributes:
+        path: the directory.
+        token: one unsigned 64-bit number, mapped; `token[0]` costs 40 ns, and any change of it means that
+            the roster changed.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None, bus: str) -> None:
+        """Open the roster of `bus`, creating what is missing.
+
+        Raises:
+            TypeError, Invalid: see `locate`.
+            PermissionDenied: a directory on the way is not private.
+            Unavailable: the file system refused.
+        """
+        self.path = locate(root, bus)
+        top = self.path.parent.parent
+        with _mapped("create", top.parent), suppress(FileExistsError):
+            top.parent.mkdir(parents=True)
+        for path in (top, self.path.parent, self.path):
+            with _mapped("create", path), suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            _check_private(path)
+        self._map = self._open_token()
+        self.token = memoryview(self._map).cast("Q")
+
+    def _open_token(self) -> mmap.mmap:
+        path = self.path / "token"
+        with _mapped("open", path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                # Empty: new, or cut short by a crash. The write also makes sure that the page exists: a
+                # mapping of a hole on a full disk would kill the process at its first use.
+                if os.fstat(fd).st_size < _TOKEN_BYTES:
+                    os.pwrite(fd, os.urandom(_TOKEN_BYTES), 0)
+                return mmap.mmap(fd, _TOKEN_BYTES)
+            finally:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Unmap the token. The files stay: they belong to whoever wrote them."""
+        self.token.release()
+        self._map.close()
+
+    def touch(self) -> None:
+        """Tell everybody that the roster changed."""
+        self._map[:] = os.urandom(_TOKEN_BYTES)
+
+    def entries(self) -> dict[str, Entry]:
+        """List the ingresses by id, each with its highest epoch, as of one moment.
+
+        Lists again while the token moves: a directory read in several pieces can miss an entry that is
+        replaced meanwhile, and the replacement has moved the token.
+        """
+        while True:
+            before = self.token[0]
+            found: dict[str, Entry] = {}
+            with _mapped("list", self.path):
+                names = os.listdir(self.path)
+            for name in names:
+                if match := _ENTRY.fullmatch(name):
+                    entry = Entry(match[1], int(match[2]), match[3])
+                    if entry.id not in found or found[entry.id].epoch < entry.epoch:
+                        found[entry.id] = entry
+            if self.token[0] == before:
+                return found
+
+    def socket_path(self, ident: str) -> Path:
+        """Return the path of an ingress's socket."""
+        return self.path / f"{ident}.sock"
+
+    def scratch_path(self, ident: str) -> Path:
+        """Return the path at which to bind or write before `rename` makes it visible."""
+        return self.path / f"{ident}.new"
+
+    def show_socket(self, ident: str) -> None:
+        """Give the socket that listens at the scratch path its name."""
+        path = self.socket_path(ident)
+        with _mapped("create", path):
+            self.scratch_path(ident).rename(path)
+
+    def announce(self, entry: Entry, info: dict[str, Any]) -> None:
+        """Show `entry`, in place of any earlier epoch of the same ingress."""
+        self._write(entry, info)
+        self.touch()
+        old = self._entry_path(entry._replace(epoch=entry.epoch - 1))
+        with suppress(FileNotFoundError):
+            old.unlink()
+
+    def describe(self, entry: Entry, info: dict[str, Any]) -> None:
+        """Rewrite what `entry` says about itself to people and tools; nobody need look again."""
+        self._write(entry, info)
+
+    def _write(self, entry: Entry, info: dict[str, Any]) -> None:
+        scratch = self.scratch_path(entry.id)
+        path = self._entry_path(entry)
+        with _mapped("write", path):
+            try:
+                scratch.write_bytes(orjson.dumps(info))
+                scratch.rename(path)
+            except OSError:
+                with suppress(OSError):
+                    scratch.unlink()
+                raise
+
+    def _entry_path(self, entry: Entry) -> Path:
+        return self.path / f"{entry.id}.{entry.epoch}.{entry.overflow}"
+
+    def info(self, entry: Entry) -> dict[str, Any]:
+        """Return what an entry says about itself; empty if it is unreadable or gone."""
+        with suppress(OSError, orjson.JSONDecodeError):
+            info = orjson.loads(self._entry_path(entry).read_bytes())
+            if isinstance(info, dict):
+                return info
+        return {}
+
+    def withdraw(self, ident: str) -> None:
+        """Remove every file of an ingress, entries first, and tell everybody."""
+        names = [name for name in os.listdir(self.path) if name.startswith(f"{ident}.")]
+        for name in sorted(names, key=lambda name: name.endswith(".sock")):
+            with suppress(OSError):
+                (self.path / name).unlink()
+        self.touch()
+
+    def alive(self, ident: str) -> bool:
+        """Return whether somebody listens on an ingress's socket. In doubt, yes: never reap the living."""
+        return _answers(self.socket_path(ident))
+
+    def reap(self) -> int:
+        """Remove what dead processes left behind; return how many ingresses and members that were."""
+        names = os.listdir(self.path)
+        listed = {match[1] for name in names if (match := _ENTRY.fullmatch(name))}
+        listed |= {name[:-5] for name in names if name.endswith(".sock")}
+        dead = {ident for ident in listed if not self.alive(ident)}
+        for name in names:
+            path = self.path / name
+            owner = name.split(".")[0]
+            stale = owner in dead and not name.endswith(".member")
+            if stale or (name.endswith(".member") and _unlocked(path)) or (name.endswith(".new") and _old(path)):
+                with suppress(OSError):
+                    path.unlink()
+                if name.endswith(".member"):
+                    dead.add(name)
+        if dead:
+            self.touch()
+        return len(dead)
+
+
+class Peer(NamedTuple):
+    """One way a process takes part in a bus, as `peers` shows it.
+
+    Attributes:
+        process: name of the program.
+        pid: its process id, as the process itself sees it.
+        language: of the program, for example `python`.
+        role: `"member"` (it opened the bus) or `"subscriber"` (it listens; one for each ingress).
+        overflow: `"drop"` or `"block"` of a subscriber, else empty.
+        patterns: `(system, kind)` pairs that a subscriber listens to.
+        alive: whether it is there; what is dead is removed when the next process joins.
+        counters: of a member: events and time-outs counted so far, by name.
+    """
+
+    process: str
+    pid: int
+    language: str
+    role: str
+    overflow: str
+    patterns: list[tuple[str, str]]
+    alive: bool
+    counters: dict[str, int]
+
+
+def peers(bus: str = "default", *, dir: str | os.PathLike[str] | None = None) -> list[Peer]:
+    """Return who is on `bus`, without joining it and without touching anything.
+
+    Raises:
+        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does. A bus that nobody has opened is
+            empty.
+    """
+    if not locate(dir, bus).is_dir():
+        return []
+    roster = Roster(dir, bus)
+    try:
+        found = [_subscriber(roster, entry) for entry in roster.entries().values()]
+        for name in os.listdir(roster.path):
+            if name.endswith(".member"):
+                with suppress(OSError, ValueError):  # gone meanwhile, or not of our making
+                    found.append(Member.read(roster.path / name))
+    finally:
+        roster.close()
+    return sorted(found, key=lambda peer: (peer.pid, peer.role, peer.overflow, peer.patterns))
+
+
+def _subscriber(roster: Roster, entry: Entry) -> Peer:
+    info = roster.info(entry)
+    pairs = info.get("patterns")
+    patterns = [(str(pair[0]), str(pair[1])) for pair in pairs] if isinstance(pairs, list) else []
+    return Peer(*_who(info), "subscriber", entry.overflow, patterns, roster.alive(entry.id), {})
+
+
+def _who(info: dict[str, Any]) -> tuple[str, int, str]:
+    pid = info.get("pid")
+    return str(info.get("process", "?")), pid if isinstance(pid, int) else 0, str(info.get("language", "?"))
+
+
+def _answers(path: Path) -> bool:
+    with _mapped("probe", path), socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # for example EAGAIN: its backlog is full, so it lives
+    return True
+
+
+def _unlocked(path: Path) -> bool:
+    """Return whether no living process holds the lock of a member file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _old(path: Path) -> bool:
+    """Return whether a file that is visible for microseconds has been there for a minute."""
+    try:
+        return time.time() - path.stat().st_mtime > _SCRATCH_SECONDS
+    except OSError:
+        return False
+
+
+class Member:
+    """This process's own file on the roster: who it is, and counters that anybody may read.
+
+    Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
+    """
+
+    COUNTERS = ("sent", "received", "lost", "malformed", "join_timeouts", "send_timeouts")
+    HEADER_BYTES = 128
+
+    def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
+        """Create the file, locked before anybody can see it."""
+        self.id = new_id()
+        self._path = roster.path / f"{self.id}.member"
+        scratch = roster.scratch_path(self.id)
+        with _mapped("write", self._path):
+            self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
+                self._map = mmap.mmap(self._fd, self.HEADER_BYTES)
+                scratch.rename(self._path)
+            except OSError:
+                os.close(self._fd)
+                with suppress(OSError):
+                    scratch.unlink()
+                raise
+        self.counters = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        """Remove the file and let go of the lock."""
+        with suppress(OSError):
+            self._path.unlink()
+        self.counters.release()
+        self._map.close()
+        os.close(self._fd)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
+        os.close(self._fd)
+
+    @classmethod
+    def read(cls, path: Path) -> Peer:
+        """Return what the member file at `path` says.
+
+        Raises:
+            OSError, ValueError: it is gone or garbled.
+        """
+        raw = path.read_bytes()
+        counters = dict(zip(cls.COUNTERS, memoryview(raw[: cls.HEADER_BYTES]).cast("Q"), strict=False))
+        info = orjson.loads(raw[cls.HEADER_BYTES :])
+        if not isinstance(info, dict):
+            raise ValueError("a member file holds a JSON object")
+        return Peer(*_who(info), "member", "", [], not _unlocked(path), counters)
