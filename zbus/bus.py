@@ -146,7 +146,8 @@ class Bus:
             max_event_bytes=self._max,
             send_timeout=send_timeout,
         )
-        self._send = self._publisher.send
+        # The publisher's own method in place of the one below, which spells it out: a call less, 100 ns.
+        vars(self)["send"] = self._publisher.send
         self._roster.reap()
         _open.add(self)
 
@@ -257,7 +258,7 @@ class Bus:
             Timeout: a `block` subscriber made no room. Retryable: the event went to nobody.
             Canceled: the bus is closed.
         """
-        self._send(system, kind, path, data, timeout)
+        self._publisher.send(system, kind, path, data, timeout=timeout)
 
     def send_many(
         self,

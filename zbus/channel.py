@@ -11,9 +11,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
 from math import inf
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import orjson
 import zmq
@@ -24,7 +26,7 @@ from .event import Event, Gap
 from .loss import Stream, Streams
 from .patterns import Matcher
 from .timeouts import check_timeout, milliseconds
-from .wire import Malformed, decode
+from .wire import Malformed, decode_batch, decode_data, decode_fields
 
 __all__ = ["Channel"]
 
@@ -35,6 +37,10 @@ _LOG_INTERVAL = 5.0
 # How long `close` waits for a receiver in another thread to notice, which takes microseconds. It must not
 # wait for ever: in a signal handler the receiver is this very thread.
 _CLOSE_SECONDS = 0.2
+
+
+class _Ended(Exception):
+    """The channel is closed and drained."""
 
 
 class Channel:
@@ -68,14 +74,15 @@ class Channel:
         self._untold: deque[Gap] = deque()
         self._logged = -inf
         self._unlogged = 0
-        self._ready: deque[Event] = deque()
+        # What is left of the latest batch, if there was one; threads may share a list's iterator.
+        self._batch: Iterator[Event] | None = None
+        self._frames: deque[bytes] = deque()  # what had arrived when the channel was closed
         self._lock = threading.Lock()
         self._streams = Streams(
             lambda s, k: system.matches(s) and (kind is None or kind.matches(k)),
         )
-        self._stream = Stream((b"", b"", b""), False, 0)
+        self._decode = _short_cut(self._streams, self._decode_batch, self._decode_any)
         self._closing = False
-        self._finished = False
         self._socket: zmq.Socket[bytes]
         self._recv: Callable[[], bytes]
         self._barrier = b""
@@ -105,21 +112,27 @@ class Channel:
 
         The fastest way to receive: no time-out to look after, so the thread sleeps within libzmq.
         """
-        acquire, release, ready, decode = self._lock.acquire, self._lock.release, self._ready, self._decode
+        # `chain` walks through a batch 25 ns an event faster than `yield from` (measured).
+        return chain.from_iterable(self._runs())
+
+    def _runs(self) -> Iterator[Iterable[Event]]:
+        acquire, release, decode = self._lock.acquire, self._lock.release, self._decode
         while True:
+            if self._batch is not None:
+                yield self._batch
             acquire()
             try:
-                evt = None
-                while evt is None:
-                    evt = ready.popleft() if ready else decode(self._recv())
-            except zmq.ZMQError as error:
-                self._check_finished(error)
+                evt = decode(self._recv())
+            except _Ended:
                 return
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
             finally:
                 release()
-                if self._untold:
-                    self._tell()
-            yield evt
+            if evt is not None:
+                yield (evt,)
+            elif self._untold:
+                self._tell()
 
     def receive(self, timeout: float | None = None) -> tuple[Event, bool] | tuple[None, bool]:
         """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
@@ -136,95 +149,64 @@ class Channel:
         if not self._lock.acquire(timeout=min(patience, threading.TIMEOUT_MAX)):
             self._expired(patience)
         try:
-            while not self._ready and not self._finished:
-                self._take(deadline, patience)
-            return (self._ready.popleft(), True) if self._ready else (None, False)
+            while True:
+                evt = next(self._batch, None) if self._batch else None
+                evt = evt or self._take(deadline, patience)
+                if evt is not None:
+                    return evt, True
+        except _Ended:
+            return None, False
         finally:
             self._lock.release()
             if self._untold:
                 self._tell()
 
-    def _take(self, deadline: float, patience: float) -> None:
-        """Move what the next frame holds into `_ready`, waiting for one until `deadline`."""
+    def _take(self, deadline: float, patience: float) -> Event | None:
+        """Return the event in the next frame, waiting for one until `deadline`."""
         if deadline != inf and not self._closing:
             # A poll costs 1.3 us, but unlike an empty recv it raises nothing (3 us) and it survives signals.
             left = max(0.0, deadline - time.monotonic())
             if not zmq_poll([(self._socket, zmq.POLLIN)], milliseconds(left)):
                 self._expired(patience)
         try:
-            evt = self._decode(self._recv())
+            return self._decode(self._recv())
         except zmq.ZMQError as error:
-            self._check_finished(error)
-            return
-        if evt is not None:
-            self._ready.append(evt)
+            raise self._failed(error) from error
 
     def _expired(self, patience: float) -> NoReturn:
         raise Timeout(f"no event within {patience:g} s", timeout=patience)
 
-    def _check_finished(self, error: zmq.ZMQError) -> None:
-        if not self._finished and not isinstance(error, zmq.ContextTerminated):
-            raise Canceled(f"the channel's socket failed: {error.strerror}") from error
+    def _failed(self, error: zmq.ZMQError) -> Canceled:
+        return Canceled(f"the channel's socket failed: {error.strerror}")
 
-    def _decode(self, frame: bytes) -> Event | None:
-        """Return the event in `frame`; `None` if there is none for us or they were put into `_ready`.
-
-        The short cut for what comes a million times: one JSON event of a known stream, the number that
-        is due. All else goes the long way.
-        """
-        try:
-            system, kind, path, stamp, data = frame.split(b"\0", 5)
-            origin, digits, _ = stamp.split(b".", 2)
-            stream = self._stream
-            # Three comparisons cost 75 ns, the look-up 190: most streams come in runs.
-            if origin != stream.origin_key or kind != stream.kind_key or system != stream.system_key:
-                known = self._streams.find((system, kind, origin))
-                if known is None:
-                    return self._decode_any(frame)
-                self._stream = stream = known
-            if not stream.wanted:
-                return None
-            seq = int(digits)
-            if seq != stream.next or not path or not digits.isdigit():
-                return self._decode_any(frame)
-            evt = _new(Event)
-            evt.data = _loads(data) if data else None
-            evt.path = path.decode()
-            evt.system = stream.system
-            evt.kind = stream.kind
-            evt.origin = stream.origin
-            evt.seq = seq
-            stream.next = seq + 1
-            return evt
-        except ValueError:  # other than five fields, or one that does not parse
-            return self._decode_any(frame)
-
-    def _decode_any(self, frame: bytes) -> None:
-        if frame == self._barrier:
+    def _decode_any(self, fields: list[bytes]) -> None:
+        """Decode a frame of any shape; what it holds becomes the batch."""
+        if fields == [self._barrier]:
             return
         try:
-            decoded = decode(frame)
+            system, kind, origin, seq, born, events = decode_fields(fields)
         except Malformed as error:
             self.malformed += 1
             self._warn(f"skipped a malformed frame ({error})")
             return
-        system, kind, origin, seq, born, items = decoded
         key = (system.encode(), kind.encode(), origin.encode())
         stream = self._streams.find(key) or self._streams.add(key, seq, born)
         if origin:
             gap = stream.jump(seq) if seq != stream.next else None
-            stream.next = seq + len(items)
+            stream.next = seq + len(events)
             if gap is not None:
                 self._note(gap)
         if stream.wanted:
-            step = 1 if origin else 0
-            self._ready.extend(
-                Event(system, kind, path, data, origin, seq + step * index)
-                for index, (path, data) in enumerate(items)
-            )
+            self._batch = iter(events)
+
+    def _decode_batch(self, stream: Stream, data: bytes) -> None:
+        """Decode the batch of a stream in use, the one due."""
+        events = decode_batch(stream.system, stream.kind, stream.origin, stream.next, data)
+        stream.next += len(events)
+        self._batch = iter(events)
 
     def _note(self, gap: Gap) -> None:
-        self.lost += gap.count
+        self.lost += gap.events
         self.gaps.append(gap)
         self._untold.append(gap)
 
@@ -233,7 +215,7 @@ class Channel:
         while self._untold:
             gap = self._untold.popleft()
             self._warn(
-                f"lost {gap.count} events of {gap.system}/{gap.kind} from {gap.origin}, {gap.first} to {gap.last}"
+                f"lost {gap.events} events of {gap.system}/{gap.kind} from {gap.origin}, {gap.first} to {gap.last}"
             )
             if self._on_gap is not None:
                 self._on_gap(gap)
@@ -253,34 +235,29 @@ class Channel:
             return
         self._closing = True
         # A receiver comes by here before it waits again; one that waits now gets its barrier.
-        self._recv = self._finish
+        self._recv = self._buffered
         self._wake(self._barrier)
         if self._lock.acquire(timeout=_CLOSE_SECONDS):
             try:
-                if not self._finished:
-                    self._drain()
+                self._drain()
             finally:
                 self._lock.release()
         self._detach(self)
 
-    def _finish(self) -> bytes:
-        """Stand in for `recv` once the channel closes: drain, then fail as a closed socket does."""
-        if not self._finished:
-            self._drain()
-            return self._barrier
-        raise zmq.ZMQError(zmq.ENOTSOCK)
+    def _buffered(self) -> bytes:
+        """Stand in for `recv` once the channel closes."""
+        self._drain()
+        if self._frames:
+            return self._frames.popleft()
+        raise _Ended
 
     def _drain(self) -> None:
-        """Move what has arrived into `_ready` and let go of the socket. Under the lock."""
-        recv = super(zmq.Socket, self._socket).recv
-        try:
+        """Keep what has arrived and let go of the socket. Under the lock."""
+        if self._socket.closed:
+            return
+        with suppress(zmq.Again):
             for _ in range(self.capacity + 1):
-                evt = self._decode(recv(zmq.NOBLOCK))
-                if evt is not None:
-                    self._ready.append(evt)
-        except zmq.ZMQError:
-            pass  # empty
-        self._finished = True
+                self._frames.append(self._socket.recv(zmq.NOBLOCK))
         self._socket.close()
 
     def _disown(self, reason: str) -> None:
@@ -289,11 +266,58 @@ class Channel:
         def refuse() -> bytes:
             raise Canceled(reason)
 
-        self._closing, self._finished = True, False
+        self._closing = True
         self._lock = threading.Lock()
-        self._ready = deque()
+        self._batch = None
         self._recv = refuse
 
 
-_new = object.__new__
-_loads = orjson.loads
+def _short_cut(
+    streams: Streams,
+    batch: Callable[[Stream, bytes], Event | None],
+    otherwise: Callable[[list[bytes]], Event | None],
+) -> Callable[[bytes], Event | None]:
+    """Return the decoder for what comes a million times: JSON of a stream in use, the number due.
+
+    It returns the event, or `None` if there is none for us; all other shapes go to `batch` and `otherwise`.
+    A closure, since its variables cost 80 ns an event less than as many attributes (all figures measured,
+    CPython 3.11).
+    """
+    find, loads, event = streams.find, orjson.loads, Event
+    new = object.__new__
+    stream = Stream((b"", b"", b""), False, 0)
+
+    def decode(frame: bytes) -> Event | None:
+        nonlocal stream
+        fields = frame.split(b"\0", 4)
+        try:
+            system, kind, path, stamp, data = fields
+            origin, digits, _ = stamp.split(b".", 2)
+            # Three comparisons cost 75 ns, the look-up 190; events of one stream come in runs.
+            if origin != stream.origin_key or kind != stream.kind_key or system != stream.system_key:
+                known = find((system, kind, origin))
+                if known is None:
+                    return otherwise(fields)
+                if not known.wanted:
+                    return None
+                stream = known
+            seq = int(digits)
+            if seq != stream.next or not digits.isdigit():
+                return otherwise(fields)
+            if not path:
+                return batch(stream, data)
+            # Filling the slots by hand instead of `Event(...)` saves 100 ns.
+            evt = new(event)
+            # Neither empty nor bytes, which begin with NUL, in one comparison.
+            evt.data = loads(data) if data > b"\1" else decode_data(data)
+            evt.path = path.decode()
+            evt.system = stream.system
+            evt.kind = stream.kind
+            evt.origin = stream.origin
+            evt.seq = seq
+            stream.next = seq + 1
+            return evt
+        except ValueError:  # not five fields, or one that does not parse
+            return otherwise(fields)
+
+    return decode

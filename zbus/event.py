@@ -65,6 +65,6 @@ class Gap(NamedTuple):
     last: int
 
     @property
-    def count(self) -> int:
+    def events(self) -> int:
         """How many events are missing, at least 1."""
         return self.last - self.first + 1

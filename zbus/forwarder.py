@@ -21,19 +21,12 @@ _MAX_SOCKETS = 8192
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """Return a context whose I/O thread lets the threads it serves run on.
-
-    Linux' SCHED_BATCH only says that a thread need not preempt another when it wakes up. On two busy cores
-    that halves what the I/O threads cost per event, 0.9 to 0.5 us (measured), because they find more to
-    do each time; on an idle core they run at once all the same.
-    """
+    """Return a context whose I/O thread is in the background, see `_into_background`."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
 
     def start() -> None:
-        if hasattr(os, "SCHED_BATCH"):
-            with suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        _into_background()
         context.socket(zmq.PAIR).close()  # libzmq starts its I/O thread with the first socket
 
     # In a thread of its own, since the I/O thread inherits what its creator has.
@@ -41,6 +34,18 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     thread.start()
     thread.join()
     return context
+
+
+def _into_background() -> None:
+    """Let the threads that this one serves run on when it wakes up.
+
+    Linux' SCHED_BATCH says only that: on an idle core it starts at once all the same. On two busy cores the
+    threads of libzmq then find more to do each time, which takes a fifth off the CPU time of an event
+    (4.8 to 4.0 us, measured with a prototype).
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class Forwarder:
@@ -108,6 +113,7 @@ class Forwarder:
 
 def _forward(*sockets: zmq.Socket[bytes]) -> None:
     publishers, channels, steer = sockets
+    _into_background()
     try:
         zmq.proxy_steerable(publishers, channels, None, steer)
     except zmq.ContextTerminated:

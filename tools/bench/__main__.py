@@ -1,0 +1,181 @@
+"""Measure zbus against raw pyzmq: one run, interleaved, best and median of the rounds, and the ratios.
+
+    python tools/bench [--rounds N] [--events N] [--json]
+
+The machine may be noisy; a ratio of medians from one run is what to quote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PEERS = Path(__file__).with_name("peers.py")
+TIMEOUT = 120.0
+MIB = 1024 * 1024
+
+Figures = dict[str, float]
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(PEERS), *map(str, words)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> Figures:
+    out, _ = process.communicate(timeout=TIMEOUT)
+    if process.returncode:
+        raise SystemExit(f"{process.args} failed")
+    figures: Figures = json.loads(out or "{}")
+    return figures
+
+
+def pair(first: tuple[object, ...], second: tuple[object, ...]) -> Figures:
+    """Run two processes to their ends; return what both report."""
+    processes = [start(*first), start(*second)]
+    return {name: value for process in processes for name, value in finish(process).items()}
+
+
+class Bench:
+    """The cases; each method is one measurement in a fresh directory."""
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        self.large = 2000
+        self.pings = 5000
+
+    def raw(self, d: str) -> Figures:
+        end = f"ipc://{d}/raw"
+        return pair(("raw_subscribe", end, 0), ("raw_publish", end, self.events, 0))
+
+    def zbus(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("zbus_publish", d, self.events, 0, 1))
+
+    def zbus_many(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("zbus_publish", d, self.events * 3, 0, 100))
+
+    def raw_large(self, d: str) -> Figures:
+        end = f"ipc://{d}/raw"
+        return pair(("raw_subscribe", end, MIB), ("raw_publish", end, self.large, MIB))
+
+    def zbus_large(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, MIB), ("zbus_publish", d, self.large, MIB, 1))
+
+    def raw_latency(self, d: str) -> Figures:
+        ends = (f"ipc://{d}/ping", f"ipc://{d}/pong")
+        return pair(("raw_pong", *ends), ("raw_ping", *ends, self.pings))
+
+    def zbus_latency(self, d: str) -> Figures:
+        return pair(("zbus_pong", d), ("zbus_ping", d, self.pings))
+
+    def joins(self, d: str) -> Figures:
+        with waiting(d, 3):
+            return finish(start("zbus_join", d))
+
+    def memory(self, d: str) -> Figures:
+        base, used = finish(start("memory_base")), finish(start("memory_zbus", d))
+        return {"mib": (used["kib"] - base["kib"]) / 1024}
+
+
+@contextmanager
+def waiting(directory: str, count: int) -> Iterator[None]:
+    """Keep `count` subscribing processes on the bus."""
+    processes = [start("zbus_wait", directory) for _ in range(count)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.communicate(timeout=TIMEOUT)
+
+
+CASES = ("raw", "zbus", "zbus_many", "raw_large", "zbus_large", "raw_latency", "zbus_latency", "joins", "memory")
+
+
+def measure(bench: Bench, rounds: int, cases: list[str], note: Callable[[str], None]) -> dict[str, list[Figures]]:
+    found: dict[str, list[Figures]] = {case: [] for case in cases}
+    for index in range(rounds):
+        for case in cases:
+            with tempfile.TemporaryDirectory(prefix="zb-") as directory:
+                found[case].append(getattr(bench, case)(directory))
+            note(f"round {index + 1}/{rounds} {case}: {found[case][-1]}")
+    return found
+
+
+def median(rows: list[Figures], figure: str) -> float:
+    return statistics.median(row[figure] for row in rows)
+
+
+# name, case, figure, baseline case, unit, target, and whether more is better
+RATIOS = (
+    ("send / iterate", "zbus", "rate", "raw", "events/s", 0.75, True),
+    ("send_many of 100", "zbus_many", "rate", "raw", "events/s", 3.0, True),
+    ("1 MiB bytes", "zbus_large", "rate", "raw_large", "events/s", 0.7, True),
+    ("one-way latency p50", "zbus_latency", "p50_us", "raw_latency", "us", 1.5, False),
+)
+PLAIN = (
+    ("subscribe(), p50", "joins", "subscribe_ms", "ms", 1.0),
+    ("first subscribe() of a process", "joins", "first_subscribe_ms", "ms", None),
+    ("first send, 3 subscribers, p50", "joins", "first_send_ms", "ms", 5.0),
+    ("memory of a subscriber over zmq+orjson", "memory", "mib", "MiB", 8.0),
+)
+
+
+def rows_of(found: dict[str, list[Figures]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, case, figure, base, unit, target, more in RATIOS:
+        if case in found and base in found:
+            ours, theirs = median(found[case], figure), median(found[base], figure)
+            pick = max if more else min
+            best = pick(row[figure] for row in found[case]) / pick(row[figure] for row in found[base])
+            ratio = ours / theirs
+            holds = ratio >= target if more else ratio <= target
+            rows.append({"name": name, "raw": theirs, "zbus": ours, "unit": unit, "ratio": ratio, "best": best})
+            rows[-1] |= {"target": f"{'>=' if more else '<='} {target:g} x", "holds": holds}
+    for name, case, figure, unit, limit in PLAIN:
+        if case in found:
+            ours = median(found[case], figure)
+            row = {"name": name, "raw": None, "zbus": ours, "unit": unit, "ratio": None}
+            row["best"] = min(entry[figure] for entry in found[case])
+            row |= {"target": f"<= {limit:g} {unit}" if limit else "", "holds": limit is None or ours <= limit}
+            rows.append(row)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+    line = "{:<40} {:>9} {:>10} {:<9} {:>6} {:>6}  {:<10} {}"
+    print(line.format("median", "raw", "zbus", "", "ratio", "best", "target", ""))
+    for row in rows:
+        verdict = "" if not row["target"] else "holds" if row["holds"] else "MISSED"
+        cells = (number(row[key]) for key in ("raw", "zbus"))
+        ratio = number(row["ratio"])
+        print(line.format(row["name"], *cells, row["unit"], ratio, number(row["best"]), row["target"], verdict))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of all cases (default 7)")
+    parser.add_argument("--events", type=int, default=300_000, help="events in a throughput case")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
+    parser.add_argument("--json", action="store_true", help="print the rows and every measurement as JSON")
+    args = parser.parse_args()
+    found = measure(Bench(args.events), args.rounds, args.cases, lambda text: print(text, file=sys.stderr))
+    rows = rows_of(found)
+    print(json.dumps({"rows": rows, "measurements": found}, indent=1)) if args.json else show(rows)
+
+
+if __name__ == "__main__":
+    main()
