@@ -60,7 +60,7 @@ class Bench:
         return pair(("zbus_subscribe", d, 0), ("zbus_publish", d, self.events, 0, 1))
 
     def zbus_many(self, d: str) -> Figures:
-        return pair(("zbus_subscribe", d, 0), ("zbus_publish", d, self.events * 3, 0, 100))
+        return pair(("zbus_subscribe", d, 0), ("zbus_publish", d, self.events * 4, 0, 100))
 
     def raw_large(self, d: str) -> Figures:
         end = f"ipc://{d}/raw"
@@ -168,7 +168,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="rounds of all cases (default 7)")
-    parser.add_argument("--events", type=int, default=300_000, help="events in a throughput case")
+    parser.add_argument("--events", type=int, default=800_000, help="events in a throughput case")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
     parser.add_argument("--json", action="store_true", help="print the rows and every measurement as JSON")
     args = parser.parse_args()
