@@ -75,9 +75,7 @@ def subscribe(
     return _bus().subscribe(system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap)
 
 
-def send(
-    system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
-) -> None:
+def send(system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT) -> None:
     """Send an event on the default bus; see `Bus.send`."""
     _bus().send(system, kind, path, data, timeout=timeout)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from math import inf
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import orjson
 import zmq
@@ -96,7 +96,7 @@ class Channel:
         wake: Callable[[bytes], None],
         detach: Callable[[Channel], None],
     ) -> None:
-        """Take over `socket`; `wake` sends it its barrier, `detach` tells the bus that this channel closes."""
+        """Take over `socket`; `wake` sends it its barrier, `detach` tells the bus of the close."""
         self._socket = socket
         self._recv = super(zmq.Socket, socket).recv
         self._barrier = barrier
@@ -214,9 +214,7 @@ class Channel:
         """Report gaps, outside the lock: the callback may use the channel."""
         while self._untold:
             gap = self._untold.popleft()
-            self._warn(
-                f"lost {gap.events} events of {gap.system}/{gap.kind} from {gap.origin}, {gap.first} to {gap.last}"
-            )
+            self._warn(f"lost {gap.events} events: {gap}")
             if self._on_gap is not None:
                 self._on_gap(gap)
 

@@ -193,7 +193,7 @@ class Links:
             link.shown = 0  # the connection went, not just an older epoch: wait for it to come back
 
     def _give_up(self, link: Link) -> bool:
-        """Stop waiting for a link whose time is over, until its epoch changes. A `block` one counts as full."""
+        """Stop waiting for a link whose time is over, until its epoch moves. A `block` one counts as full."""
         if link.lane.blocking or time.monotonic() < link.since + self._join_timeout:
             return False
         link.given_up = True

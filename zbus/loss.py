@@ -74,7 +74,7 @@ class Streams:
         return stream
 
     def add(self, key: Key, seq: int, born: int) -> Stream:
-        """Return a new stream. `key` is UTF-8; `seq` and `born` are those of the stamp it is first seen by."""
+        """Return a new stream; `key` is UTF-8, `seq` and `born` are of the stamp it is first seen by."""
         wanted = self._wants(key[0].decode(), key[1].decode())
         stream = Stream(key, wanted, 1 if born > self._since else seq)
         self._youngest = max(self._youngest, born)

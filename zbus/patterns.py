@@ -118,7 +118,7 @@ def _segment(part: str, pattern: str, what: str) -> Segment:
 def _admits(segment: Segment, word: str) -> bool:
     if isinstance(segment, frozenset):
         return word in segment
-    return segment == _ANY or segment == word
+    return segment in (_ANY, word)
 
 
 def _walk(pattern: list[Segment], words: list[str]) -> bool:

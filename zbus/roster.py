@@ -266,7 +266,11 @@ class Roster:
             path = self.path / name
             owner = name.split(".")[0]
             stale = owner in dead and not name.endswith(".member")
-            if stale or (name.endswith(".member") and _unlocked(path)) or (name.endswith(".new") and _old(path)):
+            if (
+                stale
+                or (name.endswith(".member") and _unlocked(path))
+                or (name.endswith(".new") and _old(path))
+            ):
                 with suppress(OSError):
                     path.unlink()
                 if name.endswith(".member"):

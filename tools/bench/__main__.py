@@ -99,10 +99,22 @@ def waiting(directory: str, count: int) -> Iterator[None]:
             process.communicate(timeout=TIMEOUT)
 
 
-CASES = ("raw", "zbus", "zbus_many", "raw_large", "zbus_large", "raw_latency", "zbus_latency", "joins", "memory")
+CASES = (
+    "raw",
+    "zbus",
+    "zbus_many",
+    "raw_large",
+    "zbus_large",
+    "raw_latency",
+    "zbus_latency",
+    "joins",
+    "memory",
+)
 
 
-def measure(bench: Bench, rounds: int, cases: list[str], note: Callable[[str], None]) -> dict[str, list[Figures]]:
+def measure(
+    bench: Bench, rounds: int, cases: list[str], note: Callable[[str], None]
+) -> dict[str, list[Figures]]:
     found: dict[str, list[Figures]] = {case: [] for case in cases}
     for index in range(rounds):
         for case in cases:
@@ -140,14 +152,19 @@ def rows_of(found: dict[str, list[Figures]]) -> list[dict[str, Any]]:
             best = pick(row[figure] for row in found[case]) / pick(row[figure] for row in found[base])
             ratio = ours / theirs
             holds = ratio >= target if more else ratio <= target
-            rows.append({"name": name, "raw": theirs, "zbus": ours, "unit": unit, "ratio": ratio, "best": best})
+            rows.append(
+                {"name": name, "raw": theirs, "zbus": ours, "unit": unit, "ratio": ratio, "best": best}
+            )
             rows[-1] |= {"target": f"{'>=' if more else '<='} {target:g} x", "holds": holds}
     for name, case, figure, unit, limit in PLAIN:
         if case in found:
             ours = median(found[case], figure)
             row = {"name": name, "raw": None, "zbus": ours, "unit": unit, "ratio": None}
             row["best"] = min(entry[figure] for entry in found[case])
-            row |= {"target": f"<= {limit:g} {unit}" if limit else "", "holds": limit is None or ours <= limit}
+            row |= {
+                "target": f"<= {limit:g} {unit}" if limit else "",
+                "holds": limit is None or ours <= limit,
+            }
             rows.append(row)
     return rows
 
@@ -162,7 +179,9 @@ def show(rows: list[dict[str, Any]]) -> None:
         verdict = "" if not row["target"] else "holds" if row["holds"] else "MISSED"
         cells = (number(row[key]) for key in ("raw", "zbus"))
         ratio = number(row["ratio"])
-        print(line.format(row["name"], *cells, row["unit"], ratio, number(row["best"]), row["target"], verdict))
+        print(
+            line.format(row["name"], *cells, row["unit"], ratio, number(row["best"]), row["target"], verdict)
+        )
 
 
 def main() -> None:

@@ -18,7 +18,12 @@ import orjson
 import zmq
 
 SYSTEM, KIND, PATH, END = "orders", "order.created", "/orders/123", "end"
-DATA = {"order_id": "123", "customer_id": "456", "total": 99.99, "note": "the quick brown fox jumps over the dog"}
+DATA = {
+    "order_id": "123",
+    "customer_id": "456",
+    "total": 99.99,
+    "note": "the quick brown fox jumps over the dog",
+}
 assert len(json.dumps(DATA, separators=(",", ":"))) == 100
 WARM_UP = 1000
 LARGE_QUEUE = 64  # events of 1 MiB; a thousand of them would be a gigabyte
@@ -98,7 +103,7 @@ def raw_subscribe(endpoint: str, size: str) -> None:
     start = time.perf_counter()
     count = 0
     while True:
-        system, kind, path, data = decode(socket.recv())
+        _system, kind, _path, _data = decode(socket.recv())
         if kind == END:
             break
         count += 1
