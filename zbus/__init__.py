@@ -23,9 +23,9 @@ from .bus import Bus, Subscription
 from .channel import Channel
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap
+from .members import Peer, peers
 from .policy import Policy, Rule
 from .publisher import DEFAULT
-from .roster import Peer, peers
 
 __all__ = [
     "Bus",

@@ -26,10 +26,11 @@ from .event import Event, Gap
 from .forwarder import new_context
 from .ingress import Ingress
 from .links import Links
+from .members import Member
 from .patterns import Matcher, prefixes
 from .policy import SEND, SUBSCRIBE
 from .publisher import DEFAULT, Publisher
-from .roster import Member, Roster
+from .roster import Roster
 from .timeouts import check_timeout
 
 __all__ = ["Bus", "Subscription"]

@@ -29,7 +29,16 @@ import orjson
 
 from .errors import Invalid, PermissionDenied, Unavailable
 
-__all__ = ["SUN_PATH_BYTES", "Entry", "Member", "Peer", "Roster", "default_root", "locate", "new_id", "peers"]
+__all__ = [
+    "SUN_PATH_BYTES",
+    "Entry",
+    "Roster",
+    "default_root",
+    "file_errors",
+    "locate",
+    "new_id",
+    "unlocked",
+]
 
 VERSION = "v1"
 SUN_PATH_BYTES = 107
@@ -66,7 +75,7 @@ def default_root() -> Path:
 
 
 @contextmanager
-def _mapped(what: str, path: Path) -> Iterator[None]:
+def file_errors(what: str, path: Path) -> Iterator[None]:
     """Turn an `OSError` into the `Error` that says what to do about it."""
     try:
         yield
@@ -86,7 +95,7 @@ def _mapped(what: str, path: Path) -> Iterator[None]:
 
 def _check_private(path: Path) -> None:
     """Refuse a directory that somebody else could have prepared or can write to."""
-    with _mapped("use", path):
+    with file_errors("use", path):
         info = path.lstat()
     if path.is_symlink():
         raise PermissionDenied(f"{path} is a symbolic link: name the directory itself", path=str(path))
@@ -145,10 +154,10 @@ class Roster:
         """
         self.path = locate(root, bus)
         top = self.path.parent.parent
-        with _mapped("create", top.parent), suppress(FileExistsError):
+        with file_errors("create", top.parent), suppress(FileExistsError):
             top.parent.mkdir(parents=True)
         for path in (top, self.path.parent, self.path):
-            with _mapped("create", path), suppress(FileExistsError):
+            with file_errors("create", path), suppress(FileExistsError):
                 path.mkdir(mode=0o700)
             _check_private(path)
         self._map = self._open_token()
@@ -156,7 +165,7 @@ class Roster:
 
     def _open_token(self) -> mmap.mmap:
         path = self.path / "token"
-        with _mapped("open", path):
+        with file_errors("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 # Empty: new, or cut short by a crash. The write also makes sure that the page exists: a
@@ -185,7 +194,7 @@ class Roster:
         while True:
             before = self.token[0]
             found: dict[str, Entry] = {}
-            with _mapped("list", self.path):
+            with file_errors("list", self.path):
                 names = os.listdir(self.path)
             for name in names:
                 if match := _ENTRY.fullmatch(name):
@@ -206,7 +215,7 @@ class Roster:
     def show_socket(self, ident: str) -> None:
         """Give the socket that listens at the scratch path its name."""
         path = self.socket_path(ident)
-        with _mapped("create", path):
+        with file_errors("create", path):
             self.scratch_path(ident).rename(path)
 
     def announce(self, entry: Entry, info: dict[str, Any]) -> None:
@@ -224,7 +233,7 @@ class Roster:
     def _write(self, entry: Entry, info: dict[str, Any]) -> None:
         scratch = self.scratch_path(entry.id)
         path = self._entry_path(entry)
-        with _mapped("write", path):
+        with file_errors("write", path):
             try:
                 scratch.write_bytes(orjson.dumps(info))
                 scratch.rename(path)
@@ -268,7 +277,7 @@ class Roster:
             stale = owner in dead and not name.endswith(".member")
             if (
                 stale
-                or (name.endswith(".member") and _unlocked(path))
+                or (name.endswith(".member") and unlocked(path))
                 or (name.endswith(".new") and _old(path))
             ):
                 with suppress(OSError):
@@ -280,65 +289,8 @@ class Roster:
         return len(dead)
 
 
-class Peer(NamedTuple):
-    """One way a process takes part in a bus, as `peers` shows it.
-
-    Attributes:
-        process: name of the program.
-        pid: its process id, as the process itself sees it.
-        language: of the program, for example `python`.
-        role: `"member"` (it opened the bus) or `"subscriber"` (it listens; one for each ingress).
-        overflow: `"drop"` or `"block"` of a subscriber, else empty.
-        patterns: `(system, kind)` pairs that a subscriber listens to.
-        alive: whether it is there; what is dead is removed when the next process joins.
-        counters: of a member: events and time-outs counted so far, by name.
-    """
-
-    process: str
-    pid: int
-    language: str
-    role: str
-    overflow: str
-    patterns: list[tuple[str, str]]
-    alive: bool
-    counters: dict[str, int]
-
-
-def peers(bus: str = "default", *, dir: str | os.PathLike[str] | None = None) -> list[Peer]:
-    """Return who is on `bus`, without joining it and without touching anything.
-
-    Raises:
-        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does. A bus that nobody has opened is
-            empty.
-    """
-    if not locate(dir, bus).is_dir():
-        return []
-    roster = Roster(dir, bus)
-    try:
-        found = [_subscriber(roster, entry) for entry in roster.entries().values()]
-        for name in os.listdir(roster.path):
-            if name.endswith(".member"):
-                with suppress(OSError, ValueError):  # gone meanwhile, or not of our making
-                    found.append(Member.read(roster.path / name))
-    finally:
-        roster.close()
-    return sorted(found, key=lambda peer: (peer.pid, peer.role, peer.overflow, peer.patterns))
-
-
-def _subscriber(roster: Roster, entry: Entry) -> Peer:
-    info = roster.info(entry)
-    pairs = info.get("patterns")
-    patterns = [(str(pair[0]), str(pair[1])) for pair in pairs] if isinstance(pairs, list) else []
-    return Peer(*_who(info), "subscriber", entry.overflow, patterns, roster.alive(entry.id), {})
-
-
-def _who(info: dict[str, Any]) -> tuple[str, int, str]:
-    pid = info.get("pid")
-    return str(info.get("process", "?")), pid if isinstance(pid, int) else 0, str(info.get("language", "?"))
-
-
 def _answers(path: Path) -> bool:
-    with _mapped("probe", path), socket.socket(socket.AF_UNIX) as probe:
+    with file_errors("probe", path), socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
@@ -349,7 +301,7 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _unlocked(path: Path) -> bool:
+def unlocked(path: Path) -> bool:
     """Return whether no living process holds the lock of a member file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -370,58 +322,3 @@ def _old(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > _SCRATCH_SECONDS
     except OSError:
         return False
-
-
-class Member:
-    """This process's own file on the roster: who it is, and counters that anybody may read.
-
-    Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
-    """
-
-    COUNTERS = ("sent", "received", "lost", "malformed", "join_timeouts", "send_timeouts")
-    HEADER_BYTES = 128
-
-    def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
-        """Create the file, locked before anybody can see it."""
-        self.id = new_id()
-        self._path = roster.path / f"{self.id}.member"
-        scratch = roster.scratch_path(self.id)
-        with _mapped("write", self._path):
-            self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
-                os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
-                self._map = mmap.mmap(self._fd, self.HEADER_BYTES)
-                scratch.rename(self._path)
-            except OSError:
-                os.close(self._fd)
-                with suppress(OSError):
-                    scratch.unlink()
-                raise
-        self.counters = memoryview(self._map).cast("Q")
-
-    def close(self) -> None:
-        """Remove the file and let go of the lock."""
-        with suppress(OSError):
-            self._path.unlink()
-        self.counters.release()
-        self._map.close()
-        os.close(self._fd)
-
-    def disown(self) -> None:
-        """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
-        os.close(self._fd)
-
-    @classmethod
-    def read(cls, path: Path) -> Peer:
-        """Return what the member file at `path` says.
-
-        Raises:
-            OSError, ValueError: it is gone or garbled.
-        """
-        raw = path.read_bytes()
-        counters = dict(zip(cls.COUNTERS, memoryview(raw[: cls.HEADER_BYTES]).cast("Q"), strict=False))
-        info = orjson.loads(raw[cls.HEADER_BYTES :])
-        if not isinstance(info, dict):
-            raise ValueError("a member file holds a JSON object")
-        return Peer(*_who(info), "member", "", [], not _unlocked(path), counters)

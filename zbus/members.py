@@ -1,0 +1,131 @@
+"""Members: who is on the bus, for people and tools; the bus itself works without this.
+
+Each bus object has a file on the roster with its counters and a description, locked while its owner lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from .roster import Entry, Roster, file_errors, locate, new_id, unlocked
+
+__all__ = ["Member", "Peer", "peers"]
+
+
+class Member:
+    """This process's own file on the roster: who it is, and counters that anybody may read.
+
+    Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
+    """
+
+    COUNTERS = ("sent", "received", "lost", "malformed", "join_timeouts", "send_timeouts")
+    HEADER_BYTES = 128
+
+    def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
+        """Create the file, locked before anybody can see it."""
+        self.id = new_id()
+        self._path = roster.path / f"{self.id}.member"
+        scratch = roster.scratch_path(self.id)
+        with file_errors("write", self._path):
+            self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
+                self._map = mmap.mmap(self._fd, self.HEADER_BYTES)
+                scratch.rename(self._path)
+            except OSError:
+                os.close(self._fd)
+                with suppress(OSError):
+                    scratch.unlink()
+                raise
+        self.counters = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        """Remove the file and let go of the lock."""
+        with suppress(OSError):
+            self._path.unlink()
+        self.counters.release()
+        self._map.close()
+        os.close(self._fd)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
+        os.close(self._fd)
+
+    @classmethod
+    def read(cls, path: Path) -> Peer:
+        """Return what the member file at `path` says.
+
+        Raises:
+            OSError, ValueError: it is gone or garbled.
+        """
+        raw = path.read_bytes()
+        counters = dict(zip(cls.COUNTERS, memoryview(raw[: cls.HEADER_BYTES]).cast("Q"), strict=False))
+        info = orjson.loads(raw[cls.HEADER_BYTES :])
+        if not isinstance(info, dict):
+            raise ValueError("a member file holds a JSON object")
+        return Peer(*_who(info), "member", "", [], not unlocked(path), counters)
+
+
+class Peer(NamedTuple):
+    """One way a process takes part in a bus, as `peers` shows it.
+
+    Attributes:
+        process: name of the program.
+        pid: its process id, as the process itself sees it.
+        language: of the program, for example `python`.
+        role: `"member"` (it opened the bus) or `"subscriber"` (it listens; one for each ingress).
+        overflow: `"drop"` or `"block"` of a subscriber, else empty.
+        patterns: `(system, kind)` pairs that a subscriber listens to.
+        alive: whether it is there; what is dead is removed when the next process joins.
+        counters: of a member: events and time-outs counted so far, by name.
+    """
+
+    process: str
+    pid: int
+    language: str
+    role: str
+    overflow: str
+    patterns: list[tuple[str, str]]
+    alive: bool
+    counters: dict[str, int]
+
+
+def peers(bus: str = "default", *, dir: str | os.PathLike[str] | None = None) -> list[Peer]:
+    """Return who is on `bus`, without joining it and without touching anything.
+
+    Raises:
+        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does. A bus that nobody has opened is
+            empty.
+    """
+    if not locate(dir, bus).is_dir():
+        return []
+    roster = Roster(dir, bus)
+    try:
+        found = [_subscriber(roster, entry) for entry in roster.entries().values()]
+        for name in os.listdir(roster.path):
+            if name.endswith(".member"):
+                with suppress(OSError, ValueError):  # gone meanwhile, or not of our making
+                    found.append(Member.read(roster.path / name))
+    finally:
+        roster.close()
+    return sorted(found, key=lambda peer: (peer.pid, peer.role, peer.overflow, peer.patterns))
+
+
+def _subscriber(roster: Roster, entry: Entry) -> Peer:
+    info = roster.info(entry)
+    pairs = info.get("patterns")
+    patterns = [(str(pair[0]), str(pair[1])) for pair in pairs] if isinstance(pairs, list) else []
+    return Peer(*_who(info), "subscriber", entry.overflow, patterns, roster.alive(entry.id), {})
+
+
+def _who(info: dict[str, Any]) -> tuple[str, int, str]:
+    pid = info.get("pid")
+    return str(info.get("process", "?")), pid if isinstance(pid, int) else 0, str(info.get("language", "?"))
