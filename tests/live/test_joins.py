@@ -1,0 +1,157 @@
+"""Strict joins: no first message is lost, in either direction, and leaving costs nobody a time-out."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import zbus
+from zbus.roster import Entry, Roster, new_id
+
+from .conftest import Spawn
+
+
+@pytest.mark.timeout(180)
+def test_a_thousand_joins_against_a_publisher_at_full_speed(spawn: Spawn, zbus_dir: str) -> None:
+    progress = f"{zbus_dir}/progress"
+    publisher = spawn("full_speed", progress).ready()
+    joiners = [spawn("joiner", progress, 250) for _ in range(4)]
+    reports = [joiner.ready().hear(150) for joiner in joiners]
+    assert sum(report["joins"] for report in reports) == 1000
+    assert [report["late"] for report in reports] == [[], [], [], []]
+    publisher.tell("stop")
+    report = publisher.hear()
+    assert report["join_timeouts"] == 0
+    assert report["worst_ms"] < 50
+
+
+def test_200_new_processes_send_one_event_and_exit(spawn: Spawn, zbus_dir: str) -> None:
+    buses = [zbus.Bus(dir=zbus_dir) for _ in range(3)]
+    subs = [bus.subscribe("jobs") for bus in buses]
+    waiting: list = []
+    for number in range(200):
+        waiting.append(spawn("send_once", number))
+        if len(waiting) == 4:
+            assert waiting.pop(0).end() == 0
+    for worker in waiting:
+        assert worker.end() == 0
+    for sub in subs:
+        numbers = sorted(sub.channel().receive(timeout=5.0)[0].data for _ in range(200))
+        assert numbers == list(range(200))
+        assert sub.lost == 0
+    for bus in buses:
+        bus.close()
+
+
+def test_a_running_publisher_reaches_a_new_subscriber_with_its_next_event(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir) as sender:
+        sender.send("a", "b", "/before")
+        for number in range(50):
+            with zbus.Bus(dir=zbus_dir) as receiver:
+                sub = receiver.subscribe("a")
+                sender.send("a", "b", "/after", number)
+                evt, ok = sub.channel().receive(timeout=5.0)
+                assert ok
+                assert (evt.path, evt.data) == ("/after", number)
+
+
+def test_the_first_event_of_a_new_publisher_reaches_everybody(bus: zbus.Bus, zbus_dir: str) -> None:
+    subs = [bus.subscribe("**"), bus.subscribe("a", "b"), bus.subscribe("a", overflow="block")]
+    for number in range(20):
+        with zbus.Bus(dir=zbus_dir) as sender:
+            sender.send("a", "b", "/first", number)
+        for sub in subs:
+            assert sub.channel().receive(timeout=5.0)[0].data == number
+
+
+class Mute:
+    """An ingress that listens and never says a word, as a stopped process does."""
+
+    def __init__(self, roster: Roster, overflow: str = "drop") -> None:
+        self.roster = roster
+        self.entry = Entry(new_id(), 1, overflow)
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(roster.socket_path(self.entry.id)))
+        self.socket.listen()
+        roster.announce(self.entry, {})
+
+    def leave(self) -> None:
+        self.roster.withdraw(self.entry.id)
+        self.socket.close()
+
+
+def test_a_peer_that_leaves_while_it_is_awaited_costs_no_timeout(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=30.0, send_timeout=30.0) as bus:
+        mute = Mute(Roster(zbus_dir, "default"))
+        threading.Timer(0.05, mute.leave).start()
+        start = time.monotonic()
+        bus.send("a", "b", "/1")
+        assert time.monotonic() - start < 5
+        mute.roster.close()
+
+
+def test_a_peer_that_is_killed_while_it_is_awaited_costs_no_timeout(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=30.0, send_timeout=30.0) as bus:
+        mute = Mute(Roster(zbus_dir, "default"))
+        threading.Timer(0.05, mute.socket.close).start()  # its files stay
+        start = time.monotonic()
+        bus.send("a", "b", "/1")
+        assert time.monotonic() - start < 5
+        assert not mute.roster.entries()
+        mute.roster.close()
+
+
+def test_a_mute_peer_is_awaited_once_counted_and_then_left_behind(
+    zbus_dir: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
+        sub = bus.subscribe("a")
+        mute = Mute(Roster(zbus_dir, "default"))
+        for number in range(3):
+            start = time.monotonic()
+            bus.send("a", "b", "/1", number)
+            took = time.monotonic() - start
+            assert took >= 0.2 if number == 0 else took < 0.2
+            assert sub.channel().receive(timeout=1.0)[0].data == number
+        assert [peer.counters["join_timeouts"] for peer in zbus.peers() if peer.role == "member"] == [1]
+        assert sum("did not finish joining" in record.message for record in caplog.records) == 1
+        mute.leave()
+        mute.roster.close()
+
+
+def test_a_block_peer_that_has_not_joined_counts_as_full(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.1) as bus:
+        sub = bus.subscribe("a")
+        mute = Mute(Roster(zbus_dir, "default"), "block")
+        with pytest.raises(zbus.Timeout, match="have not finished joining") as caught:
+            bus.send("a", "b", "/1", timeout=0.3)
+        assert caught.value.retryable
+        with pytest.raises(zbus.Timeout):
+            sub.channel().receive(timeout=0)  # it went to nobody
+        mute.leave()
+        bus.send("a", "b", "/1", timeout=5.0)
+        assert sub.channel().receive(timeout=1.0)[1]
+        mute.roster.close()
+
+
+def test_a_thousand_dead_entries_are_cleared_by_the_next_join_and_the_living_stay(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir) as living:
+        sub = living.subscribe("a")
+        roster = Roster(zbus_dir, "default")
+        for _ in range(1000):
+            dead = socket.socket(socket.AF_UNIX)
+            ident = new_id()
+            dead.bind(str(roster.socket_path(ident)))
+            dead.listen()
+            dead.close()
+            Path(roster.path, f"{ident}.1.drop").write_text("{}")
+        roster.touch()
+        roster.close()
+        with zbus.Bus(dir=zbus_dir) as newcomer:
+            newcomer.send("a", "b", "/1")
+        assert sub.channel().receive(timeout=1.0)[1]
+        assert len(list(Path(zbus_dir, "v1", "default").glob("*.sock"))) == 1
