@@ -169,19 +169,22 @@ def _meet(x: Segment, y: Segment) -> bool:
 def covers(outer: Matcher, inner: Matcher) -> bool:
     """Return whether `outer` selects every name that `inner` does; in doubt, `False`.
 
-    Tried on samples: `*` stands for a word that no literal equals, `**` for none, one and two of them.
+    Tried on samples: `*` stands for a word that no literal equals, `**` for none, one and so on, up to one
+    more than `outer` has segments of one word: in so long a run its `**` takes a word, so it takes any more.
     """
+    words = sum(segment != _ANY_DEPTH for segment in outer.segments) + 1
+    runs = [".".join([_ANY] * length) for length in range(words + 1)]
     choices: list[list[str]] = []
     count = 1
     for segment in inner.segments:
         if isinstance(segment, frozenset):
             choices.append(sorted(segment))
         else:
-            choices.append(["", "*", "*.*"] if segment == _ANY_DEPTH else [segment])
+            choices.append(runs if segment == _ANY_DEPTH else [segment])
         count *= len(choices[-1])
     if count > _MAX_SAMPLES:
         return outer.everything
-    samples = (".".join(filter(None, words)) for words in product(*choices))
+    samples = (".".join(filter(None, parts)) for parts in product(*choices))
     return all(outer.matches(name or _ANY) for name in samples)
 
 
