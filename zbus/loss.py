@@ -30,7 +30,8 @@ class Stream:
         self.kind = key[1].decode()
         self.origin = key[2].decode()
         self.wanted = wanted
-        self.next = due
+        # Without an origin nothing is numbered: -1 is no number that a stamp can bear.
+        self.next = due if self.origin else -1
 
     def jump(self, seq: int) -> Gap | None:
         """Return the gap before `seq`, which is not the number that was due.
