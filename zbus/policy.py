@@ -69,7 +69,7 @@ class Policy:
         try:
             with open(path, "rb") as file:
                 table = tomllib.load(file)
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not TOML, or not even UTF-8
             raise Invalid(f"policy {path}: {error}", path=str(path)) from error
         unknown = sorted(set(table) - {"default", "rule"})
         if unknown:
@@ -111,6 +111,8 @@ def _rule(rule: Rule | tuple[str, str, str]) -> Rule:
 def _from_table(row: Any) -> Rule:
     if not isinstance(row, Mapping) or not {"effect", "system"} <= set(row) <= {"effect", "action", "system"}:
         raise Invalid(f"rule {row!r}: give effect and system, and optionally action")
+    if not isinstance(row["system"], str):
+        raise Invalid(f"rule {row!r}: system must be a string, a pattern such as 'orders.**'")
     return Rule(row["effect"], row.get("action", "*"), row["system"])
 
 
