@@ -102,7 +102,7 @@ def encode_data(data: Any) -> bytes:
     if data is None:
         return b""
     if isinstance(data, _BYTES_LIKE):
-        return b"\0" + data
+        return b"\0" + (data.tobytes() if isinstance(data, memoryview) else data)
     try:
         text = orjson.dumps(data)
     except TypeError:
@@ -139,12 +139,25 @@ def _refuse_non_finite(value: Any, where: str) -> None:
 
 def _refuse_twin_keys(value: Any, where: str) -> None:
     if isinstance(value, dict):
-        names = {str(key): key for key in value if isinstance(key, str)}
+        names: dict[str, Any] = {}
         for key in value:
-            if isinstance(key, int) and not isinstance(key, bool) and str(key) in names:
-                raise Invalid(f"{where} has both {key!r} and {str(key)!r}, one key in JSON", where=where)
+            if isinstance(key, float) and not isfinite(key):
+                raise Invalid(
+                    f"{where} has the key {key!r}, which JSON cannot carry: use a string", where=where
+                )
+            twin = names.setdefault(_json_name(key), key)
+            if twin is not key:
+                raise Invalid(f"{where} has both {twin!r} and {key!r}, one key in JSON", where=where)
     for item, place in _children(value, where):
         _refuse_twin_keys(item, place)
+
+
+def _json_name(key: Any) -> str:
+    """Return what JSON calls a key that orjson has accepted."""
+    if isinstance(key, str):
+        return key
+    name: str = next(iter(orjson.loads(orjson.dumps({key: None}, option=orjson.OPT_NON_STR_KEYS))))
+    return name
 
 
 def _unsendable(value: Any, where: str, error: TypeError) -> Invalid:
