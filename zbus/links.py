@@ -130,7 +130,7 @@ class Links:
                 continue
             self._bury_dead(waiting)
             if time.monotonic() >= until:
-                raise Full(f"{len(waiting)} subscribing processes have not finished joining")
+                raise Full(f"subscriber {waiting[0].entry.id} has not finished joining")
             self._wait()
 
     def wait_at_most(self, seconds: float) -> None:

@@ -127,7 +127,7 @@ def test_a_block_peer_that_has_not_joined_counts_as_full(zbus_dir: str) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=0.1) as bus:
         sub = bus.subscribe("a")
         mute = Mute(Roster(zbus_dir, "default"), "block")
-        with pytest.raises(zbus.Timeout, match="have not finished joining") as caught:
+        with pytest.raises(zbus.Timeout, match="has not finished joining") as caught:
             bus.send("a", "b", "/1", timeout=0.3)
         assert caught.value.retryable
         with pytest.raises(zbus.Timeout):
