@@ -37,6 +37,7 @@ __all__ = ["Bus", "Subscription"]
 
 _OVERFLOWS = ("drop", "block")
 _INGRESS_DESCRIPTORS = 12
+_MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
 Policy = Callable[[str, str], bool]
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -201,12 +202,12 @@ class Bus:
                 self._get_context(),
                 self._roster,
                 blocking=channel.overflow == "block",
-                capacity=self.capacity,
-                max_event_bytes=self._max,
+                capacity=self.capacity if channel.overflow == "drop" else capacity,
+                max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
             )
         try:
             socket, barrier = ingress.connect(topics, capacity)
-            channel._attach(socket, barrier, ingress.wake, self._leave)
+            channel._attach(socket, barrier, ingress.wake, self._leave, self._count)
             self._ingresses[channel] = ingress
             try:
                 ingress.publish(socket, self._describe(ingress))
@@ -286,13 +287,15 @@ class Bus:
             ingresses = {*self._ingresses.values(), *([self._shared] if self._shared else [])}
             for ingress in ingresses:
                 ingress.withdraw()
-            self._publisher.close(self._closed, self._linger)
+            deadline = time.monotonic() + self._linger
+            connections = self._publisher.close(self._closed, deadline)
         for channel in channels:
             channel.close()
         for ingress in ingresses:
             ingress.close()
         if self._context is not None:
             self._context.term()
+        connections.close(deadline)
         self._member.close()
         self._roster.close()
         _open.discard(self)
@@ -325,8 +328,9 @@ class Bus:
         if self._policy is not None and not self._policy(action, resource):
             raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)
 
-    def _count(self, counter: str) -> None:
-        self._member.counters[Member.COUNTERS.index(counter)] += 1
+    def _count(self, counter: str, number: int = 1) -> None:
+        if not self._closed:
+            self._member.counters[Member.COUNTERS.index(counter)] += number
 
     def _disown(self) -> None:
         """In a forked child: the sockets are the parent's, so every use fails at once."""

@@ -18,6 +18,8 @@ from contextlib import suppress
 
 import zmq
 
+from .handover import Connections, flush
+from .ingress import sentinel
 from .roster import Entry, Roster
 from .timeouts import milliseconds
 from .wire import CONTROL
@@ -216,10 +218,20 @@ class Links:
             poller.register(lane.socket, zmq.POLLIN)
         poller.poll(_LOOK_MS)
 
-    def close(self, linger: float) -> None:
-        """Close the sockets; what was accepted is still sent for up to `linger` seconds."""
+    def close(self, deadline: float) -> Connections:
+        """Close the sockets once all that was accepted is written, or at `deadline` (monotonic).
+
+        Returns:
+            The connections, to be closed when the context has ended.
+        """
         self.hold = self.drop = None
         for lane in self._lanes.values():
-            lane.socket.close(linger=int(linger * 1000))
+            own = [link for link in self._links.values() if link.lane is lane]
+            flush(lane.socket, [sentinel(link.entry.id, link.shown) for link in own], deadline)
+        paths = (path for ident in self._links for path in self._roster.socket_names(ident))
+        connections = Connections(paths)
+        for lane in self._lanes.values():
+            lane.socket.close(linger=milliseconds(max(0.0, deadline - time.monotonic())))
         self._lanes.clear()
         self._links.clear()
+        return connections

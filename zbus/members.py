@@ -25,7 +25,7 @@ class Member:
     Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
     """
 
-    COUNTERS = ("sent", "received", "lost", "malformed", "join_timeouts", "send_timeouts")
+    COUNTERS = ("lost", "malformed", "join_timeouts", "send_timeouts")
     HEADER_BYTES = 128
 
     def __init__(self, roster: Roster, info: dict[str, Any]) -> None:

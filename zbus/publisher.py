@@ -15,6 +15,7 @@ import orjson
 import zmq
 
 from .errors import Canceled, Invalid, Timeout
+from .handover import Connections
 from .links import NEVER, Full, Links
 from .loss import MAX_TOPICS
 from .patterns import check_text
@@ -223,14 +224,14 @@ class Publisher:
         check_sendable(system, kind)
         check_text(path, "path")
 
-    def close(self, reason: str, linger: float) -> None:
-        """Refuse further sends with `Canceled(reason)`; send what was accepted for up to `linger` s."""
+    def close(self, reason: str, deadline: float) -> Connections:
+        """Refuse further sends with `Canceled(reason)`; see `Links.close`."""
         with self._lock:
             self._closed = reason
             self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
             self._known = NEVER
             self._hold = self._drop = None
-            self._links.close(linger)
+            return self._links.close(deadline)
 
     def disown(self, reason: str) -> None:
         """In a forked child: refuse every use, and touch nothing of the parent's."""

@@ -249,6 +249,39 @@ def test_a_full_block_channel_that_closes_frees_its_publisher_and_keeps_what_it_
     assert 1 <= len(kept) <= accepted
 
 
+@pytest.mark.parametrize("overflow", ["block", "drop"])
+def test_a_closing_publisher_hands_over_all_that_was_accepted(
+    bus: zbus.Bus, zbus_dir: str, overflow: str
+) -> None:
+    """Its queue, the kernel's and ours are full when it closes: each would drop its end."""
+    sub = bus.subscribe("stream", overflow=overflow, capacity=10 if overflow == "block" else 100_000)
+    sender = zbus.Bus(dir=zbus_dir, linger=30.0)
+    if overflow == "block":
+        accepted = fill(sender)
+    else:
+        accepted = 50_000
+        for number in range(1, accepted + 1):
+            sender.send("stream", "tick", "/1", number)
+    closing = threading.Thread(target=sender.close)
+    closing.start()
+    for number in range(1, accepted + 1):
+        evt, _ = sub.channel().receive(timeout=10.0)
+        assert evt is not None
+        assert evt.data == number
+    closing.join(10)
+    assert not closing.is_alive()
+    assert sub.lost == 0
+
+
+def test_linger_bounds_the_time_that_close_takes(bus: zbus.Bus, zbus_dir: str) -> None:
+    bus.subscribe("stream", overflow="block", capacity=10)
+    sender = zbus.Bus(dir=zbus_dir, linger=0.3)
+    fill(sender)
+    start = time.monotonic()
+    sender.close()
+    assert 0.3 <= time.monotonic() - start < 5
+
+
 def test_threads_that_send_to_a_full_subscriber_each_keep_their_own_time(
     bus: zbus.Bus, zbus_dir: str
 ) -> None:
