@@ -1,0 +1,77 @@
+"""The table of commands, and the edge where every failure becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+import zbus
+
+from .demo import demo
+from .ls import ls
+from .options import notice
+from .send import send
+from .sub import sub
+
+__all__ = ["cli", "run"]
+
+
+class _Commands(click.Group):
+    """A group that turns what its commands raise into what click reports."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, for example `head`, has all it wanted
+            _mute()
+            return 0
+        except zbus.Error as error:
+            raise click.ClickException(error.message) from error
+        except OSError as error:  # for example a full disk under a redirected stdout
+            _mute()
+            raise click.ClickException(error.strerror or str(error)) from error
+        return code
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zbus", message="zbus %(version)s")
+def cli() -> None:
+    """Send, watch and inspect events on a bus between processes that needs no broker.
+
+    \b
+    Example, in two terminals:
+      zbus sub 'orders.**'
+      zbus send orders order.created /orders/123 '{"total": 9.5}'
+    """
+
+
+for _command in (demo, ls, send, sub):
+    cli.add_command(_command)
+
+
+def run(args: list[str]) -> int:
+    """Run the command that `args` name and return its exit code; no command shows the help."""
+    # The library warns of losses and of peers that do not answer; those are this program's notices.
+    logging.basicConfig(format="zbus: %(message)s", level=logging.WARNING)
+    try:
+        code = cli.main(args or ["--help"], prog_name="zbus", standalone_mode=False)
+    except click.UsageError as error:
+        where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        notice(error.format_message().removesuffix(".") + where)
+        return error.exit_code
+    except click.ClickException as error:
+        notice(error.format_message())
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _mute() -> None:
+    """Send what stdout still buffers to nowhere, so that the flush at exit does not fail as well."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,45 @@
+"""An event as one line of text: for people, and as JSON."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import orjson
+
+import zbus
+
+__all__ = ["human_line", "json_line", "printable"]
+
+_BYTES_SHOWN = 32
+
+
+def human_line(evt: zbus.Event) -> str:
+    """Return system, kind, path and data, two spaces apart, with nothing that could disturb a terminal."""
+    fields = [evt.system, evt.kind, evt.path]
+    if isinstance(evt.data, bytes):
+        more = "…" if len(evt.data) > _BYTES_SHOWN else ""
+        fields.append(f"<{len(evt.data)} bytes> {evt.data[:_BYTES_SHOWN].hex()}{more}")
+    elif evt.data is not None:
+        fields.append(orjson.dumps(evt.data).decode())
+    return printable("  ".join(fields))
+
+
+def json_line(evt: zbus.Event) -> str:
+    """Return a JSON object with the six fields of an event; bytes are `{"base64": ...}`."""
+    fields: dict[str, Any] = {
+        "system": evt.system,
+        "kind": evt.kind,
+        "path": evt.path,
+        "data": {"base64": b64encode(evt.data).decode()} if isinstance(evt.data, bytes) else evt.data,
+        "origin": evt.origin,
+        "seq": evt.seq,
+    }
+    return orjson.dumps(fields).decode()
+
+
+def printable(text: str) -> str:
+    """Return `text` with line ends and control characters, which a path may contain, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,55 @@
+"""What the commands share: the options that name a bus, opening it, and notices on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+import zbus
+
+from .signals import ignore_signals
+
+__all__ = ["bus_options", "notice", "open_bus"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def bus_options(command: _Function) -> _Function:
+    """Add `--bus` and `--dir`, which the command gets as `bus` and `directory`."""
+    name = click.option(
+        "--bus",
+        metavar="NAME",
+        default="default",
+        envvar="ZBUS_BUS",
+        show_default=True,
+        show_envvar=True,
+        help="The bus.",
+    )
+    root = click.option(
+        "--dir",
+        "directory",
+        metavar="DIR",
+        envvar="ZBUS_DIR",
+        show_envvar=True,
+        help="The directory of all buses.  [default: $XDG_RUNTIME_DIR/zbus]",
+    )
+    return name(root(command))
+
+
+@contextmanager
+def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
+    """Open a bus and close it at the end, which a second signal does not cut short."""
+    bus = zbus.Bus(name, dir=directory)
+    try:
+        yield bus
+    finally:
+        ignore_signals()
+        bus.close()
+
+
+def notice(message: str) -> None:
+    """Tell the person at the terminal, on stderr, so that stdout stays data."""
+    click.echo(f"zbus: {message}", err=True)

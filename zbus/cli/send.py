@@ -1,0 +1,49 @@
+"""`zbus send`: send one event."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import orjson
+
+from .options import bus_options, open_bus
+
+__all__ = ["send"]
+
+
+def _refuse_options(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    # `-5` is data, so click lets unknown options through as arguments; no argument begins like this one.
+    if value is not None and value.startswith("--"):
+        raise click.NoSuchOption(value, ctx=ctx)
+    return value
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("system", callback=_refuse_options)
+@click.argument("kind", callback=_refuse_options)
+@click.argument("path", callback=_refuse_options)
+@click.argument("data", metavar="[JSON|-]", required=False, callback=_refuse_options)
+@bus_options
+def send(system: str, kind: str, path: str, data: str | None, bus: str, directory: str | None) -> None:
+    """Send one event to every subscriber.
+
+    The data is JSON text, or `-` to read that from stdin; without it the event has no data.
+
+    \b
+    Examples:
+      zbus send orders order.created /orders/123 '{"total": 9.5}'
+      echo '[1, 2]' | zbus send metrics cpu /host/1 -
+    """
+    value = None if data is None else _parse(sys.stdin.buffer.read() if data == "-" else data)
+    with open_bus(bus, directory) as on:
+        on.send(system, kind, path, value)
+
+
+def _parse(text: str | bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        hint = ", and text needs its own quotes: '\"text\"'" if isinstance(text, str) else ""
+        raise click.UsageError(f"the data is not JSON ({error}){hint}") from error

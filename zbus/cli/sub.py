@@ -1,0 +1,102 @@
+"""`zbus sub`: print events as they arrive."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import stat
+import sys
+import threading
+from collections.abc import Callable
+
+import click
+
+import zbus
+
+from .lines import human_line, json_line
+from .options import bus_options, notice, open_bus
+
+__all__ = ["sub"]
+
+
+@click.command()
+@click.argument("pattern")
+@click.argument("kind", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with origin and seq.")
+@click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N events.")
+@click.option(
+    "--timeout",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    help="Give up, with exit code 1, when no event arrives for S seconds.",
+)
+@click.option(
+    "--overflow",
+    type=click.Choice(["drop", "block"]),
+    default="drop",
+    show_default=True,
+    help="What a full queue does: lose the newest events, or make publishers wait.",
+)
+@bus_options
+def sub(
+    pattern: str,
+    kind: str | None,
+    as_json: bool,
+    count: int | None,
+    timeout: float | None,
+    overflow: str,
+    bus: str,
+    directory: str | None,
+) -> int:
+    """Print events as they arrive, one a line, until Ctrl-C.
+
+    PATTERN and KIND are dot-separated segments: `*` is any one, `**` any number of them, `(a|b)` either; a
+    lone `*` is everything. Only events go to stdout; notices, for example of lost events, go to stderr.
+
+    \b
+    Examples:
+      zbus sub 'orders.**'
+      zbus sub --json --count 10 '*' 'order.*'
+    """
+    with open_bus(bus, directory) as on, on.subscribe(pattern, kind, overflow=overflow) as subscription:
+        notice(f"subscribed to {pattern}, {kind or 'every kind'}, on bus {bus}")
+        _close_with_stdout(subscription)
+        try:
+            return _print(subscription.channel(), json_line if as_json else human_line, count, timeout)
+        finally:
+            if subscription.lost:
+                notice(f"{subscription.lost} events were lost: they came faster than they were read")
+
+
+def _print(
+    channel: zbus.Channel, line: Callable[[zbus.Event], str], count: int | None, timeout: float | None
+) -> int:
+    out = sys.stdout.buffer
+    for _ in range(count) if count else itertools.count():
+        try:
+            evt, _ok = channel.receive(timeout)
+        except zbus.Timeout as error:
+            notice(error.message)
+            return 1
+        if evt is None:
+            break
+        # UTF-8 whatever the locale says, as on the bus.
+        out.write(line(evt).encode() + b"\n")
+        out.flush()
+    return 0
+
+
+def _close_with_stdout(subscription: zbus.Subscription) -> None:
+    """End the subscription when the reader of a pipe goes, not at the next event, which may never come."""
+    out = sys.stdout.fileno()
+    if not stat.S_ISFIFO(os.fstat(out).st_mode):
+        return
+    poll = select.poll()
+    poll.register(out, 0)  # no event but POLLERR, which needs no asking
+
+    def watch() -> None:
+        poll.poll()
+        subscription.close()
+
+    threading.Thread(target=watch, name="zbus-stdout", daemon=True).start()
