@@ -1,0 +1,50 @@
+"""What a subscriber holds in its hands."""
+
+from __future__ import annotations
+
+import pytest
+
+from zbus.event import Event, Gap
+
+
+def test_an_event_needs_no_data_and_no_stamp() -> None:
+    event = Event("orders", "order.created", "/orders/1")
+    assert (event.system, event.kind, event.path) == ("orders", "order.created", "/orders/1")
+    assert (event.data, event.origin, event.seq) == (None, "", 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Event("x", "k", "/p", 1, "0123abcd", 7),
+        Event("s", "x", "/p", 1, "0123abcd", 7),
+        Event("s", "k", "/x", 1, "0123abcd", 7),
+        Event("s", "k", "/p", 2, "0123abcd", 7),
+        Event("s", "k", "/p", 1, "deadbeef", 7),
+        Event("s", "k", "/p", 1, "0123abcd", 8),
+        ("s", "k", "/p", 1, "0123abcd", 7),
+    ],
+)
+def test_events_are_equal_only_if_every_field_is(other: object) -> None:
+    event = Event("s", "k", "/p", 1, "0123abcd", 7)
+    assert event == Event("s", "k", "/p", 1, "0123abcd", 7)
+    assert event != other
+
+
+def test_an_event_shows_what_was_sent() -> None:
+    assert repr(Event("s", "k", "/p", {"a": 1}, "0123abcd", 7)) == "Event('s', 'k', '/p', {'a': 1})"
+
+
+def test_an_event_cannot_be_a_key_since_its_data_may_change() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Event("s", "k", "/p", {}))
+
+
+def test_an_event_takes_no_further_fields() -> None:
+    with pytest.raises(AttributeError):
+        Event("s", "k", "/p").extra = 1  # type: ignore[attr-defined]
+
+
+def test_a_gap_includes_both_its_ends() -> None:
+    assert Gap("0123abcd", "s", "k", 5, 7).events == 3
+    assert Gap("0123abcd", "s", "k", 5, 5).events == 1

@@ -1,0 +1,167 @@
+"""The shape of the package: what may import what, what is documented, and how large it may grow."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zbus
+
+ROOT = Path(zbus.__file__).parent
+PURE = ("errors", "event", "timeouts", "patterns", "wire", "loss", "policy")
+# A module imports only from those before it. A new one finds its place here.
+ORDER = (
+    *PURE,
+    "descriptors",
+    "roster",
+    "members",
+    "forwarder",
+    "ingress",
+    "handover",
+    "links",
+    "publisher",
+    "channel",
+    "bus",
+    "aio",
+    "__init__",
+    "testing",
+    "cli",
+    "__main__",
+)
+# What the pure core may use of the world. `policy` opens the file it is told to, no more.
+HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}
+ALSO = {"wire": {"orjson"}, "policy": {"tomllib", "os.PathLike"}}
+MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("zbus", *path.relative_to(ROOT).with_suffix("").parts))
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=dotted)
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each import of a file, wherever it stands, as (module, name); the name may be empty."""
+    package = dotted(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def rank(module: str) -> int:
+    """Return the place of a module, given as `zbus.wire`, `zbus` or `zbus.cli.send`."""
+    _, first, *_ = [*module.split("."), "__init__"]
+    assert first in ORDER, f"{module} has no place in ORDER yet"
+    return ORDER.index(first)
+
+
+def inner_imports(path: Path) -> Iterator[str]:
+    """Yield the modules of the package that a file imports."""
+    for module, name in imports(path):
+        if module.split(".")[0] == "zbus":
+            inner = f"{module}.{name}"
+            is_module = (ROOT.parent / inner.replace(".", "/")).with_suffix(".py").exists()
+            yield inner if is_module else module
+
+
+@each_file
+def test_dependencies_point_one_way(path: Path) -> None:
+    place = rank(dotted(path))
+    for module in inner_imports(path):
+        if ORDER[place] == "cli" == ORDER[rank(module)]:
+            continue  # the commands of one client
+        assert rank(module) < place, f"{dotted(path)} imports {module}"
+
+
+def test_what_is_read_as_imports_is_all_there_is() -> None:
+    assert set(inner_imports(ROOT / "policy.py")) == {"zbus.errors", "zbus.patterns"}
+    assert "zbus.errors" in set(inner_imports(ROOT / "__init__.py"))
+    assert ("os", "PathLike") in set(imports(ROOT / "policy.py"))
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_pure_core_knows_no_socket_thread_or_clock(name: str) -> None:
+    allowed = HARMLESS | ALSO.get(name, set())
+    for module, imported in imports(ROOT / f"{name}.py"):
+        if module.split(".")[0] != "zbus":
+            assert module in allowed or f"{module}.{imported}" in allowed, f"{name} imports {module}"
+
+
+def functions(tree: ast.AST) -> list[Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def public(tree: ast.Module | ast.ClassDef, name: str) -> Iterator[tuple[str, ast.AST]]:
+    """Yield what a user can reach by a name without an underscore; not what functions keep inside."""
+    yield name, tree
+    for node in tree.body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
+                yield from public(node, f"{name}.{node.name}")
+            else:
+                yield f"{name}.{node.name}", node
+
+
+@each_file
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    for name, node in public(ast.parse(path.read_bytes()), dotted(path)):
+        assert isinstance(node, ast.Module | ast.ClassDef | Function)
+        if not is_setter(node):
+            assert ast.get_docstring(node), f"{name} has no docstring"
+
+
+def is_setter(node: ast.AST) -> bool:
+    return isinstance(node, Function) and any(
+        isinstance(decorator, ast.Attribute) and decorator.attr in ("setter", "deleter")
+        for decorator in node.decorator_list
+    )
+
+
+@each_file
+def test_a_file_can_be_read_in_one_go(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < MAX_LINES
+
+
+@each_file
+def test_a_function_can_be_read_at_a_glance(path: Path) -> None:
+    for node in functions(ast.parse(path.read_bytes())):
+        first, last = node.body[0], node.body[-1]
+        start = node.lineno
+        if ast.get_docstring(node):
+            start += (first.end_lineno or 0) - first.lineno + 1
+        assert (last.end_lineno or 0) - start < MAX_FUNCTION_LINES, f"{node.name} is too long"
+
+
+MODULES = [dotted(path).removesuffix(".__init__") for path in FILES if path.stem != "__main__"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_offers_and_offers_it(name: str) -> None:
+    module = importlib.import_module(name)
+    offered = getattr(module, "__all__", [])
+    assert len(set(offered)) == len(offered)
+    for entry in offered:
+        assert hasattr(module, entry), f"{name}.{entry}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("zbus.cli")])
+def test_what_a_module_offers_is_sorted_constants_classes_functions(name: str) -> None:
+    offered = importlib.import_module(name).__all__
+    assert offered == sorted(offered, key=lambda entry: (not entry.isupper(), entry[0].islower(), entry))
+
+
+def test_the_package_offers_no_more_than_a_reader_can_keep_in_mind() -> None:
+    assert len(zbus.__all__) <= 30
