@@ -155,6 +155,13 @@ def test_at_most_twice_the_limit_is_known(limit: int) -> None:
         assert len(receiver.streams) <= 2 * limit
 
 
+def test_a_stream_that_is_used_again_is_known_once() -> None:
+    receiver = Receiver(limit=2)
+    for system in ("a", "b", "c", "a", "a"):
+        receiver.take(1, system=system)
+    assert len(receiver.streams) == 3
+
+
 def test_the_most_recently_used_streams_are_known_at_least_up_to_the_limit() -> None:
     random = Random(3)
     limit = 8
