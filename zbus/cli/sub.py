@@ -8,7 +8,8 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -16,6 +17,7 @@ import zbus
 
 from .lines import human_line, json_line
 from .options import bus_options, notice, open_bus
+from .signals import ignore_signals
 
 __all__ = ["sub"]
 
@@ -61,9 +63,9 @@ def sub(
     """
     with open_bus(bus, directory) as on, on.subscribe(pattern, kind, overflow=overflow) as subscription:
         notice(f"subscribed to {pattern}, {kind or 'every kind'}, on bus {bus}")
-        _close_with_stdout(subscription)
         try:
-            return _print(subscription.channel(), json_line if as_json else human_line, count, timeout)
+            with _closed_with_stdout(subscription):
+                return _print(subscription.channel(), json_line if as_json else human_line, count, timeout)
         finally:
             if subscription.lost:
                 notice(f"{subscription.lost} events were lost: they came faster than they were read")
@@ -87,16 +89,28 @@ def _print(
     return 0
 
 
-def _close_with_stdout(subscription: zbus.Subscription) -> None:
+@contextmanager
+def _closed_with_stdout(subscription: zbus.Subscription) -> Iterator[None]:
     """End the subscription when the reader of a pipe goes, not at the next event, which may never come."""
     out = sys.stdout.fileno()
     if not stat.S_ISFIFO(os.fstat(out).st_mode):
+        yield
         return
+    ending, end = os.pipe()
     poll = select.poll()
-    poll.register(out, 0)  # no event but POLLERR, which needs no asking
+    poll.register(out, 0)  # for POLLERR, which needs no asking
+    poll.register(ending, 0)  # for POLLHUP, likewise
 
     def watch() -> None:
         poll.poll()
         subscription.close()
 
-    threading.Thread(target=watch, name="zbus-stdout", daemon=True).start()
+    thread = threading.Thread(target=watch, name="zbus-stdout", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ignore_signals()
+        os.close(end)
+        thread.join()
+        os.close(ending)
