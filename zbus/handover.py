@@ -4,8 +4,7 @@ libzmq alone would lose the end of a stream when a subscriber is slow, in two pl
 v4.3.5): a closing session drops the batch that its engine could not write yet, and an engine whose queue is
 full, on seeing the connection end, drops what the kernel still holds. So a closing publisher
 
-1. sends each link two empty control frames through a queue of one: the second is accepted only after the
-   engine has written all that came before the first;
+1. sends each link one control frame that is larger than a batch: it is the one to be dropped;
 2. keeps a duplicate of each connection's descriptor while libzmq closes its own, until the kernel says
    that the peer has read everything.
 """
@@ -24,32 +23,24 @@ from contextlib import suppress
 
 import zmq
 
-__all__ = ["Connections", "flush"]
+from .timeouts import milliseconds
+
+__all__ = ["Connections", "pad"]
 
 _LOOK_SECONDS = 0.001
+_PAD_BYTES = 16_384  # libzmq writes batches of at most 8,192
 
 
-def flush(lane: zmq.Socket[bytes], topics: Iterable[bytes], deadline: float) -> None:
-    """Wait until libzmq has written to each peer all that `lane` sent, or until `deadline` (monotonic).
+def pad(lane: zmq.Socket[bytes], topics: Iterable[bytes], deadline: float) -> None:
+    """Put something last in the queue of each peer that may be lost, waiting for room until `deadline`.
 
-    `topics` are ones that a single peer each subscribes to. The socket is good for nothing else afterwards.
+    `topics` are control topics that a single peer each subscribes to; `deadline` is monotonic time.
     """
     lane.setsockopt(zmq.XPUB_NODROP, 1)
-    lane.sndhwm = 1
-    waiting = [topic for topic in topics for _ in range(2)]
-    while waiting:
-        waiting = [topic for topic in waiting if not _accepted(lane, topic)]
-        if not waiting or time.monotonic() >= deadline:
-            return
-        lane.poll(1, zmq.POLLIN)  # lets it take in what its I/O thread reports
-
-
-def _accepted(lane: zmq.Socket[bytes], topic: bytes) -> bool:
-    try:
-        lane.send(topic, zmq.NOBLOCK)
-        return True
-    except zmq.Again:
-        return False
+    with suppress(zmq.Again):
+        for topic in topics:
+            lane.sndtimeo = milliseconds(max(0.0, deadline - time.monotonic()))
+            lane.send(topic.ljust(_PAD_BYTES, b"\xff"))
 
 
 class Connections:

@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import zmq
 
-from .handover import Connections, flush
+from .handover import Connections, pad
 from .ingress import sentinel
 from .roster import Entry, Roster
 from .timeouts import milliseconds
@@ -227,7 +227,7 @@ class Links:
         self.hold = self.drop = None
         for lane in self._lanes.values():
             own = [link for link in self._links.values() if link.lane is lane]
-            flush(lane.socket, [sentinel(link.entry.id, link.shown) for link in own], deadline)
+            pad(lane.socket, [sentinel(link.entry.id, link.shown) for link in own], deadline)
         paths = (path for ident in self._links for path in self._roster.socket_names(ident))
         connections = Connections(paths)
         for lane in self._lanes.values():
