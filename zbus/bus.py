@@ -133,7 +133,9 @@ class Bus:
         self._lock = threading.RLock()
         self._shared: Ingress | None = None
         self._ingresses: dict[Channel, Ingress] = {}
+        self._ends: list[Ingress] = []
         self._closed = ""
+        self._finished = False
         self._publisher = Publisher(
             self._roster,
             Links(
@@ -232,12 +234,14 @@ class Bus:
         return {**_about_process(), "member": self._member.id, "patterns": patterns}
 
     def _leave(self, channel: Channel) -> None:
-        """Forget a channel that closed."""
+        """Forget a channel whose socket is closed."""
         with self._lock:
             ingress = self._ingresses.pop(channel, None)
-            if ingress is None or self._closed:
+            if ingress is None:
                 return
-            if ingress is self._shared:
+            if self._closed:
+                self._finish()
+            elif ingress is self._shared:
                 ingress.describe(self._describe(ingress))
             else:
                 ingress.withdraw()
@@ -282,23 +286,37 @@ class Bus:
         with self._lock:
             if self._closed:
                 return
-            self._closed = f"the bus {self.name!r} is closed: open a new one"
-            channels = list(self._ingresses)
-            ingresses = {*self._ingresses.values(), *([self._shared] if self._shared else [])}
-            for ingress in ingresses:
-                ingress.withdraw()
             deadline = time.monotonic() + self._linger
+            self._closed = f"the bus {self.name!r} is closed: open a new one"
+            for ingress in self._all_ingresses():
+                ingress.withdraw()
             connections = self._publisher.close(self._closed, deadline)
-        for channel in channels:
+            self._ends = [*self._all_ingresses()]
+        for channel in list(self._ingresses):
             channel.close()
-        for ingress in ingresses:
+        with self._lock:
+            self._finish()
+        connections.close(deadline)
+        _open.discard(self)
+
+    def _all_ingresses(self) -> set[Ingress]:
+        return {*self._ingresses.values(), *([self._shared] if self._shared else [])}
+
+    def _finish(self) -> None:
+        """Free what is left, once every channel's socket is closed.
+
+        That may be later than `close`: if it was called in a signal handler while this very thread waits in a
+        channel, that channel comes here when the handler has returned.
+        """
+        if self._ingresses or self._finished:
+            return
+        self._finished = True
+        for ingress in self._ends:
             ingress.close()
         if self._context is not None:
             self._context.term()
-        connections.close(deadline)
         self._member.close()
         self._roster.close()
-        _open.discard(self)
 
     @property
     def closed(self) -> bool:
@@ -330,7 +348,7 @@ class Bus:
 
     def _count(self, counter: str, number: int = 1) -> None:
         if not self._closed:
-            self._member.counters[Member.COUNTERS.index(counter)] += number
+            self._member.add(counter, number)
 
     def _disown(self) -> None:
         """In a forked child: the sockets are the parent's, so every use fails at once."""

@@ -245,8 +245,6 @@ class Channel:
 
     def close(self) -> None:
         """Stop new events. What is buffered stays receivable; a blocked receiver wakes; twice is fine."""
-        if self._closing:
-            return
         self._closing = True
         # A receiver comes by here before it waits again; one that waits now gets its barrier.
         self._recv = self._buffered
@@ -256,7 +254,6 @@ class Channel:
                 self._drain()
             finally:
                 self._lock.release()
-        self._detach(self)
 
     def _buffered(self) -> bytes:
         """Stand in for `recv` once the channel closes."""
@@ -266,13 +263,14 @@ class Channel:
         raise _Ended
 
     def _drain(self) -> None:
-        """Keep what has arrived and let go of the socket. Under the lock."""
+        """Keep what has arrived, let go of the socket, and tell the bus. Under the lock."""
         if self._socket.closed:
             return
-        with suppress(zmq.Again):
+        with suppress(zmq.ZMQError):  # empty
             for _ in range(self.capacity + 1):
                 self._frames.append(self._socket.recv(zmq.NOBLOCK))
         self._socket.close()
+        self._detach(self)
 
     def _disown(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""
@@ -316,7 +314,7 @@ def _short_cut(
                     return None
                 stream = known
             seq = int(digits)
-            if seq != stream.next or not digits.isdigit():
+            if seq != stream.next or not digits.isdigit() or len(digits) > 19:
                 return otherwise(fields)
             if not path:
                 return batch(stream, data)

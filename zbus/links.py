@@ -54,12 +54,14 @@ class Link:
         self.expect(entry)
 
     def expect(self, entry: Entry) -> None:
+        """Begin to wait for the epoch of `entry`."""
         self.entry = entry
         self.since = time.monotonic()
         self.given_up = False
 
     @property
     def awaited(self) -> bool:
+        """Whether a send has to wait for this link."""
         return self.shown < self.entry.epoch and not self.given_up
 
 

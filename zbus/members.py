@@ -45,13 +45,18 @@ class Member:
                 with suppress(OSError):
                     scratch.unlink()
                 raise
-        self.counters = memoryview(self._map).cast("Q")
+        self._counters = memoryview(self._map).cast("Q")
+
+    def add(self, counter: str, number: int) -> None:
+        """Add to one of `COUNTERS`; it stays at the largest number it can hold."""
+        index = self.COUNTERS.index(counter)
+        self._counters[index] = min(self._counters[index] + number, 2**64 - 1)
 
     def close(self) -> None:
         """Remove the file and let go of the lock."""
         with suppress(OSError):
             self._path.unlink()
-        self.counters.release()
+        self._counters.release()
         self._map.close()
         os.close(self._fd)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, isnan
+from math import ceil, inf
 
 from .errors import Invalid
 
@@ -20,11 +20,17 @@ def check_timeout(timeout: object, what: str = "timeout") -> float:
         return inf
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"{what} must be seconds as a number, or None, not {type(timeout).__name__}")
-    if isnan(timeout) or timeout < 0:
+    if not timeout >= 0:  # or NaN
         raise Invalid(f"{what} is {timeout}: give seconds from 0, or None to wait for ever", value=timeout)
-    return float(timeout)
+    try:
+        return float(timeout)
+    except OverflowError:
+        return inf
 
 
 def milliseconds(seconds: float) -> int:
-    """Return `seconds` for libzmq, rounded up so that it never wakes early; -1, for ever, if infinite."""
-    return -1 if seconds == inf else max(0, int(-(-seconds * 1000 // 1)))
+    """Return `seconds` for libzmq, rounded up so that it never wakes early; -1, for ever, if infinite.
+
+    At most 2**31 - 1, the largest it takes: 24 days, after which a caller looks at the time again.
+    """
+    return -1 if seconds == inf else min(ceil(min(seconds, 1e7) * 1000), 2**31 - 1)

@@ -127,7 +127,8 @@ def _children(value: Any, where: str) -> Iterable[tuple[Any, str]]:
         return ((item, f"{where}[{key!r}]") for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ((item, f"{where}[{index}]") for index, item in enumerate(value))
-    return ()
+    fields = getattr(value, "__dataclass_fields__", ())  # orjson writes dataclasses as objects
+    return ((getattr(value, name, None), f"{where}.{name}") for name in fields)
 
 
 def _refuse_non_finite(value: Any, where: str) -> None:
@@ -196,7 +197,10 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
         TypeError: an item is not a `(path, data)` pair, or a path is not a `str`.
         Invalid: an empty path, or data that a batch cannot carry (bytes go by `send`).
     """
-    rows = items if isinstance(items, list) else list(items)
+    try:
+        rows = items if isinstance(items, list) else list(items)
+    except TypeError as error:
+        raise TypeError(f"items must be (path, data) pairs, not {items!r}") from error
     if not rows:
         return b"", 0
     # Columns instead of a loop: 60 in place of 110 ns an event (measured). What fails is looked at closely.
@@ -220,7 +224,7 @@ def _encode_rows(rows: list[Any]) -> bytes:
         check_text(row[0], f"path of items[{index}]")
         if isinstance(row[1], _BYTES_LIKE):
             raise Invalid(f"items[{index}] has bytes, which a batch cannot carry: use send()", index=index)
-    return _encode_odd(rows, "items")
+    return _encode_odd([tuple(row) for row in rows], "items")
 
 
 def decode(frame: bytes) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -26,7 +27,22 @@ def receive(sub: zbus.Subscription, timeout: float = 5.0) -> zbus.Event:
 
 @pytest.mark.parametrize(
     "data",
-    [None, False, 0, "", "text ÄÖ 주문", 2**63, -(2**63), 1.5, [], {}, [None], {"a": [1, {"b": None}]}, b"", b"\0a\0"],
+    [
+        None,
+        False,
+        0,
+        "",
+        "text ÄÖ 주문",
+        2**63,
+        -(2**63),
+        1.5,
+        [],
+        {},
+        [None],
+        {"a": [1, {"b": None}]},
+        b"",
+        b"\0a\0",
+    ],
 )
 def test_data_arrives_as_it_was_sent(bus: zbus.Bus, data: Any) -> None:
     sub = bus.subscribe("orders.**", "order.*")
@@ -330,7 +346,7 @@ def test_two_receivers_share_a_channel_without_loss_or_duplication(bus: zbus.Bus
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
-    assert sorted(sum(shares, [])) == list(range(20_000))
+    assert sorted(itertools.chain(*shares)) == list(range(20_000))
     assert sub.lost == 0
 
 
@@ -361,7 +377,9 @@ def test_a_program_that_ends_without_closing_delivers_and_cleans_up(bus: zbus.Bu
     sub = bus.subscribe("a")
     program = "import zbus; b = zbus.Bus(); s = b.subscribe('x'); b.send('a', 'b', '/1', 'last words')"
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
     assert time.monotonic() - start < 10
     assert done.stderr == ""
     assert receive(sub).data == "last words"

@@ -51,7 +51,9 @@ def test_subscribe_and_close_at_random_while_publishers_run(bus: zbus.Bus) -> No
         rng = random.Random(seed)
         try:
             for _ in range(60):
-                sub = bus.subscribe(rng.choice(("s0", "s1", "*", "s2")), overflow=rng.choice(("drop", "block")))
+                sub = bus.subscribe(
+                    rng.choice(("s0", "s1", "*", "s2")), overflow=rng.choice(("drop", "block"))
+                )
                 events = iter(sub)
                 numbers = [(next(events).system, evt.data) for evt in (next(events),)]
                 assert numbers

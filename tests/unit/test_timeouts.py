@@ -51,7 +51,7 @@ def test_milliseconds_round_up(seconds: float, expected: int) -> None:
     assert milliseconds(seconds) == expected
 
 
-@given(st.floats(min_value=0, max_value=1e9))
+@given(st.floats(min_value=0, max_value=2e6))
 def test_libzmq_never_wakes_early_nor_more_than_a_millisecond_late(seconds: float) -> None:
     assert 0 <= milliseconds(seconds) - seconds * 1000 <= 1
 
@@ -59,3 +59,12 @@ def test_libzmq_never_wakes_early_nor_more_than_a_millisecond_late(seconds: floa
 @given(st.floats(max_value=0, allow_infinity=False, exclude_max=True, min_value=-1e9))
 def test_what_is_overdue_does_not_wait(seconds: float) -> None:
     assert milliseconds(seconds) == 0
+
+
+@pytest.mark.parametrize("seconds", [2147484.0, 1e306, float(10**300)])
+def test_libzmq_gets_no_number_that_it_cannot_take(seconds: float) -> None:
+    assert milliseconds(seconds) == 2**31 - 1
+
+
+def test_a_number_beyond_floats_is_for_ever() -> None:
+    assert check_timeout(10**400) == inf
