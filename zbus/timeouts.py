@@ -33,4 +33,4 @@ def milliseconds(seconds: float) -> int:
 
     At most 2**31 - 1, the largest it takes: 24 days, after which a caller looks at the time again.
     """
-    return -1 if seconds == inf else min(ceil(min(seconds, 1e7) * 1000), 2**31 - 1)
+    return -1 if seconds == inf else min(ceil(max(0.0, min(seconds, 1e7)) * 1000), 2**31 - 1)

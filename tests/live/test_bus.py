@@ -289,9 +289,11 @@ def test_on_gap_may_close_the_channel_it_is_called_for(bus: zbus.Bus) -> None:
     assert sub.lost
 
 
-def test_a_signal_handler_may_close_what_its_thread_waits_for(bus: zbus.Bus) -> None:
-    sub = bus.subscribe("a")
-    before = signal.signal(signal.SIGALRM, lambda *_: sub.close())
+@pytest.mark.parametrize("end", ["sub", "bus"])
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+def test_a_signal_handler_may_close_what_its_thread_waits_for(bus: zbus.Bus, end: str, overflow: str) -> None:
+    sub = bus.subscribe("a", overflow=overflow)
+    before = signal.signal(signal.SIGALRM, lambda *_: (sub if end == "sub" else bus).close())
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         assert list(sub) == []
@@ -394,3 +396,28 @@ def test_the_token_moves_with_every_change(bus: zbus.Bus, zbus_dir: str) -> None
         assert roster.token[0] not in seen
         seen.add(roster.token[0])
     roster.close()
+
+
+def test_a_subscription_and_its_bus_may_close_at_the_same_time(bus: zbus.Bus) -> None:
+    sub = bus.subscribe("a", overflow="block")
+    channel = sub.channel()
+    woken, go_on = threading.Event(), threading.Event()
+    wake = channel._wake
+
+    def late(barrier: bytes) -> None:
+        if threading.current_thread() is closing:
+            woken.set()
+            go_on.wait(10)
+        wake(barrier)
+
+    channel._wake = late
+    closing = threading.Thread(target=sub.close)
+    closing.start()
+    assert woken.wait(10)  # begun, and not yet at the socket
+    ending = threading.Thread(target=bus.close)
+    ending.start()
+    ending.join(10)
+    assert not ending.is_alive()
+    go_on.set()
+    closing.join(10)
+    assert not closing.is_alive()

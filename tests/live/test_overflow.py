@@ -312,8 +312,8 @@ def test_a_stopped_drop_subscriber_makes_nobody_grow(spawn: Spawn, zbus_dir: str
     stopped.tell("how large")
     before = stopped.hear()["rss"]
     torrent.tell("go")
-    # For the first half the process is stopped, so that the publisher drops; for the second only its reader is
-    # idle, so that its forwarder does.
+    # For the first half the process is stopped, so that the publisher drops; for the second only its reader
+    # is idle, so that its forwarder does.
     stopped.signal(signal.SIGSTOP)
     threading.Timer(15, stopped.signal, [signal.SIGCONT]).start()
     report = torrent.hear()
