@@ -251,19 +251,8 @@ def test_a_full_block_channel_that_closes_frees_its_publisher_and_keeps_what_it_
     assert 1 <= len(kept) <= accepted
 
 
-@pytest.mark.parametrize("overflow", ["block", "drop"])
-def test_a_closing_publisher_hands_over_all_that_was_accepted(
-    bus: zbus.Bus, zbus_dir: str, overflow: str
-) -> None:
-    """Its queue, the kernel's and ours are full when it closes: each would drop its end."""
-    sub = bus.subscribe("stream", overflow=overflow, capacity=10 if overflow == "block" else 100_000)
-    sender = zbus.Bus(dir=zbus_dir, linger=30.0)
-    if overflow == "block":
-        accepted = fill(sender)
-    else:
-        accepted = 50_000
-        for number in range(1, accepted + 1):
-            sender.send("stream", "tick", "/1", number)
+def close_and_read(sender: zbus.Bus, sub: zbus.Subscription, accepted: int) -> None:
+    """Close `sender` while `sub` reads all that was accepted."""
     closing = threading.Thread(target=sender.close)
     closing.start()
     for number in range(1, accepted + 1):
@@ -273,6 +262,24 @@ def test_a_closing_publisher_hands_over_all_that_was_accepted(
     closing.join(10)
     assert not closing.is_alive()
     assert sub.lost == 0
+
+
+@pytest.mark.parametrize("queue", [5, 20, 1000])
+def test_a_closing_publisher_hands_over_what_a_full_subscriber_has_no_room_for(
+    bus: zbus.Bus, zbus_dir: str, queue: int
+) -> None:
+    """Its queue, its engine's batch, the kernel's buffer and ours are full when it closes."""
+    sub = bus.subscribe("stream", overflow="block", capacity=10)
+    sender = zbus.Bus(dir=zbus_dir, capacity=queue, linger=30.0)
+    close_and_read(sender, sub, fill(sender))
+
+
+def test_a_closing_publisher_hands_over_a_burst(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("stream", capacity=100_000)
+    sender = zbus.Bus(dir=zbus_dir, linger=30.0)
+    for number in range(1, 50_001):
+        sender.send("stream", "tick", "/1", number)
+    close_and_read(sender, sub, 50_000)
 
 
 def test_linger_bounds_the_time_that_close_takes(bus: zbus.Bus, zbus_dir: str) -> None:

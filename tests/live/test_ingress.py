@@ -1,0 +1,153 @@
+"""The order of steps in a join, each held up in turn: what races would show once in a million joins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zbus
+from zbus.forwarder import new_context
+from zbus.ingress import Ingress, sentinel
+from zbus.roster import Entry, Roster
+
+
+@pytest.fixture
+def roster(zbus_dir: str) -> Iterator[Roster]:
+    opened = Roster(zbus_dir, "default")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ingress(roster: Roster) -> Iterator[Ingress]:
+    context = new_context()
+    made = Ingress(context, roster, blocking=False, capacity=100, max_event_bytes=10_000)
+    yield made
+    made.withdraw()
+    made.close()
+    context.term()
+
+
+class Held:
+    """A call in a thread of its own, with the forwarder paused so that it cannot get ahead."""
+
+    def __init__(self, ingress: Ingress, call: Any) -> None:
+        self.control = ingress._forwarder._control
+        self.control.send(b"PAUSE")
+        self.result: Any = None
+        self._thread = threading.Thread(target=self._run, args=(call,))
+        self._thread.start()
+
+    def _run(self, call: Any) -> None:
+        self.result = call()
+
+    def returns(self, limit: float) -> bool:
+        self._thread.join(limit)
+        return not self._thread.is_alive()
+
+    def resume(self) -> Any:
+        self.control.send(b"RESUME")
+        assert self.returns(10)
+        return self.result
+
+
+def test_a_channel_is_connected_only_when_its_prefixes_have_passed_the_forwarder(ingress: Ingress) -> None:
+    held = Held(ingress, lambda: ingress.connect((b"a",), 100))
+    assert not held.returns(0.2)
+    socket, _ = held.resume()
+    socket.close()
+
+
+def test_an_epoch_is_announced_only_when_its_sentinel_has_passed_the_forwarder(
+    ingress: Ingress, roster: Roster
+) -> None:
+    socket, _ = ingress.connect((b"a",), 100)
+    before = roster.token[0]
+    held = Held(ingress, lambda: ingress.publish(socket, {}))
+    assert not held.returns(0.2)
+    assert roster.entries() == {}
+    assert roster.token[0] == before
+    held.resume()
+    assert roster.entries() == {ingress.id: Entry(ingress.id, 1, "drop")}
+    assert roster.token[0] != before
+    socket.close()
+
+
+def test_a_new_entry_is_there_before_the_token_moves_and_the_old_one_goes_after(
+    ingress: Ingress, roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    touch = roster.touch
+
+    def look() -> None:
+        seen.append(sorted(path.name for path in roster.path.glob("*.drop")))
+        touch()
+
+    monkeypatch.setattr(roster, "touch", look)
+    sockets = []
+    for _ in range(3):
+        socket, _ = ingress.connect((b"a",), 100)
+        sockets.append(socket)
+        ingress.publish(socket, {})
+    names = [f"{ingress.id}.{epoch}.drop" for epoch in (1, 2, 3)]
+    assert seen == [names[:1], names[:2], names[1:]]
+    assert sorted(path.name for path in roster.path.glob("*.drop")) == names[2:]
+    for socket in sockets:
+        socket.close()
+
+
+def test_the_socket_has_its_name_only_once_it_listens(ingress: Ingress, roster: Roster) -> None:
+    assert not roster.socket_path(ingress.id).exists()
+    socket, _ = ingress.connect((b"a",), 100)
+    ingress.publish(socket, {})
+    assert roster.alive(ingress.id)
+    socket.close()
+
+
+def test_a_sentinel_names_ingress_and_epoch() -> None:
+    assert sentinel("00ff", 7) == b"\xff00ff.7"
+
+
+def test_a_subscriber_that_joins_while_the_roster_is_listed_gets_the_event(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is remembered before the listing, so a change during it is seen."""
+    late: list[zbus.Subscription] = []
+    entries = bus._roster.entries
+
+    with zbus.Bus(dir=zbus_dir) as other:
+
+        def stale() -> dict[str, Entry]:
+            found = entries()
+            if not late:
+                late.append(other.subscribe("a"))
+            return found
+
+        monkeypatch.setattr(bus._roster, "entries", stale)
+        bus.send("a", "b", "/1")
+        assert late[0].channel().receive(timeout=5.0)[1]
+
+
+def test_a_listing_is_repeated_while_the_token_moves(roster: Roster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory read in pieces can miss an entry that is replaced meanwhile."""
+    import os
+
+    calls = []
+    listdir = os.listdir
+
+    def overtaken(path: Any) -> list[str]:
+        names = listdir(path)
+        calls.append(path)
+        if len(calls) == 1:
+            Path(roster.path, "0123456789abcdef.2.drop").touch()
+            roster.touch()
+        return names
+
+    monkeypatch.setattr(os, "listdir", overtaken)
+    assert set(roster.entries()) == {"0123456789abcdef"}
+    assert len(calls) == 2
+    Path(roster.path, "0123456789abcdef.2.drop").unlink()
