@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 import zbus
-from zbus.forwarder import new_context
+from zbus import forwarder
 from zbus.ingress import Ingress, sentinel
 from zbus.roster import Entry, Roster
 
@@ -22,9 +23,33 @@ def roster(zbus_dir: str) -> Iterator[Roster]:
     opened.close()
 
 
+class Gate(threading.Event):
+    """Stands in for the forwarder's loop: forwards while it is open, so that a test can hold it up."""
+
+    def forward(self, publishers: Any, channels: Any, steer: Any) -> None:
+        poller = zmq.Poller()
+        for socket in (publishers, channels, steer):
+            poller.register(socket, zmq.POLLIN)
+        while steer not in (ready := dict(poller.poll(5))):
+            if self.wait(0.005):
+                for source, target in ((publishers, channels), (channels, publishers)):
+                    if source in ready:
+                        target.send(source.recv())
+        for socket in (publishers, channels, steer):
+            socket.close()
+
+
 @pytest.fixture
-def ingress(roster: Roster) -> Iterator[Ingress]:
-    context = new_context()
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    made = Gate()
+    made.set()
+    monkeypatch.setattr(forwarder, "_forward", made.forward)
+    return made
+
+
+@pytest.fixture
+def ingress(roster: Roster, gate: Gate) -> Iterator[Ingress]:
+    context = forwarder.new_context()
     made = Ingress(context, roster, blocking=False, capacity=100, max_event_bytes=10_000)
     yield made
     made.withdraw()
@@ -33,45 +58,47 @@ def ingress(roster: Roster) -> Iterator[Ingress]:
 
 
 class Held:
-    """A call in a thread of its own, with the forwarder paused so that it cannot get ahead."""
+    """A call in a thread of its own, while the forwarder is held up."""
 
-    def __init__(self, ingress: Ingress, call: Any) -> None:
-        self.control = ingress._forwarder._control
-        self.control.send(b"PAUSE")
+    def __init__(self, gate: Gate, call: Callable[[], Any]) -> None:
         self.result: Any = None
+        self._gate = gate
+        gate.clear()
         self._thread = threading.Thread(target=self._run, args=(call,))
         self._thread.start()
 
-    def _run(self, call: Any) -> None:
+    def _run(self, call: Callable[[], Any]) -> None:
         self.result = call()
 
     def returns(self, limit: float) -> bool:
         self._thread.join(limit)
         return not self._thread.is_alive()
 
-    def resume(self) -> Any:
-        self.control.send(b"RESUME")
+    def let_go(self) -> Any:
+        self._gate.set()
         assert self.returns(10)
         return self.result
 
 
-def test_a_channel_is_connected_only_when_its_prefixes_have_passed_the_forwarder(ingress: Ingress) -> None:
-    held = Held(ingress, lambda: ingress.connect((b"a",), 100))
+def test_a_channel_is_connected_only_when_its_prefixes_have_passed_the_forwarder(
+    ingress: Ingress, gate: Gate
+) -> None:
+    held = Held(gate, lambda: ingress.connect((b"a",), 100))
     assert not held.returns(0.2)
-    socket, _ = held.resume()
+    socket, _ = held.let_go()
     socket.close()
 
 
 def test_an_epoch_is_announced_only_when_its_sentinel_has_passed_the_forwarder(
-    ingress: Ingress, roster: Roster
+    ingress: Ingress, roster: Roster, gate: Gate
 ) -> None:
     socket, _ = ingress.connect((b"a",), 100)
     before = roster.token[0]
-    held = Held(ingress, lambda: ingress.publish(socket, {}))
+    held = Held(gate, lambda: ingress.publish(socket, {}))
     assert not held.returns(0.2)
     assert roster.entries() == {}
     assert roster.token[0] == before
-    held.resume()
+    held.let_go()
     assert roster.entries() == {ingress.id: Entry(ingress.id, 1, "drop")}
     assert roster.token[0] != before
     socket.close()
