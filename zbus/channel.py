@@ -192,7 +192,7 @@ class Channel:
 
     def _decode_any(self, fields: list[bytes]) -> None:
         """Decode a frame of any shape; what it holds becomes the batch."""
-        if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's, or a publisher's farewell
+        if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's
             return
         try:
             system, kind, origin, seq, born, events = decode_fields(fields)

@@ -1,12 +1,10 @@
 """Handing over: what `send` accepted reaches the peers' processes before the publisher lets go of them.
 
-libzmq alone would lose the end of a stream when a subscriber is slow, in two places (read in its source at
-v4.3.5): a closing session drops the batch that its engine could not write yet, and an engine whose queue is
-full, on seeing the connection end, drops what the kernel still holds. So a closing publisher
-
-1. sends each link one control frame that is larger than a batch: it is the one to be dropped;
-2. keeps a duplicate of each connection's descriptor while libzmq closes its own, until the kernel says
-   that the peer has read everything.
+libzmq alone would lose the end of a stream when a subscriber is slow: an engine that has stopped reading,
+because its queue is full, takes the end of the connection for an error and drops what the kernel still holds
+(`in_event_internal` in its source at v4.3.5). So a closing publisher keeps a duplicate of each connection's
+descriptor, while libzmq writes what is left and closes its own, until the kernel says that the peer has
+read everything.
 """
 
 from __future__ import annotations
@@ -21,26 +19,9 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-import zmq
-
-from .timeouts import milliseconds
-
-__all__ = ["Connections", "pad"]
+__all__ = ["Connections"]
 
 _LOOK_SECONDS = 0.001
-_PAD_BYTES = 16_384  # libzmq writes batches of at most 8,192
-
-
-def pad(lane: zmq.Socket[bytes], topics: Iterable[bytes], deadline: float) -> None:
-    """Put something last in the queue of each peer that may be lost, waiting for room until `deadline`.
-
-    `topics` are control topics that a single peer each subscribes to; `deadline` is monotonic time.
-    """
-    lane.setsockopt(zmq.XPUB_NODROP, 1)
-    with suppress(zmq.Again):
-        for topic in topics:
-            lane.sndtimeo = milliseconds(max(0.0, deadline - time.monotonic()))
-            lane.send(topic.ljust(_PAD_BYTES, b"\xff"))
 
 
 class Connections:

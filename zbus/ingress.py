@@ -112,7 +112,7 @@ class Ingress:
             self._marker = socket
         elif self._marker is None:
             self._marker = self._socket(zmq.SUB)
-            self._marker.rcvhwm = 1  # publishers say farewell to it, and nobody reads that
+            self._marker.rcvhwm = 1  # nobody reads it
             self._marker.connect(self._forwarder.back)
         self._marker.setsockopt(zmq.SUBSCRIBE, sentinel(self.id, entry.epoch))
         self._await(sentinel(self.id, entry.epoch))

@@ -18,8 +18,7 @@ from contextlib import suppress
 
 import zmq
 
-from .handover import Connections, pad
-from .ingress import sentinel
+from .handover import Connections
 from .roster import Entry, Roster
 from .timeouts import milliseconds
 from .wire import CONTROL
@@ -221,15 +220,12 @@ class Links:
         poller.poll(_LOOK_MS)
 
     def close(self, deadline: float) -> Connections:
-        """Close the sockets once all that was accepted is written, or at `deadline` (monotonic).
+        """Close the sockets; libzmq still writes what was accepted, until `deadline` (monotonic).
 
         Returns:
             The connections, to be closed when the context has ended.
         """
         self.hold = self.drop = None
-        for lane in self._lanes.values():
-            own = [link for link in self._links.values() if link.lane is lane]
-            pad(lane.socket, [sentinel(link.entry.id, link.shown) for link in own], deadline)
         paths = (path for ident in self._links for path in self._roster.socket_names(ident))
         connections = Connections(paths)
         for lane in self._lanes.values():
