@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -43,6 +44,15 @@ Policy = Callable[[str, str], bool]
 Context = zmq.Context[zmq.Socket[bytes]]
 
 _open: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+class _Seat(NamedTuple):
+    """What a bus knows of one of its channels: not the channel itself, so that it can be dropped."""
+
+    channel: weakref.ref[Channel]
+    socket: zmq.Socket[bytes]  # so that it is not collected, and closed, together with its channel
+    ingress: Ingress
+    patterns: tuple[str, str]
 
 
 class Subscription:
@@ -129,10 +139,12 @@ class Bus:
         self._roster = Roster(dir, name)
         self._member = Member(self._roster, _about_process())
         self._context: Context | None = None
-        # Re-entrant: a channel may be closed by garbage collection while another joins.
+        # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock = threading.RLock()
         self._shared: Ingress | None = None
-        self._ingresses: dict[Channel, Ingress] = {}
+        self._seats: dict[int, _Seat] = {}
+        self._joining = False
+        self._dropped: deque[Channel] = deque()
         self._ends: list[Ingress] = []
         self._closed = ""
         self._finished = False
@@ -192,7 +204,12 @@ class Bus:
         channel = Channel(what, which, overflow, room, on_gap)
         with self._lock:
             self._check_open()
-            self._join(channel, prefixes(what, which), room)
+            self._joining = True
+            try:
+                self._join(channel, prefixes(what, which), room)
+            finally:
+                self._joining = False
+        self._sweep()
         return Subscription(channel)
 
     def _join(self, channel: Channel, topics: tuple[bytes, ...], capacity: int) -> None:
@@ -209,12 +226,13 @@ class Bus:
             )
         try:
             socket, barrier = ingress.connect(topics, capacity)
-            channel._attach(socket, barrier, ingress.wake, self._leave, self._count)
-            self._ingresses[channel] = ingress
+            channel._attach(socket, barrier, ingress.wake, self._leave, self._discard, self._count)
+            patterns = (channel.system, channel.kind or "*")
+            self._seats[id(channel)] = _Seat(weakref.ref(channel), socket, ingress, patterns)
             try:
                 ingress.publish(socket, self._describe(ingress))
             except BaseException:
-                del self._ingresses[channel]
+                del self._seats[id(channel)]
                 socket.close()
                 raise
         except BaseException:
@@ -229,23 +247,38 @@ class Bus:
         channel._joined(time.monotonic_ns() // 1000)
 
     def _describe(self, ingress: Ingress) -> dict[str, Any]:
-        channels = [channel for channel, owner in self._ingresses.items() if owner is ingress]
-        patterns = [[channel.system, channel.kind or "*"] for channel in channels]
+        patterns = [seat.patterns for seat in list(self._seats.values()) if seat.ingress is ingress]
         return {**_about_process(), "member": self._member.id, "patterns": patterns}
 
     def _leave(self, channel: Channel) -> None:
         """Forget a channel whose socket is closed."""
         with self._lock:
-            ingress = self._ingresses.pop(channel, None)
-            if ingress is None:
+            seat = self._seats.pop(id(channel), None)
+            if seat is None:
                 return
             if self._closed:
                 self._finish()
-            elif ingress is self._shared:
-                ingress.describe(self._describe(ingress))
-            else:
-                ingress.withdraw()
-                ingress.close()
+            elif seat.ingress is not self._shared:
+                seat.ingress.withdraw()
+                seat.ingress.close()
+            elif not self._joining:  # else it is garbage collected amid a join, which will describe all
+                seat.ingress.describe(self._describe(seat.ingress))
+        self._sweep()
+
+    def _discard(self, channel: Channel) -> None:
+        """Close a channel that nobody refers to any more, now or as soon as the lock is free.
+
+        Garbage collection runs anywhere, also in a thread that the holder of the lock waits for.
+        """
+        self._dropped.append(channel)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                self._dropped.popleft().close()
+            finally:
+                self._lock.release()
 
     def send(
         self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
@@ -292,15 +325,16 @@ class Bus:
                 ingress.withdraw()
             connections = self._publisher.close(self._closed, deadline)
             self._ends = [*self._all_ingresses()]
-        for channel in list(self._ingresses):
-            channel.close()
+        for seat in list(self._seats.values()):
+            if (channel := seat.channel()) is not None:
+                channel.close()
         with self._lock:
             self._finish()
         connections.close(deadline)
         _open.discard(self)
 
     def _all_ingresses(self) -> set[Ingress]:
-        return {*self._ingresses.values(), *([self._shared] if self._shared else [])}
+        return {*(seat.ingress for seat in self._seats.values()), *([self._shared] if self._shared else [])}
 
     def _finish(self) -> None:
         """Free what is left, once every channel's socket is closed.
@@ -308,7 +342,7 @@ class Bus:
         That may be later than `close`: if it was called in a signal handler while this very thread waits in a
         channel, that channel comes here when the handler has returned.
         """
-        if self._ingresses or self._finished:
+        if self._seats or self._finished:
             return
         self._finished = True
         for ingress in self._ends:
@@ -356,8 +390,9 @@ class Bus:
         self._lock = threading.RLock()
         self._publisher.disown(self._closed)
         self._member.disown()
-        for channel in self._ingresses:
-            channel._disown(self._closed)
+        for seat in self._seats.values():
+            if (channel := seat.channel()) is not None:
+                channel._disown(self._closed)
 
 
 def _check_count(value: object, what: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -81,13 +82,17 @@ class Channel:
         self._streams = Streams(
             lambda s, k: system.matches(s) and (kind is None or kind.matches(k)),
         )
-        self._decode = _short_cut(self._streams, self._decode_batch, self._decode_any)
-        self._closing = False
+        me = weakref.proxy(self)  # no cycle: a channel that is dropped is to close at once
+        self._decode = _short_cut(
+            self._streams, lambda *batch: me._decode_batch(*batch), lambda fields: me._decode_any(fields)
+        )
+        self._closing = True  # until it is attached, there is nothing to close
         self._socket: zmq.Socket[bytes]
         self._recv: Callable[[], bytes]
         self._barrier = b""
         self._detach: Callable[[Channel], None]
         self._wake: Callable[[bytes], None]
+        self._discard: Callable[[Channel], None]
         self._count: Callable[[str, int], None] = lambda *_: None
 
     def _attach(
@@ -96,18 +101,22 @@ class Channel:
         barrier: bytes,
         wake: Callable[[bytes], None],
         detach: Callable[[Channel], None],
+        discard: Callable[[Channel], None],
         count: Callable[[str, int], None],
     ) -> None:
         """Take over `socket`.
 
-        `wake` sends it its barrier, `detach` tells the bus of the close, `count` adds to a counter there.
+        `wake` sends it its barrier, `detach` tells the bus of the close, `discard` has the bus close it
+        without waiting for anything, `count` adds to a counter there.
         """
         self._socket = socket
         self._recv = super(zmq.Socket, socket).recv
         self._barrier = barrier
         self._wake = wake
         self._detach = detach
+        self._discard = discard
         self._count = count
+        self._closing = False
 
     def _joined(self, now: int) -> None:
         """Note the time (CLOCK_MONOTONIC, microseconds) from which every publisher counts this channel in."""
@@ -124,11 +133,11 @@ class Channel:
     def _runs(self) -> Iterator[Iterable[Event]]:
         acquire, release, decode = self._lock.acquire, self._lock.release, self._decode
         while True:
-            if self._batch is not None:
-                yield self._batch
             acquire()
             try:
-                evt = decode(self._recv())
+                evt = self._rest() if self._batch is not None else None
+                if evt is None:
+                    evt = decode(self._recv())
             except _Ended:
                 return
             except zmq.ZMQError as error:
@@ -137,8 +146,21 @@ class Channel:
                 release()
             if evt is not None:
                 yield (evt,)
-            elif self._untold:
+                continue
+            if self._untold:
                 self._tell()
+            if (batch := self._batch) is not None:
+                yield batch
+
+    def _rest(self) -> Event | None:
+        """Return the next event of the batch, if there is one left. Under the lock.
+
+        No frame may be taken before the batch is used up: it could hold another.
+        """
+        evt = next(self._batch, None) if self._batch is not None else None
+        if evt is None:
+            self._batch = None
+        return evt
 
     def receive(self, timeout: float | None = None) -> tuple[Event, bool] | tuple[None, bool]:
         """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
@@ -156,8 +178,7 @@ class Channel:
             self._expired(patience)
         try:
             while True:
-                evt = next(self._batch, None) if self._batch else None
-                evt = evt or self._take(deadline, patience)
+                evt = self._rest() or self._take(deadline, patience)
                 if evt is not None:
                     return evt, True
         except _Ended:
@@ -254,6 +275,11 @@ class Channel:
                 self._drain()
             finally:
                 self._lock.release()
+
+    def __del__(self) -> None:
+        # Nobody can receive from it any more, and without this its process would go on taking its events.
+        if not self._closing:
+            self._discard(self)
 
     def _buffered(self) -> bytes:
         """Stand in for `recv` once the channel closes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ class Member:
     def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
         """Create the file, locked before anybody can see it."""
         self.id = new_id()
+        self._lock = threading.Lock()
         self._path = roster.path / f"{self.id}.member"
         scratch = roster.scratch_path(self.id)
         with file_errors("write", self._path):
@@ -50,7 +52,8 @@ class Member:
     def add(self, counter: str, number: int) -> None:
         """Add to one of `COUNTERS`; it stays at the largest number it can hold."""
         index = self.COUNTERS.index(counter)
-        self._counters[index] = min(self._counters[index] + number, 2**64 - 1)
+        with self._lock:
+            self._counters[index] = min(self._counters[index] + number, 2**64 - 1)
 
     def close(self) -> None:
         """Remove the file and let go of the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -233,9 +234,11 @@ def test_300_cycles_leave_threads_descriptors_and_files_as_they_were(bus: zbus.B
 
 
 def test_peers_tell_who_is_on_the_bus(bus: zbus.Bus) -> None:
-    bus.subscribe("orders.**", "order.*")
-    bus.subscribe("a")
-    bus.subscribe("b", overflow="block")
+    _kept = [
+        bus.subscribe("orders.**", "order.*"),
+        bus.subscribe("a"),
+        bus.subscribe("b", overflow="block"),
+    ]
     shown = [peer for peer in zbus.peers() if peer.role == "subscriber"]
     assert [(peer.overflow, peer.patterns) for peer in shown] == [
         ("block", [("b", "*")]),
@@ -252,7 +255,7 @@ def test_peers_of_a_bus_that_nobody_opened(zbus_dir: str) -> None:
 
 def test_closing_one_channel_updates_what_the_roster_shows(bus: zbus.Bus) -> None:
     first = bus.subscribe("a")
-    bus.subscribe("b")
+    _second = bus.subscribe("b")
     first.close()
     assert [peer.patterns for peer in zbus.peers() if peer.role == "subscriber"] == [[("b", "*")]]
 
@@ -421,3 +424,32 @@ def test_a_subscription_and_its_bus_may_close_at_the_same_time(bus: zbus.Bus) ->
     go_on.set()
     closing.join(10)
     assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+def test_a_subscription_that_is_dropped_closes_itself(bus: zbus.Bus, overflow: str) -> None:
+    def listening() -> list[list[tuple[str, str]]]:
+        return [peer.patterns for peer in zbus.peers() if peer.role == "subscriber" and peer.patterns]
+
+    sub = bus.subscribe("a", overflow=overflow, capacity=10)
+    channel = sub.channel()
+    del sub
+    assert listening() == [[("a", "*")]]  # the channel is enough
+    bus.send("a", "b", "/1")
+    assert channel.receive(timeout=5.0)[1]
+    del channel
+    assert listening() == []
+    for _ in range(5_000):
+        bus.send("a", "b", "/1", timeout=5.0)  # nobody is full
+
+
+def test_subscriptions_that_are_dropped_in_a_cycle_close_amid_others(bus: zbus.Bus) -> None:
+    for _ in range(200):
+        loop: list[Any] = [bus.subscribe("a"), bus.subscribe("b", overflow="block")]
+        loop.append(loop)
+    del loop
+    gc.collect()
+    sub = bus.subscribe("c")
+    assert [peer.patterns for peer in zbus.peers() if peer.role == "subscriber"] == [[("c", "*")]]
+    bus.send("c", "b", "/1")
+    assert receive(sub).path == "/1"

@@ -15,8 +15,6 @@ import zbus
 from zbus import errors
 from zbus.roster import Roster, default_root
 
-IS_ROOT = os.geteuid() == 0
-
 
 def test_the_root_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ZBUS_DIR", "/chosen")
@@ -78,12 +76,14 @@ def test_a_file_in_its_place(zbus_dir: str) -> None:
         zbus.Bus(dir=path / "below")
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root can give a directory away; CI is root")
 def test_a_directory_of_somebody_else(zbus_dir: str) -> None:
     theirs = Path(zbus_dir, "theirs")
     theirs.mkdir(mode=0o700)
-    os.chown(theirs, 12345, 12345)
-    with pytest.raises(zbus.PermissionDenied, match="belongs to user 12345"):
+    if os.geteuid() == 0:
+        os.chown(theirs, 12345, 12345)
+    else:  # only root can give a directory away, but root's own are somebody else's here
+        theirs = Path("/usr")
+    with pytest.raises(zbus.PermissionDenied, match="belongs to user"):
         zbus.Bus(dir=theirs)
 
 

@@ -283,7 +283,7 @@ def test_a_closing_publisher_hands_over_a_burst(bus: zbus.Bus, zbus_dir: str) ->
 
 
 def test_linger_bounds_the_time_that_close_takes(bus: zbus.Bus, zbus_dir: str) -> None:
-    bus.subscribe("stream", overflow="block", capacity=10)
+    _held = bus.subscribe("stream", overflow="block", capacity=10)
     sender = zbus.Bus(dir=zbus_dir, linger=0.3)
     fill(sender)
     start = time.monotonic()

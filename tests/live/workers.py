@@ -168,7 +168,7 @@ def reader(pattern: str, overflow: str, capacity: str = "65536") -> None:
 def idle_subscriber(pattern: str, overflow: str, capacity: str) -> None:
     """Subscribe and never read."""
     with zbus.Bus(capacity=int(capacity)) as bus:
-        bus.subscribe(pattern, overflow=overflow)
+        _held = bus.subscribe(pattern, overflow=overflow)
         tell(ready=True)
         told()
         tell(rss=resident_mib())

@@ -209,7 +209,7 @@ def zbus_pong(directory: str) -> None:
 def zbus_wait(directory: str) -> None:
     """Subscribe and read until the standard input ends."""
     with open_bus(directory) as bus:
-        bus.subscribe("*")
+        _sub = bus.subscribe("*")
         report(ready=1)
         sys.stdin.read()
 
@@ -240,7 +240,7 @@ def memory_base() -> None:
 
 def memory_zbus(directory: str) -> None:
     with open_bus(directory) as bus:
-        bus.subscribe("orders.**")
+        _sub = bus.subscribe("orders.**")
         report(kib=resident_kib())
 
 
