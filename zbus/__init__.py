@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import errors
-from .bus import Bus, Subscription
+from .bus import Bus
 from .channel import Channel
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap
 from .members import Peer, peers
 from .policy import Policy, Rule
 from .publisher import DEFAULT
+from .subscription import Subscription
 
 __all__ = [
     "Bus",

@@ -1,4 +1,4 @@
-"""The bus as a process uses it: `Bus`, `Subscription`, and their ends.
+"""The bus as a process uses it, and its end.
 
 A `Bus` owns one ZeroMQ context, one publisher, one ingress shared by its `drop` channels and one for each
 `block` channel. Nothing of ZeroMQ is created before it is needed, so a bus that only sends has no
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -23,18 +22,19 @@ import zmq
 from .channel import Channel
 from .descriptors import check_headroom, raise_limit
 from .errors import Canceled, Invalid
-from .event import Event, Gap
+from .event import Gap
 from .forwarder import new_context
 from .ingress import Ingress
 from .links import Links
-from .members import Member
+from .members import Member, about_process
 from .patterns import Matcher, prefixes
 from .policy import SEND, SUBSCRIBE
 from .publisher import DEFAULT, Publisher
 from .roster import Roster
+from .subscription import Subscription
 from .timeouts import check_timeout
 
-__all__ = ["Bus", "Subscription"]
+__all__ = ["Bus"]
 
 _OVERFLOWS = ("drop", "block")
 _INGRESS_DESCRIPTORS = 12
@@ -53,36 +53,6 @@ class _Seat(NamedTuple):
     socket: zmq.Socket[bytes]  # so that it is not collected, and closed, together with its channel
     ingress: Ingress
     patterns: tuple[str, str]
-
-
-class Subscription:
-    """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
-
-    def __init__(self, channel: Channel) -> None:
-        """Made by `Bus.subscribe`."""
-        self._channel = channel
-
-    def channel(self) -> Channel:
-        """Return the channel, always the same object, also after `close`."""
-        return self._channel
-
-    def close(self) -> None:
-        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
-        self._channel.close()
-
-    @property
-    def lost(self) -> int:
-        """How many events were dropped because the channel was full."""
-        return self._channel.lost
-
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self._channel)
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Bus:
@@ -137,7 +107,7 @@ class Bus:
         check_timeout(send_timeout, "send_timeout")
         raise_limit()
         self._roster = Roster(dir, name)
-        self._member = Member(self._roster, _about_process())
+        self._member = Member(self._roster, about_process())
         self._context: Context | None = None
         # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock = threading.RLock()
@@ -248,7 +218,7 @@ class Bus:
 
     def _describe(self, ingress: Ingress) -> dict[str, Any]:
         patterns = [seat.patterns for seat in list(self._seats.values()) if seat.ingress is ingress]
-        return {**_about_process(), "member": self._member.id, "patterns": patterns}
+        return {**about_process(), "member": self._member.id, "patterns": patterns}
 
     def _leave(self, channel: Channel) -> None:
         """Forget a channel whose socket is closed."""
@@ -407,11 +377,6 @@ def _check_policy(policy: Policy | None) -> Policy | None:
     if policy is not None and not callable(policy):
         raise TypeError(f"policy must be callable, not {type(policy).__name__}")
     return policy
-
-
-def _about_process() -> dict[str, Any]:
-    name = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
-    return {"process": name, "pid": os.getpid(), "language": "python"}
 
 
 @atexit.register

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,13 @@ import orjson
 
 from .roster import Entry, Roster, file_errors, locate, new_id, unlocked
 
-__all__ = ["Member", "Peer", "peers"]
+__all__ = ["Member", "Peer", "about_process", "peers"]
+
+
+def about_process() -> dict[str, Any]:
+    """Return what this process says about itself on the roster."""
+    name = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
+    return {"process": name, "pid": os.getpid(), "language": "python"}
 
 
 class Member:
