@@ -226,7 +226,7 @@ class Channel:
         stream = self._streams.find(key) or self._streams.add(key, seq, born)
         if origin:
             gap = stream.jump(seq) if seq != stream.next else None
-            stream.next = seq + len(events)
+            stream.expect(seq + len(events))
             if gap is not None:
                 self._note(gap)
         if stream.wanted:
@@ -235,7 +235,7 @@ class Channel:
     def _decode_batch(self, stream: Stream, data: bytes) -> None:
         """Decode the batch of a stream in use, the one due."""
         events = decode_batch(stream.system, stream.kind, stream.origin, stream.next, data)
-        stream.next += len(events)
+        stream.expect(stream.next + len(events))
         self._batch = iter(events)
 
     def _note(self, gap: Gap) -> None:
@@ -340,7 +340,8 @@ def _short_cut(
                     return None
                 stream = known
             seq = int(digits)
-            if seq != stream.next or not digits.isdigit() or len(digits) > 19:
+            # `int` reads more than the format allows, such as `+5` and `1_0`, but all of that is longer.
+            if seq != stream.next or len(digits) > stream.width:
                 return otherwise(fields)
             if not path:
                 return batch(stream, data)

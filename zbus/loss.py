@@ -22,7 +22,17 @@ Key = tuple[bytes, bytes, bytes]
 class Stream:
     """One (system, kind, origin) as a channel sees it: its names, the verdict, and what comes next."""
 
-    __slots__ = ("kind", "kind_key", "next", "origin", "origin_key", "system", "system_key", "wanted")
+    __slots__ = (
+        "kind",
+        "kind_key",
+        "next",
+        "origin",
+        "origin_key",
+        "system",
+        "system_key",
+        "wanted",
+        "width",
+    )
 
     def __init__(self, key: Key, wanted: bool, due: int) -> None:
         self.system_key, self.kind_key, self.origin_key = key
@@ -31,7 +41,12 @@ class Stream:
         self.origin = key[2].decode()
         self.wanted = wanted
         # Without an origin nothing is numbered: -1 is no number that a stamp can bear.
-        self.next = due if self.origin else -1
+        self.expect(due if self.origin else -1)
+
+    def expect(self, due: int) -> None:
+        """Set the number that is due, and `width`, how many digits it has."""
+        self.next = due
+        self.width = len(str(due))
 
     def jump(self, seq: int) -> Gap | None:
         """Return the gap before `seq`, which is not the number that was due.
