@@ -173,6 +173,7 @@ def zbus_publish(directory: str, count: str, size: str, batch: str) -> None:
 
 def zbus_subscribe(directory: str, size: str) -> None:
     with open_bus(directory, size) as bus:
+        # As many as libzmq queues by default, which is what the raw subscriber has.
         sub = bus.subscribe(SYSTEM, overflow="block", capacity=1000)
         events = iter(sub)
         next(events)
