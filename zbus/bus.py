@@ -84,7 +84,7 @@ class Bus:
             name: letters, digits, `_`, `-`, `.`, at most 64.
             dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
             policy: asked `(action, system)` once per topic sent to and `(action, pattern)` once per
-                subscription; a `Policy` or any callable that returns a bool.
+                subscription; a `Policy` or any callable that returns a bool and does not use this bus.
             capacity: events that queue for one channel at most, and for one subscribing process on the
                 publisher's side; one frame of `send_many` counts as one. 1 counts as 2.
             max_event_bytes: larger frames are refused on sending, and cut off on receiving; the same
@@ -109,6 +109,7 @@ class Bus:
         self._roster = Roster(dir, name)
         self._member = Member(self._roster, about_process())
         self._context: Context | None = None
+        self._context_lock = threading.Lock()
         # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock = threading.RLock()
         self._shared: Ingress | None = None
@@ -287,13 +288,15 @@ class Bus:
     def close(self) -> None:
         """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
         with self._lock:
-            if self._closed:
+            if self._finished:
                 return
             deadline = time.monotonic() + self._linger
-            self._closed = f"the bus {self.name!r} is closed: open a new one"
+            self._closed = self._closed or f"the bus {self.name!r} is closed: open a new one"
             for ingress in self._all_ingresses():
                 ingress.withdraw()
             connections = self._publisher.close(self._closed, deadline)
+            if connections is None:
+                return  # a signal handler amid a send: the next call, at exit if no earlier, does the rest
             self._ends = [*self._all_ingresses()]
         for seat in list(self._seats.values()):
             if (channel := seat.channel()) is not None:
@@ -337,7 +340,8 @@ class Bus:
         return f"<Bus {self.name!r} at {self._roster.path}{', closed' if self._closed else ''}>"
 
     def _get_context(self) -> Context:
-        with self._lock:
+        # Not the bus's lock: a send comes here under its own, which `close` takes under the bus's.
+        with self._context_lock:
             if self._context is None:
                 self._context = new_context()
             return self._context
@@ -357,6 +361,7 @@ class Bus:
     def _disown(self) -> None:
         """In a forked child: the sockets are the parent's, so every use fails at once."""
         self._closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
+        self._finished = True  # there is nothing of ours to close
         self._lock = threading.RLock()
         self._publisher.disown(self._closed)
         self._member.disown()

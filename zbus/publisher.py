@@ -30,6 +30,7 @@ DEFAULT: Any = object()
 
 # One try holds the lock this long at most; other threads, each with its own time-out, get in between.
 _TRY_SECONDS = 0.02
+_CLOSE_SECONDS = 0.2
 
 
 _dumps = orjson.dumps
@@ -224,14 +225,23 @@ class Publisher:
         check_sendable(system, kind)
         check_text(path, "path")
 
-    def close(self, reason: str, deadline: float) -> Connections:
-        """Refuse further sends with `Canceled(reason)`; see `Links.close`."""
-        with self._lock:
-            self._closed = reason
+    def close(self, reason: str, deadline: float) -> Connections | None:
+        """Refuse further sends with `Canceled(reason)`; see `Links.close`.
+
+        Returns `None`, with the sockets still open, if a send does not end: then this is a signal handler,
+        and the send is this very thread's. Sends are refused all the same; a later call closes the sockets.
+        """
+        self._closed = reason
+        self._known = NEVER
+        if not self._lock.acquire(timeout=_CLOSE_SECONDS):
+            return None
+        try:
             self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
             self._known = NEVER
             self._hold = self._drop = None
             return self._links.close(deadline)
+        finally:
+            self._lock.release()
 
     def disown(self, reason: str) -> None:
         """In a forked child: refuse every use, and touch nothing of the parent's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -453,3 +454,39 @@ def test_subscriptions_that_are_dropped_in_a_cycle_close_amid_others(bus: zbus.B
     assert [peer.patterns for peer in zbus.peers() if peer.role == "subscriber"] == [[("c", "*")]]
     bus.send("c", "b", "/1")
     assert receive(sub).path == "/1"
+
+
+def test_a_signal_handler_may_close_the_bus_that_its_thread_sends_on(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("a")
+    sender = zbus.Bus(dir=zbus_dir)
+    before = signal.signal(signal.SIGVTALRM, lambda *_: sender.close())
+    sent = 0
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.02)
+        with pytest.raises(zbus.Canceled):
+            while True:
+                sender.send("a", "b", "/1", sent)
+                sent += 1
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+    sender.close()
+    events = iter(sub)
+    assert [next(events).data for _ in range(sent)] == list(range(sent))
+
+
+def test_a_first_send_and_a_close_in_two_threads_do_not_hold_each_other(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("a")
+    for _ in range(100):
+        sender = zbus.Bus(dir=zbus_dir)
+
+        def send(sender: zbus.Bus = sender) -> None:
+            with contextlib.suppress(zbus.Canceled):
+                sender.send("a", "b", "/1")
+
+        threads = [threading.Thread(target=send), threading.Thread(target=sender.close)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert sub.lost == 0
