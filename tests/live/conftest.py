@@ -84,6 +84,14 @@ class Worker:
 Spawn = Callable[..., Worker]
 
 
+def receive(sub: zbus.Subscription, timeout: float = 5.0) -> zbus.Event:
+    """Return the next event of a subscription that is not closed."""
+    evt, ok = sub.channel().receive(timeout=timeout)
+    assert ok
+    assert evt is not None
+    return evt
+
+
 @pytest.fixture
 def spawn(zbus_dir: str) -> Iterator[Spawn]:
     """Start workers on the test's bus; whatever still runs at the end is killed and swept from the roster."""
