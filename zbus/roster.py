@@ -224,17 +224,14 @@ class Roster:
 
     def announce(self, entry: Entry, info: dict[str, Any]) -> None:
         """Show `entry`, in place of any earlier epoch of the same ingress."""
-        self._write(entry, info)
+        self.describe(entry, info)
         self.touch()
         old = self._entry_path(entry._replace(epoch=entry.epoch - 1))
         with suppress(FileNotFoundError):
             old.unlink()
 
     def describe(self, entry: Entry, info: dict[str, Any]) -> None:
-        """Rewrite what `entry` says about itself to people and tools; nobody need look again."""
-        self._write(entry, info)
-
-    def _write(self, entry: Entry, info: dict[str, Any]) -> None:
+        """Write what `entry` says about itself to people and tools; nobody need look again."""
         scratch = self.scratch_path(entry.id)
         path = self._entry_path(entry)
         with file_errors("write", path):

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import orjson
@@ -26,6 +27,14 @@ _START_SECONDS = 30.0
 _END_SECONDS = 6.0
 _STATUS_SECONDS = 1.0
 
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def _processes(name: str, help: str) -> Callable[[_Function], _Function]:
+    return click.option(
+        name, metavar="N", type=click.IntRange(1, 16), default=2, show_default=True, help=help
+    )
+
 
 @click.command()
 @click.option(
@@ -36,22 +45,8 @@ _STATUS_SECONDS = 1.0
     show_default=True,
     help="How long it runs.",
 )
-@click.option(
-    "--publishers",
-    metavar="N",
-    type=click.IntRange(1, 16),
-    default=2,
-    show_default=True,
-    help="Publishing processes, at most 16.",
-)
-@click.option(
-    "--subscribers",
-    metavar="N",
-    type=click.IntRange(1, 16),
-    default=2,
-    show_default=True,
-    help="Subscribing processes, at most 16.",
-)
+@_processes("--publishers", "Publishing processes, at most 16.")
+@_processes("--subscribers", "Subscribing processes, at most 16.")
 def demo(seconds: float, publishers: int, subscribers: int) -> None:
     """Show the bus at work, with a few processes at full speed.
 
