@@ -194,7 +194,10 @@ class Publisher:
     def _settle(self) -> None:
         if self._closed:
             raise Canceled(self._closed)
-        self._known = self._links.settle(_TRY_SECONDS)
+        known = self._links.settle(_TRY_SECONDS)
+        if self._closed:  # meanwhile, by a signal handler
+            raise Canceled(self._closed)
+        self._known = known
         self._hold, self._drop = self._links.hold, self._links.drop
 
     def _add_topic(self, system: str, kind: str) -> _Topic:
