@@ -20,9 +20,9 @@ from typing import Any
 
 from . import errors
 from .bus import Bus
-from .channel import Channel
+from .channel import Channel, select
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
-from .event import Event, Gap
+from .event import Event, Gap, Mismatch
 from .members import Peer, peers
 from .policy import Policy, Rule
 from .publisher import DEFAULT
@@ -36,6 +36,7 @@ __all__ = [
     "Event",
     "Gap",
     "Invalid",
+    "Mismatch",
     "Peer",
     "PermissionDenied",
     "Policy",
@@ -46,6 +47,7 @@ __all__ = [
     "close",
     "errors",
     "peers",
+    "select",
     "send",
     "send_many",
     "subscribe",
@@ -71,9 +73,13 @@ def subscribe(
     overflow: str = "drop",
     capacity: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,
+    type: Any = None,
+    on_error: Callable[[Mismatch], object] | None = None,
 ) -> Subscription:
     """Subscribe on the default bus; see `Bus.subscribe`."""
-    return _bus().subscribe(system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap)
+    return _bus().subscribe(
+        system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap, type=type, on_error=on_error
+    )
 
 
 def send(system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT) -> None:

@@ -1,10 +1,10 @@
-"""What a subscriber gets: an `Event`, or word of a `Gap` where events were lost."""
+"""What a subscriber gets: an `Event`, word of a `Gap` where events were lost, or of a `Mismatch`."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["Event", "Gap"]
+__all__ = ["Event", "Gap", "Mismatch"]
 
 
 class Event:
@@ -68,3 +68,13 @@ class Gap(NamedTuple):
     def events(self) -> int:
         """How many events are missing, at least 1."""
         return self.last - self.first + 1
+
+
+class Mismatch(NamedTuple):
+    """An event whose data is not of the type that the subscription asked for.
+
+    `event.data` is as it was sent; `reason` says what does not fit and where.
+    """
+
+    event: Event
+    reason: str

@@ -13,16 +13,38 @@ from contextlib import suppress
 
 import zmq
 
-__all__ = ["Forwarder", "new_context"]
+__all__ = ["Context", "Forwarder", "LazyContext", "new_context"]
+
+Context = zmq.Context[zmq.Socket[bytes]]
 
 # Per connection, on top of the channel's own capacity: enough that the I/O thread seldom waits.
 _LINK_EVENTS = 1000
 _MAX_SOCKETS = 8192
 
 
-def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+class LazyContext:
+    """A context that is made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._context: Context | None = None
+
+    def get(self) -> Context:
+        """Return the context. Any thread may call this."""
+        with self._lock:
+            if self._context is None:
+                self._context = new_context()
+            return self._context
+
+    def term(self) -> None:
+        """End the context, if there is one; every socket must be closed before."""
+        if self._context is not None:
+            self._context.term()
+
+
+def new_context() -> Context:
     """Return a context whose I/O thread is in the background, see `_into_background`."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context: Context = zmq.Context()
     context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
 
     def start() -> None:
@@ -58,7 +80,7 @@ class Forwarder:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         name: str,
         path: str,
         *,

@@ -142,6 +142,10 @@ class Links:
         for lane in self._lanes.values():
             lane.socket.sndtimeo = self._patience_ms
 
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """Return the sockets that hear from peers what a sender may wait for."""
+        return [lane.socket for lane in self._lanes.values()]
+
     def _list(self) -> None:
         entries = self._roster.entries()
         for ident in [ident for ident in self._links if ident not in entries]:

@@ -33,7 +33,7 @@ class Member:
     Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
     """
 
-    COUNTERS = ("lost", "malformed", "join_timeouts", "send_timeouts")
+    COUNTERS = ("lost", "malformed", "join_timeouts", "send_timeouts", "mismatched")
     HEADER_BYTES = 128
 
     def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
@@ -56,10 +56,10 @@ class Member:
                 raise
         self._counters = memoryview(self._map).cast("Q")
 
-    def add(self, counter: str, number: int) -> None:
-        """Add to one of `COUNTERS`; it stays at the largest number it can hold."""
+    def add(self, counter: str, number: int = 1) -> None:
+        """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold."""
         index = self.COUNTERS.index(counter)
-        with self._lock:
+        with self._lock, suppress(ValueError):  # it is released
             self._counters[index] = min(self._counters[index] + number, 2**64 - 1)
 
     def close(self) -> None:
@@ -72,6 +72,8 @@ class Member:
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
+        self._lock = threading.Lock()
+        self._counters = memoryview(bytearray(self.HEADER_BYTES)).cast("Q")
         os.close(self._fd)
 
     @classmethod

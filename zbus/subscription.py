@@ -4,32 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from .channel import Channel
 from .event import Event
+from .inbox import Inbox
 
-__all__ = ["Subscription"]
+__all__ = ["Handle", "Subscription"]
+
+C = TypeVar("C", bound=Inbox)
 
 
-class Subscription:
-    """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
+class Handle(Generic[C]):
+    """What the subscriptions of both twins share."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: C) -> None:
         """Made by `Bus.subscribe`."""
         self._channel = channel
 
-    def channel(self) -> Channel:
+    def channel(self) -> C:
         """Return the channel, always the same object, also after `close`."""
         return self._channel
-
-    def close(self) -> None:
-        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
-        self._channel.close()
 
     @property
     def lost(self) -> int:
         """How many events were dropped because the channel was full."""
         return self._channel.lost
+
+
+class Subscription(Handle[Channel]):
+    """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
+
+    def close(self) -> None:
+        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
+        self._channel.close()
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._channel)

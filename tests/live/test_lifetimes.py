@@ -178,17 +178,17 @@ def test_a_program_that_ends_without_closing_delivers_and_cleans_up(bus: zbus.Bu
 
 def test_a_subscription_and_its_bus_may_close_at_the_same_time(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a", overflow="block")
-    channel = sub.channel()
+    inlet = sub.channel()._inlet
     woken, go_on = threading.Event(), threading.Event()
-    wake = channel._wake
+    wake = inlet._wake
 
-    def late(barrier: bytes) -> None:
+    def late() -> None:
         if threading.current_thread() is closing:
             woken.set()
             go_on.wait(10)
-        wake(barrier)
+        wake()
 
-    channel._wake = late
+    inlet._wake = late
     closing = threading.Thread(target=sub.close)
     closing.start()
     assert woken.wait(10)  # begun, and not yet at the socket

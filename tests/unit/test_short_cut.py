@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from zbus import wire
-from zbus.channel import Channel
+from zbus.decoder import Decoder
 from zbus.event import Event, Gap
 from zbus.patterns import Matcher
 
@@ -47,16 +47,16 @@ class Pair:
     def __init__(self, system: str = "**", kind: str | None = None) -> None:
         matchers = Matcher(system), None if kind is None else Matcher(kind)
         self.plain = Plain(*matchers)
-        self.channel = Channel(*matchers, "drop", 1000, None)
+        self.decoder = Decoder(*matchers)
 
     def take(self, frame: bytes) -> list[Event]:
         """Return the frame's events if both agree on them."""
         expected = self.plain.take(frame)
-        event = self.channel._decode(frame)
-        events = list(self.channel._batch or ()) if event is None else [event]
-        self.channel._batch = None
+        event = self.decoder.decode(frame)
+        events = list(self.decoder.batch or ()) if event is None else [event]
+        self.decoder.batch = None
         assert [shown(one) for one in events] == [shown(one) for one in expected], frame
-        assert list(self.channel.gaps) == self.plain.gaps[-1000:], frame
+        assert list(self.decoder.gaps) == self.plain.gaps[-1000:], frame
         return events
 
 
@@ -104,8 +104,8 @@ def test_it_agrees_on_what_publishers_send() -> None:
     pair = Pair()
     for frame in stream_frames(random):
         pair.take(frame)
-    assert pair.channel.malformed == pair.plain.malformed == 0
-    assert pair.channel.lost == sum(gap.events for gap in pair.plain.gaps) > 0
+    assert pair.decoder.malformed == pair.plain.malformed == 0
+    assert pair.decoder.lost == sum(gap.events for gap in pair.plain.gaps) > 0
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -115,7 +115,7 @@ def test_it_agrees_on_damaged_frames(seed: int) -> None:
     for good in stream_frames(random):
         roll = random.random()
         pair.take(mutated(good, random) if roll < 0.4 else noise(random) if roll < 0.5 else good)
-        assert pair.channel.malformed == pair.plain.malformed, good
+        assert pair.decoder.malformed == pair.plain.malformed, good
     assert pair.plain.malformed > 100
 
 
@@ -126,7 +126,7 @@ def test_it_agrees_on_what_a_filter_lets_through(seed: int) -> None:
     for good in stream_frames(random):
         pair.take(mutated(good, random) if random.random() < 0.3 else good)
     # A bad frame of a topic that is filtered out need not be looked at.
-    assert 0 < pair.channel.malformed <= pair.plain.malformed
+    assert 0 < pair.decoder.malformed <= pair.plain.malformed
 
 
 def test_it_agrees_on_the_conformance_vectors_in_any_order() -> None:
@@ -136,7 +136,7 @@ def test_it_agrees_on_the_conformance_vectors_in_any_order() -> None:
     random.shuffle(frames)
     for frame in frames:
         pair.take(frame)
-        assert pair.channel.malformed == pair.plain.malformed, frame
+        assert pair.decoder.malformed == pair.plain.malformed, frame
 
 
 STAMPS = [
@@ -170,7 +170,7 @@ def test_it_agrees_on_an_odd_stamp_where_number_5_is_due(stamp: bytes, path: byt
         assert pair.take(b"s\0k\0/p\x000123abcd." + seq + b".1\0true")
     for data in (b"{}", b'[["/a",1]]', b""):
         pair.take(b"s\0k\0" + path + b"\0" + stamp + b"\0" + data)
-    assert pair.channel.malformed == pair.plain.malformed
+    assert pair.decoder.malformed == pair.plain.malformed
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_it_agrees_on_odd_data_where_number_5_is_due(data: bytes) -> None:
     pair.take(b"s\0k\0/p\x000123abcd.4.1\0true")
     pair.take(b"s\0k\0/p\x000123abcd.5.1\0" + data)
     pair.take(b"s\0k\0/p\x000123abcd.6.1\0true")
-    assert pair.channel.malformed == pair.plain.malformed
+    assert pair.decoder.malformed == pair.plain.malformed
 
 
 def test_an_empty_origin_never_passes_for_a_stream_without_a_stamp() -> None:
@@ -190,7 +190,7 @@ def test_an_empty_origin_never_passes_for_a_stream_without_a_stamp() -> None:
     pair.take(b"s\0k\0/p\0\0true")
     pair.take(b"s\0k\0/p\0.0.5\0true")
     pair.take(b"s\0k\0/p\0.1.5\0true")
-    assert pair.channel.malformed == pair.plain.malformed == 3
+    assert pair.decoder.malformed == pair.plain.malformed == 3
 
 
 def test_a_malformed_frame_does_not_move_what_is_due() -> None:
@@ -198,11 +198,11 @@ def test_a_malformed_frame_does_not_move_what_is_due() -> None:
     pair.take(b"s\0k\0/p\x000123abcd.4.1\0true")
     assert not pair.take(b"s\0k\0/p\x000123abcd.5.1\0oops")
     assert pair.take(b"s\0k\0/p\x000123abcd.5.1\0true")
-    assert pair.channel.lost == 0
+    assert pair.decoder.lost == 0
 
 
 @pytest.mark.parametrize("frame", [b"\xff", b"\xff0123abcd/7", b"\xff0123abcd.7", b"\xffs\0k\0/p\0\0"])
 def test_a_control_frame_is_neither_an_event_nor_malformed(frame: bytes) -> None:
     pair = Pair()
     assert pair.take(frame) == []
-    assert pair.channel.malformed == 0
+    assert pair.decoder.malformed == 0

@@ -1,0 +1,73 @@
+"""The ends of a process: at its exit every open bus is closed; in a forked child each is disowned."""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import os
+import sys
+import weakref
+from contextlib import suppress
+from typing import Protocol
+
+__all__ = ["abandon", "ended", "opened"]
+
+
+class Closable(Protocol):
+    """A node, as far as its end goes."""
+
+    def _close(self) -> None: ...
+
+    def _disown(self) -> None: ...
+
+
+_open: weakref.WeakSet[Closable] = weakref.WeakSet()
+_abandoned: set[Closable] = set()
+_child = 0
+
+
+def opened(node: Closable) -> None:
+    """Have `node` closed when the process ends."""
+    global _child
+    _open.add(node)
+    # A child that multiprocessing has forked ends without atexit, but runs the finalizers of its own module.
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process and util and process.parent_process() is not None and _child != os.getpid():
+        _child = os.getpid()
+        util.Finalize(None, _close_all, exitpriority=0)
+
+
+def ended(node: Closable) -> None:
+    """Note that `node` is closed."""
+    _open.discard(node)
+    _abandoned.discard(node)
+
+
+def abandon(node: Closable) -> None:
+    """Close a node that nobody refers to any more.
+
+    In a thread, since garbage collection runs anywhere and closing waits for others. Not one of `threading`,
+    whose locks may be held right here.
+    """
+    _abandoned.add(node)
+    try:
+        _thread.start_new_thread(node._close, ())
+    except RuntimeError:  # the interpreter is about to end
+        node._close()
+
+
+@atexit.register
+def _close_all() -> None:
+    for node in (*_open, *_abandoned):
+        with suppress(KeyboardInterrupt):  # somebody will not wait for what lingers
+            node._close()
+
+
+def _disown_all() -> None:
+    for node in (*_open, *_abandoned):
+        node._disown()
+    _open.clear()
+    _abandoned.clear()
+
+
+os.register_at_fork(after_in_child=_disown_all)

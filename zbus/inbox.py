@@ -1,0 +1,211 @@
+"""An inbox: what the channels of both twins share, which is everything but the waiting.
+
+It takes events from its source, an inlet or, for `latest`, what reads ahead of one. One lock makes the
+receiving of a frame and its accounting one step, so that several threads may share a channel.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import NamedTuple, TypeVar
+
+import zmq
+
+from .decoder import Decoder
+from .errors import Canceled, Invalid
+from .event import Event, Gap, Mismatch
+from .inlet import Ended, Inlet
+from .latest import Latest
+from .patterns import Matcher
+from .typed import Fit
+
+__all__ = ["Inbox", "Wish", "check_channels", "first"]
+
+log = logging.getLogger("zbus")
+
+_LOG_INTERVAL = 5.0
+
+
+class Wish(NamedTuple):
+    """What a subscription asks for, checked; `kind` is `None` for no filter."""
+
+    system: Matcher
+    kind: Matcher | None
+    overflow: str
+    capacity: int
+    on_gap: Callable[[Gap], object] | None
+    fit: Fit | None
+    on_error: Callable[[Mismatch], object] | None
+
+
+class Inbox:
+    """The receiving end of a subscription.
+
+    Attributes:
+        system, kind: the patterns as given; `kind` is `None` for no filter.
+        overflow: what a full queue does: `"drop"`, `"block"` or `"latest"`.
+        capacity: how many events it holds.
+    """
+
+    def __init__(self, wish: Wish, decoder: Decoder, inlet: Inlet, discard: Callable[[Inlet], None]) -> None:
+        """Made by `Bus.subscribe`; `discard` closes the inlet without waiting for anything."""
+        self.system = wish.system.pattern
+        self.kind = None if wish.kind is None else wish.kind.pattern
+        self.overflow = wish.overflow
+        self.capacity = wish.capacity
+        self._on_gap = wish.on_gap
+        self._on_error = wish.on_error
+        self._inlet = inlet
+        self._discard = discard
+        self._decoder = decoder
+        self._told_malformed = 0
+        self._logged = -inf
+        self._unlogged = 0
+        self._source: Inlet | Latest = inlet
+        self._decode: Callable[..., Event | None] = decoder.decode
+        if self.overflow == "latest":
+            self._source = Latest(inlet, decoder, self.capacity)
+            self._decode = _as_it_is
+
+    @property
+    def lost(self) -> int:
+        """How many events a full queue dropped so far."""
+        return self._decoder.lost
+
+    @property
+    def gaps(self) -> deque[Gap]:
+        """The latest gaps, at most 1,000, oldest first."""
+        return self._decoder.gaps
+
+    @property
+    def malformed(self) -> int:
+        """How many frames were skipped because they break the wire format."""
+        return self._decoder.malformed
+
+    @property
+    def mismatched(self) -> int:
+        """How many events were skipped because their data is not of the type asked for."""
+        return self._decoder.mismatched
+
+    @property
+    def mismatches(self) -> deque[Mismatch]:
+        """The latest of these, at most 100, oldest first."""
+        return self._decoder.mismatches
+
+    @property
+    def superseded(self) -> int:
+        """With `latest`, how many events gave way to a newer one of their (system, kind, path)."""
+        return self._source.superseded if isinstance(self._source, Latest) else 0
+
+    def _rest(self) -> Event | None:
+        """Return the next event of the batch that was received last, if there is one. Under the lock."""
+        # For `latest` the batch belongs to the thread that reads ahead.
+        return self._decoder.rest() if self._source is self._inlet else None
+
+    def _now(self) -> Event | None:
+        """Return the next event if it is here, else `None`. Under the lock.
+
+        Raises:
+            Ended: there will be none.
+            Canceled: the bus belongs to the parent of this forked process.
+        """
+        evt = self._rest()
+        try:
+            while evt is None:
+                evt = self._decode(self._source.recv(zmq.NOBLOCK)) or self._rest()
+        except zmq.Again:
+            return None
+        except zmq.ZMQError as error:
+            raise self._failed(error) from error
+        return evt
+
+    def _failed(self, error: zmq.ZMQError) -> Canceled:
+        return Canceled(f"the channel's socket failed: {error.strerror}")
+
+    @property
+    def _news(self) -> bool:
+        """Whether there is something to `_tell`."""
+        return bool(self._decoder.news) or self._decoder.malformed != self._told_malformed
+
+    def _tell(self) -> None:
+        """Report what went wrong, outside the lock: a callback may use the channel."""
+        decoder = self._decoder
+        if (count := decoder.malformed - self._told_malformed) > 0:
+            self._told_malformed += count
+            self._warn(f"skipped {count} malformed frames, the latest: {decoder.why}")
+        while decoder.news:
+            try:
+                news = decoder.news.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if isinstance(news, Gap):
+                self._warn(f"lost {news.events} events: {news}")
+                self._call("on_gap", self._on_gap, news)
+            else:
+                self._warn(f"skipped {news.event}: {news.reason}")
+                self._call("on_error", self._on_error, news)
+
+    def _call(self, name: str, callback: Callable[..., object] | None, news: Gap | Mismatch) -> None:
+        if callback is None:
+            return
+        try:
+            callback(news)
+        except Exception:  # must not cost the event that is about to be returned
+            log.exception("%s failed", name)
+
+    def _warn(self, message: str) -> None:
+        now = time.monotonic()
+        if now - self._logged < _LOG_INTERVAL:
+            self._unlogged += 1
+            return
+        more = f"; {self._unlogged} like it since the last report" if self._unlogged else ""
+        self._logged, self._unlogged = now, 0
+        log.warning("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
+
+    def _end(self) -> None:
+        """Stop new events. What is buffered stays receivable; blocked receivers wake; twice is fine."""
+        self._source.close()
+
+    def __del__(self) -> None:
+        # Nobody can receive from it any more, and without this its process would go on taking its events.
+        if not self._inlet.closing:
+            self._discard(self._inlet)
+
+    def _disown(self, reason: str) -> None:
+        """Make every use in a forked child fail at once."""
+        self._decoder.batch = None
+        self._source.disown(reason)
+
+
+def _as_it_is(evt: Event) -> Event:
+    return evt
+
+
+Channel = TypeVar("Channel", bound=Inbox)
+
+
+def first(
+    channels: Iterable[Channel],
+) -> tuple[Channel, Event, bool] | tuple[Channel, None, bool] | None:
+    """Return the first channel that has an event or has ended, as `select` does; under all their locks."""
+    for channel in channels:
+        try:
+            evt = channel._now()
+        except Ended:
+            return channel, None, False
+        if evt is not None:
+            return channel, evt, True
+    return None
+
+
+def check_channels(channels: tuple[object, ...], kind: type) -> None:
+    """Raise unless there are channels to select from, all of `kind`."""
+    if not channels:
+        raise Invalid("select needs at least one channel")
+    for channel in channels:
+        if not isinstance(channel, kind):
+            raise TypeError(f"select takes channels, as sub.channel() returns, not {type(channel).__name__}")

@@ -1,0 +1,112 @@
+"""An inlet: the SUB socket of one channel, from its join to its end.
+
+Receivers take frames under its lock. To close it, any thread (or signal handler) swaps `recv` for what is
+buffered and sends the socket its barrier, which wakes a receiver; whoever has the lock then keeps what had
+arrived, and lets go of the socket.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import zmq
+
+from .errors import Canceled
+
+__all__ = ["Ended", "Inlet"]
+
+# How long `close` waits for a receiver in another thread to notice, which takes microseconds. It must not
+# wait for ever: in a signal handler the receiver is this very thread.
+_CLOSE_SECONDS = 0.2
+
+
+def _nothing(*_: object) -> None:
+    """Stand in for what is done once."""
+
+
+class Ended(Exception):
+    """Closed and drained."""
+
+
+class Inlet:
+    """Frames for one channel, until it is closed.
+
+    Attributes:
+        lock: held by whoever calls `recv` or waits for the handle.
+        recv: takes zmq flags; returns the next frame, or raises `zmq.ZMQError`, or `Ended`.
+        handle: what to poll for it.
+        closing: whether `close` was called.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        capacity: int,
+        wake: Callable[[], None],
+        detach: Callable[[Inlet], None],
+    ) -> None:
+        """Take over `socket`, in which at most `capacity` frames queue.
+
+        `wake` sends it its barrier, `detach` tells the bus that it is closed.
+        """
+        self.lock = threading.Lock()
+        self.recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
+        self._get: Callable[[int], Any] = super(zmq.Socket, socket).get
+        self.handle = socket
+        self.closing = False
+        self._capacity = capacity
+        self._wake = wake
+        self._detach = detach
+        self._frames: deque[bytes] = deque()  # what had arrived when it was closed
+
+    def stirred(self) -> bool:
+        """Return whether there is something to receive. Under the lock.
+
+        Until then, or an empty `recv`, the socket's descriptor stays readable.
+        """
+        return self.closing or bool(self._get(zmq.EVENTS) & zmq.POLLIN)
+
+    def close(self) -> None:
+        """Stop new frames; what is buffered stays receivable; a blocked receiver wakes; twice is fine."""
+        self.closing = True
+        # A receiver comes by here before it waits again; one that waits now gets its barrier.
+        self.recv = self._buffered
+        self._wake()
+        if self.lock.acquire(timeout=_CLOSE_SECONDS):
+            try:
+                self._drain()
+            finally:
+                self.lock.release()
+
+    def _buffered(self, _: int = 0) -> bytes:
+        """Stand in for `recv` once it closes."""
+        self._drain()
+        if self._frames:
+            return self._frames.popleft()
+        raise Ended
+
+    def _drain(self) -> None:
+        """Keep what has arrived, let go of the socket, and tell the bus. Under the lock."""
+        if self.handle.closed:
+            return
+        with suppress(zmq.ZMQError):  # empty
+            for _ in range(self._capacity + 1):
+                self._frames.append(self.handle.recv(zmq.NOBLOCK))
+        self.handle.close()
+        # Let go of the bus too, so that it may end before this does.
+        detach, self._detach, self._wake = self._detach, _nothing, _nothing
+        detach(self)
+
+    def disown(self, reason: str) -> None:
+        """Make every use in a forked child fail at once."""
+
+        def refuse(_: int = 0) -> bytes:
+            raise Canceled(reason)
+
+        self.closing = True
+        self.lock = threading.Lock()
+        self.recv = refuse

@@ -1,0 +1,126 @@
+"""Overflow `latest`: only the newest event of each (system, kind, path) waits for a reader.
+
+A full queue keeps its oldest, so the queue of a slow reader must never be full: a thread reads ahead of the
+channel's reader. ZeroMQ's own CONFLATE knows no keys, and collapses subscriptions too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+
+import zmq
+from zmq.backend import zmq_poll
+
+from .decoder import Decoder
+from .errors import Canceled
+from .event import Event
+from .inlet import Ended, Inlet
+
+__all__ = ["Latest"]
+
+_CLOSE_SECONDS = 0.2
+
+Key = tuple[str, str, str]
+
+
+class Latest:
+    """Stands between an inlet and its channel and offers what an inlet does, but events instead of frames.
+
+    Attributes:
+        lock: held by whoever calls `recv` or waits for the handle.
+        handle: a descriptor, readable while there is something to receive.
+        superseded: how many events a newer one has taken the place of.
+    """
+
+    def __init__(self, inlet: Inlet, decoder: Decoder, capacity: int) -> None:
+        """Read ahead; at most `capacity` keys wait, then the one that changed longest ago is lost."""
+        self.lock = threading.Lock()
+        self.superseded = 0
+        self._inlet = inlet
+        self._decoder = decoder
+        self._capacity = capacity
+        self._events: OrderedDict[Key, Event] = OrderedDict()
+        self._guard = threading.Lock()  # of the events and the bell
+        self._ended = False
+        self._refusal = ""
+        # The bell holds one byte while there are events, or the end, to receive.
+        self.handle, self._bell = os.pipe()
+        self._thread = threading.Thread(target=self._read_ahead, name="zbus-latest", daemon=True)
+        self._thread.start()
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._inlet.closing
+
+    def _read_ahead(self) -> None:
+        inlet, decoder = self._inlet, self._decoder
+        with suppress(Ended, zmq.ZMQError):
+            while True:
+                with inlet.lock:
+                    evt = decoder.decode(inlet.recv(0))
+                while evt is not None or (evt := decoder.rest()) is not None:
+                    self._put(evt)
+                    evt = None
+        with self._guard:
+            self._ended = True
+            if not self._events:
+                os.write(self._bell, b"\0")
+
+    def _put(self, evt: Event) -> None:
+        key = (evt.system, evt.kind, evt.path)
+        with self._guard:
+            if not self._events:
+                os.write(self._bell, b"\0")
+            if key in self._events:
+                self.superseded += 1
+            elif len(self._events) == self._capacity:
+                self._events.popitem(last=False)
+                self._decoder.lose(1)
+            self._events[key] = evt
+            self._events.move_to_end(key)  # a publisher's events stay in order
+
+    def recv(self, flags: int = 0) -> Event:
+        """Return the event whose key changed longest ago, and forget it.
+
+        Raises:
+            zmq.Again: there is none, and `flags` is NOBLOCK.
+            Ended: there will be none.
+        """
+        if self._refusal:
+            raise Canceled(self._refusal)
+        while True:
+            with self._guard:
+                if self._events:
+                    _, evt = self._events.popitem(last=False)
+                    if not self._events and not self._ended:
+                        os.read(self.handle, 1)
+                    return evt
+                if self._ended:
+                    raise Ended
+            if flags & zmq.NOBLOCK:
+                raise zmq.Again
+            zmq_poll([(self.handle, zmq.POLLIN)], -1)
+
+    def stirred(self) -> bool:
+        """Return whether there is something to receive."""
+        with self._guard:
+            return self._ended or bool(self._events)
+
+    def close(self) -> None:
+        """Stop new events; those that have arrived stay receivable; twice is fine."""
+        self._inlet.close()
+        self._thread.join(_CLOSE_SECONDS)  # a moment, unless this is a signal handler amid `_put`
+
+    def disown(self, reason: str) -> None:
+        """Make every use in a forked child fail at once."""
+        self._inlet.disown(reason)
+        self._refusal = reason
+        self.lock = threading.Lock()
+
+    def __del__(self) -> None:
+        os.close(self.handle)
+        os.close(self._bell)

@@ -1,0 +1,342 @@
+"""A node: one process's place on a bus, and its end; all that the two kinds of `Bus` share.
+
+It owns one ZeroMQ context, one publisher, one ingress shared by its `drop` and `latest` channels and one for
+each `block` channel. Nothing of ZeroMQ is created before it is needed, so a bus that only sends has no
+forwarder and one that never does anything has no threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from .decoder import Decoder
+from .descriptors import check_headroom, raise_limit
+from .ends import abandon, ended, opened
+from .errors import Canceled, Invalid, Unavailable
+from .event import Gap, Mismatch
+from .forwarder import LazyContext
+from .inbox import Inbox, Wish
+from .ingress import Ingress
+from .inlet import Inlet
+from .links import Links
+from .members import Member, about_process
+from .patterns import Matcher, prefixes
+from .policy import SEND, SUBSCRIBE
+from .publisher import Attempts, Publisher
+from .roster import Roster
+from .timeouts import check_timeout
+from .typed import fitter
+
+__all__ = ["Node", "Policy"]
+
+_OVERFLOWS = ("drop", "block", "latest")
+_INGRESS_DESCRIPTORS = 12
+_CHANNEL_DESCRIPTORS = 4
+# A context has room for 8,192 sockets: a channel takes one, a `block` channel six.
+_MAX_CHANNELS = 4096
+_MAX_BLOCK_CHANNELS = 1000
+_PATTERNS_SHOWN = 100
+_MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
+
+Policy = Callable[[str, str], bool]
+Driven = TypeVar("Driven")
+Channel = TypeVar("Channel", bound=Inbox)
+
+
+class _Seat(NamedTuple):
+    """What a node knows of one of its channels: not the channel itself, so that it can be dropped."""
+
+    channel: weakref.ref[Inbox]
+    ingress: Ingress
+    patterns: tuple[str, str]
+
+
+class Node(Generic[Driven]):
+    """A place on a bus: sends to and receives from every process that opened the same name.
+
+    Attributes:
+        name: of the bus.
+        capacity: of its channels, if a subscription does not say otherwise.
+    """
+
+    _closed = ""
+    _finished = True  # until it is open, there is nothing to close
+
+    def __init__(
+        self,
+        name: str,
+        dir: str | os.PathLike[str] | None,
+        *,
+        policy: Policy | None,
+        capacity: int,
+        max_event_bytes: int,
+        send_timeout: float | None,
+        join_timeout: float,
+        linger: float,
+        pursue: Callable[[Attempts], Driven],
+        try_seconds: float,
+    ) -> None:
+        """Open the bus; see `Bus`. For `pursue` and `try_seconds` see `Publisher`."""
+        self.name = name
+        self.capacity = _check_count(capacity, "capacity")
+        self._max = _check_count(max_event_bytes, "max_event_bytes")
+        self._linger = check_timeout(linger, "linger")
+        _check_callback(policy, "policy")
+        self._policy = policy
+        join_timeout = check_timeout(join_timeout, "join_timeout")
+        check_timeout(send_timeout, "send_timeout")
+        raise_limit()
+        self._roster = Roster(dir, name)
+        self._member = Member(self._roster, about_process())
+        self._context = LazyContext()
+        # Re-entrant: garbage collection may close a channel while this thread joins another.
+        self._lock = threading.RLock()
+        self._shared: Ingress | None = None
+        self._seats: dict[Inlet, _Seat] = {}
+        self._joining = False
+        self._dropped: deque[Inlet] = deque()
+        self._ends: list[Ingress] = []
+        self._closing = threading.RLock()
+        # Nothing here refers to the node, so that it closes at once when the last user lets go of it.
+        self._publisher = Publisher(
+            self._roster,
+            Links(
+                self._roster,
+                self._context.get,
+                capacity=self.capacity,
+                join_timeout=join_timeout,
+                gave_up=partial(self._member.add, "join_timeouts"),
+            ),
+            admit=partial(_admit, self._policy, SEND, "send events to system"),
+            timed_out=partial(self._member.add, "send_timeouts"),
+            max_event_bytes=self._max,
+            send_timeout=send_timeout,
+            pursue=pursue,
+            try_seconds=try_seconds,
+        )
+        self._finished = False
+        opened(self)
+        self._roster.reap()
+
+    def _wish(
+        self,
+        system: str,
+        kind: str | None,
+        overflow: str,
+        capacity: int | None,
+        on_gap: Callable[[Gap], object] | None,
+        type: Any,
+        on_error: Callable[[Mismatch], object] | None,
+    ) -> Wish:
+        """Check what a subscription asks for; see `Bus.subscribe`."""
+        what = Matcher(system, "system pattern")
+        which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
+        if overflow not in _OVERFLOWS:
+            choices = ", ".join(map(repr, _OVERFLOWS))
+            raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
+        room = self.capacity if capacity is None else _check_count(capacity, "capacity")
+        _check_callback(on_gap, "on_gap")
+        _check_callback(on_error, "on_error")
+        if on_error is not None and type is None:
+            raise Invalid("on_error is told of data that is not of a type: give type= too")
+        _admit(self._policy, SUBSCRIBE, "subscribe to events from system", system)
+        return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
+
+    def _join(self, wish: Wish, kind: Callable[..., Channel]) -> Channel:
+        """Return a channel that gets every event sent after this returns."""
+        with self._lock:
+            self._check_open()
+            self._joining = True
+            try:
+                channel = self._join_by(self._ingress_for(wish), wish, kind)
+            finally:
+                self._joining = False
+        self._sweep()
+        return channel
+
+    def _ingress_for(self, wish: Wish) -> Ingress:
+        blocking = wish.overflow == "block"
+        self._check_quota(blocking)
+        if self._shared is not None and not blocking:
+            check_headroom(_CHANNEL_DESCRIPTORS)
+            return self._shared
+        check_headroom(_INGRESS_DESCRIPTORS)
+        return Ingress(
+            self._context.get(),
+            self._roster,
+            blocking=blocking,
+            capacity=wish.capacity if blocking else self.capacity,
+            max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
+        )
+
+    def _check_quota(self, blocking: bool) -> None:
+        number, limit, what = len(self._seats), _MAX_CHANNELS, ""
+        if blocking:
+            number = sum(seat.ingress is not self._shared for seat in list(self._seats.values()))
+            limit, what = _MAX_BLOCK_CHANNELS, " 'block'"
+        if number >= limit:
+            raise Unavailable(
+                f"this bus has {number}{what} subscriptions, as many as it may: use wider patterns, or close"
+                " some",
+                retryable=True,
+                limit=limit,
+            )
+
+    def _join_by(self, ingress: Ingress, wish: Wish, kind: Callable[..., Channel]) -> Channel:
+        fresh = not ingress.entry.epoch
+        # With `latest`, the capacity is of what waits for the reader, not of what a thread reads at once.
+        room = self.capacity if wish.overflow == "latest" else wish.capacity
+        try:
+            socket, barrier = ingress.connect(prefixes(wish.system, wish.kind), room)
+            inlet = Inlet(socket, room, partial(ingress.wake, barrier), self._leave)
+            decoder = Decoder(wish.system, wish.kind, wish.fit, self._member.add)
+            channel = kind(wish, decoder, inlet, self._discard)
+            patterns = (channel.system, channel.kind or "*")
+            self._seats[inlet] = _Seat(weakref.ref(channel), ingress, patterns)
+            try:
+                ingress.publish(socket, self._describe(ingress))
+            except BaseException:
+                del self._seats[inlet]
+                inlet.close()
+                raise
+        except BaseException:
+            if fresh:
+                ingress.withdraw()
+                ingress.close()
+            raise
+        if fresh:
+            self._roster.reap()
+        if wish.overflow != "block":
+            self._shared = ingress
+        decoder.joined(time.monotonic_ns() // 1000)
+        return channel
+
+    def _describe(self, ingress: Ingress) -> dict[str, Any]:
+        patterns = [seat.patterns for seat in list(self._seats.values()) if seat.ingress is ingress]
+        shown = patterns[:_PATTERNS_SHOWN]
+        return {**about_process(), "member": self._member.id, "patterns": shown, "channels": len(patterns)}
+
+    def _leave(self, inlet: Inlet) -> None:
+        """Forget a channel whose socket is closed."""
+        with self._lock:
+            seat = self._seats.pop(inlet, None)
+            if seat is None:
+                return
+            if self._closed:
+                self._finish()
+            elif seat.ingress is not self._shared:
+                seat.ingress.withdraw()
+                seat.ingress.close()
+            elif not self._joining:  # else it is garbage collected amid a join, which will describe all
+                seat.ingress.describe(self._describe(seat.ingress))
+        self._sweep()
+
+    def _discard(self, inlet: Inlet) -> None:
+        """Close the inlet of a channel that nobody refers to any more, now or as soon as the lock is free.
+
+        Garbage collection runs anywhere, also in a thread that the holder of the lock waits for.
+        """
+        self._dropped.append(inlet)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                self._dropped.popleft().close()
+            finally:
+                self._lock.release()
+
+    def _close(self) -> None:
+        """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end."""
+        with self._closing:
+            self._close_once()
+
+    def _close_once(self) -> None:
+        with self._lock:
+            if self._finished:
+                return
+            deadline = time.monotonic() + self._linger
+            self._closed = self._closed or f"the bus {self.name!r} is closed: open a new one"
+            for ingress in self._all_ingresses():
+                ingress.withdraw()
+            connections = self._publisher.close(self._closed, deadline)
+            if connections is None:
+                return  # a signal handler amid a send: the next call, at exit if no earlier, does the rest
+            self._ends = [*self._all_ingresses()]
+        for inlet, seat in list(self._seats.items()):
+            channel = seat.channel()
+            inlet.close() if channel is None else channel._end()
+        with self._lock:
+            self._finish()
+        connections.close(deadline)
+        ended(self)
+
+    def __del__(self) -> None:
+        if not self._finished and not self._closed:
+            abandon(self)
+
+    def _all_ingresses(self) -> set[Ingress]:
+        return {*(seat.ingress for seat in self._seats.values()), *([self._shared] if self._shared else [])}
+
+    def _finish(self) -> None:
+        """Free what is left, once every channel's socket is closed.
+
+        That may be later than `_close`: if it was called in a signal handler while this very thread waits in
+        a channel, that channel comes here when the handler has returned.
+        """
+        if self._seats or self._finished:
+            return
+        self._finished = True
+        for ingress in self._ends:
+            ingress.close()
+        self._context.term()
+        self._member.close()
+        self._roster.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the bus was closed, or belongs to the parent of this forked process."""
+        return bool(self._closed)
+
+    def __repr__(self) -> str:
+        return f"<Bus {self.name!r} at {self._roster.path}{', closed' if self._closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Canceled(self._closed)
+
+    def _disown(self) -> None:
+        """In a forked child: the sockets are the parent's, so every use fails at once."""
+        self._closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
+        self._finished = True  # there is nothing of ours to close
+        self._lock = threading.RLock()
+        self._publisher.disown(self._closed)
+        self._member.disown()
+        for seat in self._seats.values():
+            if (channel := seat.channel()) is not None:
+                channel._disown(self._closed)
+
+
+def _admit(policy: Policy | None, action: str, what: str, resource: str) -> None:
+    if policy is not None and not policy(action, resource):
+        raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)
+
+
+def _check_count(value: object, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if not 1 <= value < 2**31:
+        raise Invalid(f"{what} is {value}: give a number from 1 to {2**31 - 1}", value=value)
+    return value
+
+
+def _check_callback(value: object, what: str) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{what} must be callable, not {type(value).__name__}")
