@@ -13,10 +13,11 @@ The functions of this module use a default bus, named by `$ZBUS_BUS` (else `defa
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .bus import Bus
@@ -53,8 +54,17 @@ __all__ = [
     "subscribe",
 ]
 
+if TYPE_CHECKING:
+    from . import aio as aio
+
 _lock = threading.Lock()
 _default: Bus | None = None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":  # when it is first used, since it imports asyncio
+        return importlib.import_module("zbus.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _bus() -> Bus:

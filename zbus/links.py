@@ -146,6 +146,14 @@ class Links:
         """Return the sockets that hear from peers what a sender may wait for."""
         return [lane.socket for lane in self._lanes.values()]
 
+    def hear(self) -> None:
+        """Take in at once what peers have made known, such as room.
+
+        A send looks for it every millisecond only, and until then the sockets' descriptors stay readable.
+        """
+        for socket in self.sockets():
+            socket.getsockopt(zmq.EVENTS)
+
     def _list(self) -> None:
         entries = self._roster.entries()
         for ident in [ident for ident in self._links if ident not in entries]:

@@ -205,6 +205,8 @@ class Publisher(Generic[Driven]):
     def _transmit_within(
         self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int
     ) -> None:
+        if not self._try_seconds:
+            self._links.hear()
         if left >= self._try_seconds:
             return self._transmit(system, kind, raw, body, count)
         self._links.wait_at_most(left)

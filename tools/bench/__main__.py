@@ -1,4 +1,4 @@
-"""Measure zbus against raw pyzmq: one run, interleaved, best and median of the rounds, and the ratios.
+"""Measure zbus against raw pyzmq, and asyncio and threads against one thread: one run, interleaved, best and median of the rounds, and the ratios.
 
     python tools/bench [--rounds N] [--events N] [--json]
 
@@ -76,6 +76,18 @@ class Bench:
     def zbus_latency(self, d: str) -> Figures:
         return pair(("zbus_pong", d), ("zbus_ping", d, self.pings))
 
+    def aio(self, d: str) -> Figures:
+        return pair(("aio_subscribe", d), ("zbus_publish", d, self.events, 0, 1))
+
+    def aio_latency(self, d: str) -> Figures:
+        return pair(("aio_pong", d), ("aio_ping", d, self.pings))
+
+    def one_thread(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("zbus_publish_threads", d, self.events // 2, 1))
+
+    def eight_threads(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("zbus_publish_threads", d, self.events // 2, 8))
+
     def joins(self, d: str) -> Figures:
         with waiting(d, 3):
             return finish(start("zbus_join", d))
@@ -107,6 +119,10 @@ CASES = (
     "zbus_large",
     "raw_latency",
     "zbus_latency",
+    "aio",
+    "aio_latency",
+    "one_thread",
+    "eight_threads",
     "joins",
     "memory",
 )
@@ -134,6 +150,9 @@ RATIOS = (
     ("send_many of 100", "zbus_many", "rate", "raw", "events/s", 3.0, True),
     ("1 MiB bytes", "zbus_large", "rate", "raw_large", "events/s", 0.7, True),
     ("one-way latency p50", "zbus_latency", "p50_us", "raw_latency", "us", 1.5, False),
+    ("asyncio: iterate, over threads", "aio", "rate", "zbus", "events/s", 0.7, True),
+    ("asyncio: latency p50, over threads", "aio_latency", "p50_us", "zbus_latency", "us", 1.5, False),
+    ("send by 8 threads, over 1", "eight_threads", "sent_rate", "one_thread", "events/s", 0.8, True),
 )
 PLAIN = (
     ("subscribe(), p50", "joins", "subscribe_ms", "ms", 1.0),
@@ -153,13 +172,13 @@ def rows_of(found: dict[str, list[Figures]]) -> list[dict[str, Any]]:
             ratio = ours / theirs
             holds = ratio >= target if more else ratio <= target
             rows.append(
-                {"name": name, "raw": theirs, "zbus": ours, "unit": unit, "ratio": ratio, "best": best}
+                {"name": name, "base": theirs, "zbus": ours, "unit": unit, "ratio": ratio, "best": best}
             )
             rows[-1] |= {"target": f"{'>=' if more else '<='} {target:g} x", "holds": holds}
     for name, case, figure, unit, limit in PLAIN:
         if case in found:
             ours = median(found[case], figure)
-            row = {"name": name, "raw": None, "zbus": ours, "unit": unit, "ratio": None}
+            row = {"name": name, "base": None, "zbus": ours, "unit": unit, "ratio": None}
             row["best"] = min(entry[figure] for entry in found[case])
             row |= {
                 "target": f"<= {limit:g} {unit}" if limit else "",
@@ -174,10 +193,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
     line = "{:<40} {:>9} {:>10} {:<9} {:>6} {:>6}  {:<10} {}"
-    print(line.format("median", "raw", "zbus", "", "ratio", "best", "target", ""))
+    print(line.format("median", "base", "zbus", "", "ratio", "best", "target", ""))
     for row in rows:
         verdict = "" if not row["target"] else "holds" if row["holds"] else "MISSED"
-        cells = (number(row[key]) for key in ("raw", "zbus"))
+        cells = (number(row[key]) for key in ("base", "zbus"))
         ratio = number(row["ratio"])
         print(
             line.format(row["name"], *cells, row["unit"], ratio, number(row["best"]), row["target"], verdict)

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,8 +53,12 @@ def time_exchanges(exchange: Callable[[str], None], count: int) -> None:
         exchange(KIND)
         times.append((time.perf_counter() - start) / 2 * 1e6)
     exchange(END)
+    report_times(times)
+
+
+def report_times(times: list[float]) -> None:
     times.sort()
-    report(p50_us=times[count // 2], p99_us=times[count * 99 // 100])
+    report(p50_us=times[len(times) // 2], p99_us=times[len(times) * 99 // 100])
 
 
 # --- raw pyzmq: one frame an event, orjson on both sides, decoded fields, back-pressure, default queues
@@ -205,6 +211,85 @@ def zbus_pong(directory: str) -> None:
             bus.send("pong", evt.kind, evt.path, evt.data)
             if evt.kind == END:
                 break
+
+
+def zbus_publish_threads(directory: str, count: str, threads: str) -> None:
+    """Send by several threads through one bus; report the rate at which they do."""
+    with open_bus(directory) as bus:
+        await_subscribers(directory, 1)
+        bus.send(SYSTEM, KIND, PATH, DATA)
+        share = int(count) // int(threads)
+
+        def run() -> None:
+            for _ in range(share):
+                bus.send(SYSTEM, KIND, PATH, DATA)
+
+        workers = [threading.Thread(target=run) for _ in range(int(threads))]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        rate = share * int(threads) / (time.perf_counter() - start)
+        bus.send(SYSTEM, END, PATH)
+        report(sent_rate=rate)
+
+
+# --- zbus.aio: `async for evt in sub`
+
+
+def open_aio_bus(directory: str) -> Any:
+    from zbus import aio
+
+    return aio.Bus("bench", dir=directory)
+
+
+def aio_subscribe(directory: str) -> None:
+    async def run() -> None:
+        async with open_aio_bus(directory) as bus:
+            sub = await bus.subscribe(SYSTEM, overflow="block", capacity=1000)
+            await anext(aiter(sub))
+            start = time.perf_counter()
+            count = 0
+            async for evt in sub:
+                if evt.kind == END:
+                    break
+                count += 1
+            report_rate(count, start)
+            assert sub.lost == 0
+
+    asyncio.run(run())
+
+
+def aio_ping(directory: str, count: str) -> None:
+    async def run() -> None:
+        async with open_aio_bus(directory) as bus:
+            sub = await bus.subscribe("pong")
+            events = aiter(sub)
+            await_subscribers(directory, 2)
+            times = []
+            for number in range(WARM_UP + int(count)):
+                start = time.perf_counter()
+                await bus.send("ping", KIND, PATH, DATA)
+                await anext(events)
+                if number >= WARM_UP:
+                    times.append((time.perf_counter() - start) / 2 * 1e6)
+            await bus.send("ping", END, PATH)
+            await anext(events)
+            report_times(times)
+
+    asyncio.run(run())
+
+
+def aio_pong(directory: str) -> None:
+    async def run() -> None:
+        async with open_aio_bus(directory) as bus:
+            async for evt in await bus.subscribe("ping"):
+                await bus.send("pong", evt.kind, evt.path, evt.data)
+                if evt.kind == END:
+                    break
+
+    asyncio.run(run())
 
 
 def zbus_wait(directory: str) -> None:

@@ -1,0 +1,371 @@
+"""The bus for asyncio: the same names and meanings with `await`, `async for` and `async with`.
+
+Only the waiting differs. A channel sleeps on its socket's descriptor and drains it without blocking; a send
+that has to wait does so between its attempts; what may block otherwise, a join or a close, runs in a thread.
+Use a bus on one event loop at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack, suppress
+from math import inf
+from types import TracebackType
+from typing import Any
+
+from .errors import Timeout
+from .event import Event, Gap, Mismatch
+from .inbox import Inbox, check_channels, first
+from .inlet import Ended
+from .node import Node, Policy
+from .publisher import DEFAULT, Attempts
+from .subscription import Handle
+from .timeouts import check_timeout
+
+__all__ = ["Bus", "Channel", "Subscription", "select"]
+
+# A send that waits for a join looks at the roster so often, as its twin does.
+_LOOK_SECONDS = 0.005
+# What is ready is taken without asking the event loop; so often the others get their turn nevertheless.
+_TURN_EVENTS = 256
+
+
+class _Bell:
+    """Wakes coroutines when a descriptor stirs.
+
+    It watches a duplicate, so that nobody else can close it, or get its number, while the loop has it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._descriptor = os.dup(descriptor)
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._armed = False
+        self._rung = False
+
+    def add(self, waiter: asyncio.Future[None]) -> None:
+        """Have `waiter` done at the next ring."""
+        self._waiters.add(waiter)
+        if not self._armed and self._descriptor >= 0:
+            self.loop.add_reader(self._descriptor, self._notice)
+            self._armed = True
+
+    def remove(self, waiter: asyncio.Future[None]) -> None:
+        """Forget `waiter`, if it still waits."""
+        self._waiters.discard(waiter)
+
+    def _notice(self) -> None:
+        # The descriptor stays readable until somebody looks into the socket. So the loop calls this once more
+        # before those who were woken have: that call is to be passed over, or they would be woken in vain.
+        if self._rung:
+            self._rung = False
+        elif self._waiters:
+            self._rung = True
+            self.ring()
+        else:  # nobody will look, and the loop would spin
+            self._armed = False
+            self.loop.remove_reader(self._descriptor)
+
+    def ring(self) -> None:
+        """Wake all. On the loop's thread."""
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            _done(waiter)
+
+    def ring_soon(self) -> None:
+        """Wake all. Any thread may call this."""
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            self.loop.call_soon_threadsafe(self.ring)
+
+    def close(self) -> None:
+        """Let go of the descriptor. On the loop's thread, or when the loop is closed."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            if self._armed and not self.loop.is_closed():
+                self.loop.remove_reader(descriptor)
+            self._armed = False
+            os.close(descriptor)
+
+    def close_soon(self) -> None:
+        """Let go of the descriptor. Any thread may call this."""
+        try:
+            self.loop.call_soon_threadsafe(self.close)
+        except RuntimeError:  # the loop is closed
+            self.close()
+
+
+def _done(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _until(waiter: asyncio.Future[None], deadline: float, bells: Iterable[_Bell]) -> None:
+    """Wait until one of `bells` rings, or until `deadline` (monotonic)."""
+    timer = None
+    if deadline != inf:
+        timer = waiter.get_loop().call_later(max(0.0, deadline - time.monotonic()), _done, waiter)
+    try:
+        await waiter
+    finally:
+        for bell in bells:
+            bell.remove(waiter)
+        if timer is not None:
+            timer.cancel()
+
+
+class Channel(Inbox):
+    """The receiving end of a subscription. Several tasks of its loop may share its events."""
+
+    _bell: _Bell | None = None
+    _turn = _TURN_EVENTS
+
+    def __aiter__(self) -> Channel:
+        """Give events until the channel is closed and drained. The fastest way to receive."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event. Cancelling this loses none."""
+        self._turn -= 1
+        if not self._turn:
+            self._turn = _TURN_EVENTS
+            await asyncio.sleep(0)
+        evt = await self._wait(inf)
+        if evt is None:
+            raise StopAsyncIteration
+        return evt
+
+    async def receive(self, timeout: float | None = None) -> tuple[Event, bool] | tuple[None, bool]:
+        """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
+
+        Cancelling this loses no event. Otherwise as `zbus.Channel.receive`.
+        """
+        patience = check_timeout(timeout)
+        try:
+            evt = await self._wait(time.monotonic() + patience)
+        except TimeoutError:
+            raise _expired(patience) from None
+        return (evt, True) if evt is not None else (None, False)
+
+    async def _wait(self, deadline: float) -> Event | None:
+        """Return the next event, `None` once there will be none; raise `TimeoutError` after `deadline`."""
+        lock = self._source.lock
+        while True:
+            late = deadline != inf and time.monotonic() >= deadline
+            # Nothing is awaited between the taking of an event and its return, so nobody can cancel that.
+            lock.acquire()
+            try:
+                evt = self._now()
+                if evt is None and not late:
+                    bell = self._get_bell()
+                    waiter = bell.loop.create_future()
+                    bell.add(waiter)
+            except Ended:
+                return None
+            finally:
+                lock.release()
+                if self._news:
+                    self._tell()
+            if evt is not None:
+                return evt
+            if late:
+                raise TimeoutError
+            await _until(waiter, deadline, (bell,))
+
+    def _get_bell(self) -> _Bell:
+        """Return the bell of this loop. Under the lock."""
+        if self._bell is not None and self._bell.loop is not asyncio.get_running_loop():
+            self._bell.close_soon()
+            self._bell = None
+        if self._bell is None:
+            handle = self._source.handle
+            self._bell = _Bell(handle if isinstance(handle, int) else handle.fileno())
+        return self._bell
+
+    async def close(self) -> None:
+        """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
+        self._end()
+
+    def _end(self) -> None:
+        super()._end()
+        if (bell := self._bell) is not None:
+            bell.ring_soon()
+            if self._source is self._inlet:  # else the end is still to come by the descriptor
+                bell.close_soon()
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._bell is not None:
+            self._bell.close_soon()
+
+
+def _expired(patience: float) -> Timeout:
+    return Timeout(f"no event within {patience:g} s", timeout=patience)
+
+
+async def select(
+    *channels: Channel, timeout: float | None = None
+) -> tuple[Channel, Event, bool] | tuple[Channel, None, bool]:
+    """Wait for several channels: return `(channel, event, True)` of the first that has an event.
+
+    Cancelling this loses no event. Otherwise as `zbus.select`.
+    """
+    check_channels(channels, Channel)
+    patience = check_timeout(timeout)
+    deadline = time.monotonic() + patience
+    each = dict.fromkeys(channels)
+    while True:
+        late = time.monotonic() >= deadline
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with ExitStack() as held:
+            for channel in each:
+                held.enter_context(channel._source.lock)
+            found = first(each)
+            bells = [] if found or late else [channel._get_bell() for channel in each]
+            for bell in bells:
+                bell.add(waiter)
+        for channel in each:
+            if channel._news:
+                channel._tell()
+        if found is not None:
+            return found
+        if late:
+            raise _expired(patience)
+        await _until(waiter, deadline, bells)
+
+
+class Subscription(Handle[Channel]):
+    """A subscription: a channel of events until it is closed. For `async with` and `async for`."""
+
+    async def close(self) -> None:
+        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
+        await self._channel.close()
+
+    def __aiter__(self) -> Channel:
+        return self._channel
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+async def _pursue(attempts: Attempts) -> None:
+    for sockets in attempts:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        bells = [_Bell(socket.fileno()) for socket in sockets]
+        try:
+            for bell in bells:
+                bell.add(waiter)
+            await _until(waiter, time.monotonic() + _LOOK_SECONDS, bells)
+        finally:
+            for bell in bells:
+                bell.close()
+
+
+class Bus(Node[Awaitable[None]]):
+    """A place on a bus, as `zbus.Bus`, for programs that run on an event loop.
+
+        async with Bus("shop") as bus:
+            sub = await bus.subscribe("orders.**")
+            await bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
+            evt, ok = await sub.channel().receive(timeout=1.0)
+
+    Attributes:
+        name: of the bus.
+        capacity: of its channels, if a subscription does not say otherwise.
+    """
+
+    _turn = _TURN_EVENTS
+
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        dir: str | os.PathLike[str] | None = None,
+        policy: Policy | None = None,
+        capacity: int = 65_536,
+        max_event_bytes: int = 16 * 1024 * 1024,
+        send_timeout: float | None = 5.0,
+        join_timeout: float = 1.0,
+        linger: float = 1.0,
+    ) -> None:
+        """Open the bus `name`, as `zbus.Bus` does; it needs no event loop yet."""
+        super().__init__(
+            name,
+            dir,
+            policy=policy,
+            capacity=capacity,
+            max_event_bytes=max_event_bytes,
+            send_timeout=send_timeout,
+            join_timeout=join_timeout,
+            linger=linger,
+            pursue=_pursue,
+            try_seconds=0.0,
+        )
+
+    async def subscribe(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        overflow: str = "drop",
+        capacity: int | None = None,
+        on_gap: Callable[[Gap], object] | None = None,
+        type: Any = None,
+        on_error: Callable[[Mismatch], object] | None = None,
+    ) -> Subscription:
+        """Return a subscription that gets every event sent, by anybody, after this returns.
+
+        The join runs in a thread, so the loop goes on. Otherwise as `zbus.Bus.subscribe`; `on_gap` and
+        `on_error` are plain functions, called in the task that receives.
+        """
+        wish = self._wish(system, kind, overflow, capacity, on_gap, type, on_error)
+        return Subscription(await asyncio.to_thread(self._join, wish, Channel))
+
+    async def send(
+        self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+    ) -> None:
+        """Send one event to every subscriber on the bus, as `zbus.Bus.send`.
+
+        If it is cancelled while it waits, the event went to nobody.
+        """
+        await self._take_turn()
+        rest = self._publisher.send(system, kind, path, data, timeout=timeout)
+        if rest is not None:
+            await rest
+
+    async def send_many(
+        self,
+        system: str,
+        kind: str,
+        items: Iterable[tuple[str, Any]],
+        *,
+        timeout: float | None = DEFAULT,
+    ) -> int:
+        """Send `(path, data)` pairs as events of one topic, all or none, and return how many."""
+        await self._take_turn()
+        count, rest = self._publisher.send_many(system, kind, items, timeout)
+        if rest is not None:
+            await rest
+        return count
+
+    async def _take_turn(self) -> None:
+        """Let the other tasks of the loop run now and then, though nothing has to be waited for."""
+        self._turn -= 1
+        if not self._turn:
+            self._turn = _TURN_EVENTS
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
+        await asyncio.to_thread(self._close)
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        await self.close()
