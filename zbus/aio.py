@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import ExitStack, suppress
 from math import inf
 from types import TracebackType
@@ -20,9 +20,9 @@ from .errors import Timeout
 from .event import Event, Gap, Mismatch
 from .inbox import Inbox, check_channels, first
 from .inlet import Ended
-from .node import Node, Policy
+from .node import BusBase, Node, Policy
 from .publisher import DEFAULT, Attempts
-from .subscription import Handle
+from .subscription import SubscriptionBase
 from .timeouts import check_timeout
 
 __all__ = ["Bus", "Channel", "Subscription", "select"]
@@ -151,21 +151,19 @@ class Channel(Inbox):
 
     async def _wait(self, deadline: float) -> Event | None:
         """Return the next event, `None` once there will be none; raise `TimeoutError` after `deadline`."""
-        lock = self._source.lock
         while True:
             late = deadline != inf and time.monotonic() >= deadline
             # Nothing is awaited between the taking of an event and its return, so nobody can cancel that.
-            lock.acquire()
             try:
-                evt = self._now()
-                if evt is None and not late:
-                    bell = self._get_bell()
-                    waiter = bell.loop.create_future()
-                    bell.add(waiter)
+                with self._source.lock:
+                    evt = self._now()
+                    if evt is None and not late:
+                        bell = self._get_bell()
+                        waiter = bell.loop.create_future()
+                        bell.add(waiter)
             except Ended:
                 return None
             finally:
-                lock.release()
                 if self._news:
                     self._tell()
             if evt is not None:
@@ -236,7 +234,7 @@ async def select(
         await _until(waiter, deadline, bells)
 
 
-class Subscription(Handle[Channel]):
+class Subscription(SubscriptionBase[Channel]):
     """A subscription: a channel of events until it is closed. For `async with` and `async for`."""
 
     async def close(self) -> None:
@@ -266,17 +264,13 @@ async def _pursue(attempts: Attempts) -> None:
                 bell.close()
 
 
-class Bus(Node[Awaitable[None]]):
+class Bus(BusBase[Coroutine[Any, Any, None]]):
     """A place on a bus, as `zbus.Bus`, for programs that run on an event loop.
 
-        async with Bus("shop") as bus:
-            sub = await bus.subscribe("orders.**")
-            await bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
-            evt, ok = await sub.channel().receive(timeout=1.0)
-
-    Attributes:
-        name: of the bus.
-        capacity: of its channels, if a subscription does not say otherwise.
+    async with Bus("shop") as bus:
+        sub = await bus.subscribe("orders.**")
+        await bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
+        evt, ok = await sub.channel().receive(timeout=1.0)
     """
 
     _turn = _TURN_EVENTS
@@ -294,7 +288,7 @@ class Bus(Node[Awaitable[None]]):
         linger: float = 1.0,
     ) -> None:
         """Open the bus `name`, as `zbus.Bus` does; it needs no event loop yet."""
-        super().__init__(
+        node = Node(
             name,
             dir,
             policy=policy,
@@ -306,6 +300,7 @@ class Bus(Node[Awaitable[None]]):
             pursue=_pursue,
             try_seconds=0.0,
         )
+        super().__init__(node)
 
     async def subscribe(
         self,
@@ -323,8 +318,8 @@ class Bus(Node[Awaitable[None]]):
         The join runs in a thread, so the loop goes on. Otherwise as `zbus.Bus.subscribe`; `on_gap` and
         `on_error` are plain functions, called in the task that receives.
         """
-        wish = self._wish(system, kind, overflow, capacity, on_gap, type, on_error)
-        return Subscription(await asyncio.to_thread(self._join, wish, Channel))
+        wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)
+        return Subscription(await asyncio.to_thread(self._node.join, wish, Channel, self))
 
     async def send(
         self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
@@ -334,7 +329,7 @@ class Bus(Node[Awaitable[None]]):
         If it is cancelled while it waits, the event went to nobody.
         """
         await self._take_turn()
-        rest = self._publisher.send(system, kind, path, data, timeout=timeout)
+        rest = self._node.publisher.send(system, kind, path, data, timeout=timeout)
         if rest is not None:
             await rest
 
@@ -348,7 +343,7 @@ class Bus(Node[Awaitable[None]]):
     ) -> int:
         """Send `(path, data)` pairs as events of one topic, all or none, and return how many."""
         await self._take_turn()
-        count, rest = self._publisher.send_many(system, kind, items, timeout)
+        count, rest = self._node.publisher.send_many(system, kind, items, timeout)
         if rest is not None:
             await rest
         return count
@@ -362,7 +357,7 @@ class Bus(Node[Awaitable[None]]):
 
     async def close(self) -> None:
         """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
-        await asyncio.to_thread(self._close)
+        await asyncio.to_thread(self._node.close)
 
     async def __aenter__(self) -> Bus:
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from itertools import chain
 from math import inf
 from typing import NoReturn
@@ -16,7 +15,7 @@ from typing import NoReturn
 import zmq
 from zmq.backend import zmq_poll
 
-from .errors import Timeout
+from .errors import Timeout, Unavailable
 from .event import Event
 from .inbox import Inbox, check_channels, first
 from .inlet import Ended
@@ -43,18 +42,15 @@ class Channel(Inbox):
         source, decoder, decode = self._source, self._decoder, self._decode
         batches = source is self._inlet
         while True:
-            lock = source.lock
-            lock.acquire()
             try:
-                evt = decoder.rest() if batches and decoder.batch is not None else None
-                if evt is None:
-                    evt = decode(source.recv(0))
+                with source.lock:
+                    evt = decoder.rest() if batches and decoder.batch is not None else None
+                    if evt is None:
+                        evt = decode(source.recv(0))
             except Ended:
                 return
             except zmq.ZMQError as error:
                 raise self._failed(error) from error
-            finally:
-                lock.release()
             if evt is not None:
                 yield (evt,)
                 continue
@@ -77,14 +73,15 @@ class Channel(Inbox):
         deadline = time.monotonic() + patience
         while True:
             lock = self._source.lock
-            if not lock.acquire(timeout=_left(deadline)):
-                _expired(patience)
+            self._check_not_in_use()
             try:
+                if not lock.acquire(timeout=_left(deadline)):
+                    _expired(patience)
                 evt = self._rest() or self._take(deadline, patience)
             except Ended:
                 return None, False
             finally:
-                lock.release()
+                lock.let_go()
                 if self._news:
                     self._tell()
             if evt is not None:
@@ -103,6 +100,10 @@ class Channel(Inbox):
             return self._decode(source.recv(0)) or self._rest()
         except zmq.ZMQError as error:
             raise self._failed(error) from error
+
+    def _check_not_in_use(self) -> None:
+        if self._source.lock.held():
+            raise Unavailable("a signal handler cannot receive while its thread does: have a thread receive")
 
     def close(self) -> None:
         """Stop new events. What is buffered stays receivable; a blocked receiver wakes; twice is fine."""
@@ -141,30 +142,28 @@ def select(
     check_channels(channels, Channel)
     patience = check_timeout(timeout)
     deadline = time.monotonic() + patience
+    each = dict.fromkeys(channels)
     while True:
         late = time.monotonic() >= deadline
-        with ExitStack() as held:
+        for channel in each:
+            channel._check_not_in_use()
+        try:
             # A channel that another thread receives from is left to it, and asked for again soon.
-            free = [channel for channel in channels if _hold(channel, held)]
+            free = [channel for channel in each if channel._source.lock.acquire(blocking=False)]
             found = first(free)
             if found is None and not late:
-                longest = inf if len(free) == len({*channels}) else _SHARED_SECONDS
+                longest = inf if len(free) == len(each) else _SHARED_SECONDS
                 _poll(free, min(longest, deadline - time.monotonic()))
-        for channel in free:
+        finally:
+            for channel in each:
+                channel._source.lock.let_go()
+        for channel in each:
             if channel._news:
                 channel._tell()
         if found is not None:
             return found
         if late:
             _expired(patience)
-
-
-def _hold(channel: Channel, held: ExitStack) -> bool:
-    lock = channel._source.lock
-    if not lock.acquire(blocking=False):
-        return False
-    held.callback(lock.release)
-    return True
 
 
 def _poll(channels: list[Channel], seconds: float) -> None:

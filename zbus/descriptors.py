@@ -1,15 +1,23 @@
-"""File descriptors: libzmq aborts the process when it cannot accept one, so zbus keeps well away."""
+"""File descriptors: how many there may be, and what the kernel knows of the sockets that libzmq holds.
+
+libzmq aborts the process when it cannot accept a connection for want of one, so zbus keeps well away.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from .errors import Unavailable
 
-__all__ = ["check_headroom", "raise_limit"]
+__all__ = ["check_headroom", "close_connections", "raise_limit", "unix_sockets"]
 
 _HEADROOM = 16
+_LISTING = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def raise_limit() -> None:
@@ -26,10 +34,7 @@ def check_headroom(needed: int) -> None:
         Unavailable: it would; retryable once some are closed.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        used = len(os.listdir("/proc/self/fd"))
-    except OSError:  # no /proc here: the limit was raised, that has to do
-        return
+    used = len(_descriptors())
     if used + needed + _HEADROOM > limit:
         raise Unavailable(
             f"{used} of {limit} file descriptors are in use, too many to join a bus: raise the limit"
@@ -38,3 +43,39 @@ def check_headroom(needed: int) -> None:
             used=used,
             limit=limit,
         )
+
+
+def _descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(_LISTING)]
+    except OSError:  # neither listing here: the limit was raised, that has to do
+        return []
+
+
+def unix_sockets() -> Iterator[tuple[int, str, str]]:
+    """Yield each unix socket of this process: its descriptor, its own name and its peer's, if any."""
+    for number in _descriptors():
+        with suppress(OSError):  # closed meanwhile, by libzmq
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            held = socket.socket(fileno=number)
+            try:
+                if held.family == socket.AF_UNIX:
+                    yield number, _name(held.getsockname), _name(held.getpeername)
+            finally:
+                held.detach()
+
+
+def _name(ask: Callable[[], object]) -> str:
+    try:
+        name = ask()
+    except OSError:  # not connected
+        return ""
+    return name if isinstance(name, str) else ""  # an abstract name is bytes
+
+
+def close_connections(directory: str) -> None:
+    """Close every unix socket whose name, or whose peer's, is in `directory`."""
+    for number, *names in unix_sockets():
+        if directory in map(os.path.dirname, names):
+            os.close(number)

@@ -6,7 +6,7 @@ import _thread
 import atexit
 import os
 import sys
-import weakref
+import threading
 from contextlib import suppress
 from typing import Protocol
 
@@ -16,13 +16,16 @@ __all__ = ["abandon", "ended", "opened"]
 class Closable(Protocol):
     """A node, as far as its end goes."""
 
-    def _close(self) -> None: ...
+    closed: str
 
-    def _disown(self) -> None: ...
+    def close(self) -> None:
+        """See `Bus.close`."""
+
+    def disown(self) -> None:
+        """In a forked child: have every use fail at once."""
 
 
-_open: weakref.WeakSet[Closable] = weakref.WeakSet()
-_abandoned: set[Closable] = set()
+_open: set[Closable] = set()
 _child = 0
 
 
@@ -40,34 +43,34 @@ def opened(node: Closable) -> None:
 def ended(node: Closable) -> None:
     """Note that `node` is closed."""
     _open.discard(node)
-    _abandoned.discard(node)
 
 
 def abandon(node: Closable) -> None:
     """Close a node that nobody refers to any more.
 
-    In a thread, since garbage collection runs anywhere and closing waits for others. Not one of `threading`,
-    whose locks may be held right here.
+    In a thread, since garbage collection runs anywhere and closing waits for others. Another starts that one,
+    since the locks of `threading` may be held right here.
     """
-    _abandoned.add(node)
-    try:
-        _thread.start_new_thread(node._close, ())
-    except RuntimeError:  # the interpreter is about to end
-        node._close()
+    with suppress(RuntimeError):  # the interpreter is about to end, and will come by itself
+        _thread.start_new_thread(_close_in_thread, (node,))
+
+
+def _close_in_thread(node: Closable) -> None:
+    with suppress(RuntimeError):
+        threading.Thread(target=node.close, name="zbus-close", daemon=True).start()
 
 
 @atexit.register
 def _close_all() -> None:
-    for node in (*_open, *_abandoned):
+    for node in [*_open]:
         with suppress(KeyboardInterrupt):  # somebody will not wait for what lingers
-            node._close()
+            node.close()
 
 
 def _disown_all() -> None:
-    for node in (*_open, *_abandoned):
-        node._disown()
+    for node in [*_open]:
+        node.disown()
     _open.clear()
-    _abandoned.clear()
 
 
 os.register_at_fork(after_in_child=_disown_all)

@@ -13,11 +13,11 @@ import array
 import fcntl
 import os
 import socket
-import stat
 import termios
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+
+from .descriptors import unix_sockets
 
 __all__ = ["Connections"]
 
@@ -25,34 +25,25 @@ _LOOK_SECONDS = 0.001
 
 
 class Connections:
-    """Duplicates of this process's connections to some unix sockets; without /proc, none."""
+    """Duplicates of this process's connections to some unix sockets."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         """Duplicate every connection to one of `paths`."""
         self._sockets: list[socket.socket] = []
         wanted = set(paths)
-        if not wanted or not os.path.isdir("/proc/self/fd"):
-            return
-        for name in os.listdir("/proc/self/fd"):
-            with suppress(OSError):
-                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                    self._keep(socket.socket(fileno=os.dup(int(name))), wanted)
-
-    def _keep(self, connection: socket.socket, wanted: set[str]) -> None:
-        try:
-            if connection.family == socket.AF_UNIX and connection.getpeername() in wanted:
-                self._sockets.append(connection)
-                return
-        except OSError:  # not connected
-            pass
-        connection.close()
+        if wanted:
+            for number, _, peer in unix_sockets():
+                if peer in wanted:
+                    self._sockets.append(socket.socket(fileno=os.dup(number)))
 
     def close(self, deadline: float) -> None:
         """Wait until the peers have read everything, or until `deadline` (monotonic); then let go."""
-        while any(map(_unread, self._sockets)) and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
-        for connection in self._sockets:
-            connection.close()
+        try:
+            while any(map(_unread, self._sockets)) and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            for connection in self._sockets:
+                connection.close()
 
 
 def _unread(connection: socket.socket) -> int:

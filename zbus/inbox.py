@@ -51,8 +51,11 @@ class Inbox:
         capacity: how many events it holds.
     """
 
-    def __init__(self, wish: Wish, decoder: Decoder, inlet: Inlet, discard: Callable[[Inlet], None]) -> None:
+    def __init__(
+        self, bus: object, wish: Wish, decoder: Decoder, inlet: Inlet, discard: Callable[[Inlet], None]
+    ) -> None:
         """Made by `Bus.subscribe`; `discard` closes the inlet without waiting for anything."""
+        self._bus = bus  # which lives as long as a channel of it
         self.system = wish.system.pattern
         self.kind = None if wish.kind is None else wish.kind.pattern
         self.overflow = wish.overflow

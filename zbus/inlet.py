@@ -7,7 +7,6 @@ arrived, and lets go of the socket.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,11 +15,11 @@ from typing import Any
 import zmq
 
 from .errors import Canceled
+from .locks import Lock
 
 __all__ = ["Ended", "Inlet"]
 
-# How long `close` waits for a receiver in another thread to notice, which takes microseconds. It must not
-# wait for ever: in a signal handler the receiver is this very thread.
+# How long `close` waits for a receiver in another thread to notice, which takes microseconds.
 _CLOSE_SECONDS = 0.2
 
 
@@ -53,11 +52,12 @@ class Inlet:
 
         `wake` sends it its barrier, `detach` tells the bus that it is closed.
         """
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
         self._get: Callable[[int], Any] = super(zmq.Socket, socket).get
         self.handle = socket
         self.closing = False
+        self._disowned = False
         self._capacity = capacity
         self._wake = wake
         self._detach = detach
@@ -72,15 +72,19 @@ class Inlet:
 
     def close(self) -> None:
         """Stop new frames; what is buffered stays receivable; a blocked receiver wakes; twice is fine."""
+        if self._disowned:
+            return
         self.closing = True
         # A receiver comes by here before it waits again; one that waits now gets its barrier.
         self.recv = self._buffered
         self._wake()
-        if self.lock.acquire(timeout=_CLOSE_SECONDS):
-            try:
+        if self.lock.held():
+            return  # a signal handler: the receiver it interrupted is the one that wakes
+        try:
+            if self.lock.acquire(timeout=_CLOSE_SECONDS):
                 self._drain()
-            finally:
-                self.lock.release()
+        finally:
+            self.lock.let_go()
 
     def _buffered(self, _: int = 0) -> bytes:
         """Stand in for `recv` once it closes."""
@@ -107,6 +111,6 @@ class Inlet:
         def refuse(_: int = 0) -> bytes:
             raise Canceled(reason)
 
-        self.closing = True
-        self.lock = threading.Lock()
+        self.closing = self._disowned = True
+        self.lock = Lock()
         self.recv = refuse

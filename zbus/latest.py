@@ -18,6 +18,7 @@ from .decoder import Decoder
 from .errors import Canceled
 from .event import Event
 from .inlet import Ended, Inlet
+from .locks import Lock
 
 __all__ = ["Latest"]
 
@@ -37,7 +38,7 @@ class Latest:
 
     def __init__(self, inlet: Inlet, decoder: Decoder, capacity: int) -> None:
         """Read ahead; at most `capacity` keys wait, then the one that changed longest ago is lost."""
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.superseded = 0
         self._inlet = inlet
         self._decoder = decoder
@@ -119,7 +120,7 @@ class Latest:
         """Make every use in a forked child fail at once."""
         self._inlet.disown(reason)
         self._refusal = reason
-        self.lock = threading.Lock()
+        self.lock = Lock()
 
     def __del__(self) -> None:
         os.close(self.handle)

@@ -1,5 +1,8 @@
 """A node: one process's place on a bus, and its end; all that the two kinds of `Bus` share.
 
+A `Bus` is only a handle on it. The handle may be garbage collected; the node stays until it is closed, so
+that its sockets are never garbage, which Python would finalize in any order.
+
 It owns one ZeroMQ context, one publisher, one ingress shared by its `drop` and `latest` channels and one for
 each `block` channel. Nothing of ZeroMQ is created before it is needed, so a bus that only sends has no
 forwarder and one that never does anything has no threads.
@@ -17,7 +20,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .decoder import Decoder
-from .descriptors import check_headroom, raise_limit
+from .descriptors import check_headroom, close_connections, raise_limit
 from .ends import abandon, ended, opened
 from .errors import Canceled, Invalid, Unavailable
 from .event import Gap, Mismatch
@@ -34,7 +37,7 @@ from .roster import Roster
 from .timeouts import check_timeout
 from .typed import fitter
 
-__all__ = ["Node", "Policy"]
+__all__ = ["BusBase", "Node", "Policy"]
 
 _OVERFLOWS = ("drop", "block", "latest")
 _INGRESS_DESCRIPTORS = 12
@@ -59,15 +62,15 @@ class _Seat(NamedTuple):
 
 
 class Node(Generic[Driven]):
-    """A place on a bus: sends to and receives from every process that opened the same name.
+    """One process's place on a bus.
 
     Attributes:
         name: of the bus.
         capacity: of its channels, if a subscription does not say otherwise.
+        path: the directory.
+        publisher: the sending half.
+        closed: why it is closed, or empty.
     """
-
-    _closed = ""
-    _finished = True  # until it is open, there is nothing to close
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Node(Generic[Driven]):
         check_timeout(send_timeout, "send_timeout")
         raise_limit()
         self._roster = Roster(dir, name)
+        self.path = self._roster.path
         self._member = Member(self._roster, about_process())
         self._context = LazyContext()
         # Re-entrant: garbage collection may close a channel while this thread joins another.
@@ -104,8 +108,9 @@ class Node(Generic[Driven]):
         self._dropped: deque[Inlet] = deque()
         self._ends: list[Ingress] = []
         self._closing = threading.RLock()
-        # Nothing here refers to the node, so that it closes at once when the last user lets go of it.
-        self._publisher = Publisher(
+        self.closed = ""
+        self._finished = False
+        self.publisher = Publisher(
             self._roster,
             Links(
                 self._roster,
@@ -121,11 +126,14 @@ class Node(Generic[Driven]):
             pursue=pursue,
             try_seconds=try_seconds,
         )
-        self._finished = False
         opened(self)
-        self._roster.reap()
+        try:
+            self._roster.reap()
+        except BaseException:
+            self.close()
+            raise
 
-    def _wish(
+    def wish(
         self,
         system: str,
         kind: str | None,
@@ -149,13 +157,13 @@ class Node(Generic[Driven]):
         _admit(self._policy, SUBSCRIBE, "subscribe to events from system", system)
         return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
 
-    def _join(self, wish: Wish, kind: Callable[..., Channel]) -> Channel:
-        """Return a channel that gets every event sent after this returns."""
+    def join(self, wish: Wish, kind: Callable[..., Channel], bus: BusBase[Driven]) -> Channel:
+        """Return a channel, of class `kind`, that gets every event sent after this returns."""
         with self._lock:
             self._check_open()
             self._joining = True
             try:
-                channel = self._join_by(self._ingress_for(wish), wish, kind)
+                channel = self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
             finally:
                 self._joining = False
         self._sweep()
@@ -229,7 +237,7 @@ class Node(Generic[Driven]):
             seat = self._seats.pop(inlet, None)
             if seat is None:
                 return
-            if self._closed:
+            if self.closed:
                 self._finish()
             elif seat.ingress is not self._shared:
                 seat.ingress.withdraw()
@@ -253,7 +261,7 @@ class Node(Generic[Driven]):
             finally:
                 self._lock.release()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end."""
         with self._closing:
             self._close_once()
@@ -263,10 +271,10 @@ class Node(Generic[Driven]):
             if self._finished:
                 return
             deadline = time.monotonic() + self._linger
-            self._closed = self._closed or f"the bus {self.name!r} is closed: open a new one"
+            self.closed = self.closed or f"the bus {self.name!r} is closed: open a new one"
             for ingress in self._all_ingresses():
                 ingress.withdraw()
-            connections = self._publisher.close(self._closed, deadline)
+            connections = self.publisher.close(self.closed, deadline)
             if connections is None:
                 return  # a signal handler amid a send: the next call, at exit if no earlier, does the rest
             self._ends = [*self._all_ingresses()]
@@ -278,17 +286,13 @@ class Node(Generic[Driven]):
         connections.close(deadline)
         ended(self)
 
-    def __del__(self) -> None:
-        if not self._finished and not self._closed:
-            abandon(self)
-
     def _all_ingresses(self) -> set[Ingress]:
         return {*(seat.ingress for seat in self._seats.values()), *([self._shared] if self._shared else [])}
 
     def _finish(self) -> None:
         """Free what is left, once every channel's socket is closed.
 
-        That may be later than `_close`: if it was called in a signal handler while this very thread waits in
+        That may be later than `close`: if it was called in a signal handler while this very thread waits in
         a channel, that channel comes here when the handler has returned.
         """
         if self._seats or self._finished:
@@ -300,28 +304,52 @@ class Node(Generic[Driven]):
         self._member.close()
         self._roster.close()
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Canceled(self.closed)
+
+    def disown(self) -> None:
+        """In a forked child: the sockets are the parent's, so every use fails at once."""
+        self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
+        self._finished = True  # there is nothing of ours to close
+        self._lock = threading.RLock()
+        self.publisher.disown(self.closed)
+        self._member.disown()
+        # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
+        close_connections(str(self.path))
+        for seat in self._seats.values():
+            if (channel := seat.channel()) is not None:
+                channel._disown(self.closed)
+
+
+class BusBase(Generic[Driven]):
+    """What the two kinds of `Bus` share: a handle on a node, which closes once nobody refers to it."""
+
+    def __init__(self, node: Node[Driven]) -> None:
+        self._node: Node[Driven] = node
+
+    @property
+    def name(self) -> str:
+        """The name of the bus."""
+        return self._node.name
+
+    @property
+    def capacity(self) -> int:
+        """How many events a channel holds, if its subscription does not say otherwise."""
+        return self._node.capacity
+
     @property
     def closed(self) -> bool:
         """Whether the bus was closed, or belongs to the parent of this forked process."""
-        return bool(self._closed)
+        return bool(self._node.closed)
 
     def __repr__(self) -> str:
-        return f"<Bus {self.name!r} at {self._roster.path}{', closed' if self._closed else ''}>"
+        return f"<Bus {self.name!r} at {self._node.path}{', closed' if self.closed else ''}>"
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Canceled(self._closed)
-
-    def _disown(self) -> None:
-        """In a forked child: the sockets are the parent's, so every use fails at once."""
-        self._closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
-        self._finished = True  # there is nothing of ours to close
-        self._lock = threading.RLock()
-        self._publisher.disown(self._closed)
-        self._member.disown()
-        for seat in self._seats.values():
-            if (channel := seat.channel()) is not None:
-                channel._disown(self._closed)
+    def __del__(self) -> None:
+        node = vars(self).get("_node")  # not there if it could not be opened
+        if node is not None and not node.closed:
+            abandon(node)
 
 
 def _admit(policy: Policy | None, action: str, what: str, resource: str) -> None:

@@ -10,12 +10,12 @@ from .channel import Channel
 from .event import Event
 from .inbox import Inbox
 
-__all__ = ["Handle", "Subscription"]
+__all__ = ["Subscription", "SubscriptionBase"]
 
 C = TypeVar("C", bound=Inbox)
 
 
-class Handle(Generic[C]):
+class SubscriptionBase(Generic[C]):
     """What the subscriptions of both twins share."""
 
     def __init__(self, channel: C) -> None:
@@ -32,7 +32,7 @@ class Handle(Generic[C]):
         return self._channel.lost
 
 
-class Subscription(Handle[Channel]):
+class Subscription(SubscriptionBase[Channel]):
     """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
 
     def close(self) -> None:

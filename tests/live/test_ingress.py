@@ -144,7 +144,7 @@ def test_a_subscriber_that_joins_while_the_roster_is_listed_gets_the_event(
 ) -> None:
     """The token is remembered before the listing, so a change during it is seen."""
     late: list[zbus.Subscription] = []
-    entries = bus._roster.entries
+    entries = bus._node._roster.entries
 
     with zbus.Bus(dir=zbus_dir) as other:
 
@@ -154,7 +154,7 @@ def test_a_subscriber_that_joins_while_the_roster_is_listed_gets_the_event(
                 late.append(other.subscribe("a"))
             return found
 
-        monkeypatch.setattr(bus._roster, "entries", stale)
+        monkeypatch.setattr(bus._node._roster, "entries", stale)
         bus.send("a", "b", "/1")
         assert late[0].channel().receive(timeout=5.0)[1]
 

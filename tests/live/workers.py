@@ -10,6 +10,7 @@ import itertools
 import json
 import mmap
 import os
+import signal
 import struct
 import sys
 import threading
@@ -172,6 +173,20 @@ def idle_subscriber(pattern: str, overflow: str, capacity: str) -> None:
         tell(ready=True)
         told()
         tell(rss=resident_mib())
+        told()
+
+
+def forking_subscriber(pattern: str, overflow: str) -> None:
+    """Subscribe, and have a forked child that lives on."""
+    with zbus.Bus() as bus:
+        _held = bus.subscribe(pattern, overflow=overflow)
+        tell(ready=True)
+        child = os.fork()
+        if not child:
+            for stream in (sys.stdin, sys.stdout):
+                os.close(stream.fileno())
+            signal.pause()
+        tell(child=child)
         told()
 
 

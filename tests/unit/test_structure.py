@@ -23,6 +23,7 @@ ORDER = (
     "ingress",
     "handover",
     "links",
+    "locks",
     "publisher",
     "inlet",
     "latest",

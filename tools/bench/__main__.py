@@ -1,4 +1,4 @@
-"""Measure zbus against raw pyzmq, and asyncio and threads against one thread: one run, interleaved, best and median of the rounds, and the ratios.
+"""Measure zbus against raw pyzmq, and its own ways against each other, in one run, interleaved: ratios.
 
     python tools/bench [--rounds N] [--events N] [--json]
 
