@@ -36,14 +36,15 @@ class Connections:
                 if peer in wanted:
                     self._sockets.append(socket.socket(fileno=os.dup(number)))
 
-    def close(self, deadline: float) -> None:
-        """Wait until the peers have read everything, or until `deadline` (monotonic); then let go."""
-        try:
-            while any(map(_unread, self._sockets)) and time.monotonic() < deadline:
-                time.sleep(_LOOK_SECONDS)
-        finally:
-            for connection in self._sockets:
-                connection.close()
+    def wait(self, deadline: float) -> None:
+        """Wait until the peers have read everything, or until `deadline` (monotonic)."""
+        while any(map(_unread, self._sockets)) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+
+    def close(self) -> None:
+        """Let go of the duplicates."""
+        for connection in self._sockets:
+            connection.close()
 
 
 def _unread(connection: socket.socket) -> int:

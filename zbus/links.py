@@ -235,7 +235,7 @@ class Links:
         """Close the sockets; libzmq still writes what was accepted, until `deadline` (monotonic).
 
         Returns:
-            The connections, to be closed when the context has ended.
+            The connections, to be waited for and closed when the context has ended.
         """
         self.hold = self.drop = None
         paths = (path for ident in self._links for path in self._roster.socket_names(ident))

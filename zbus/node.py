@@ -278,13 +278,16 @@ class Node(Generic[Driven]):
             if connections is None:
                 return  # a signal handler amid a send: the next call, at exit if no earlier, does the rest
             self._ends = [*self._all_ingresses()]
-        for inlet, seat in list(self._seats.items()):
-            channel = seat.channel()
-            inlet.close() if channel is None else channel._end()
-        with self._lock:
-            self._finish()
-        connections.close(deadline)
-        ended(self)
+        try:
+            for inlet, seat in list(self._seats.items()):
+                channel = seat.channel()
+                inlet.close() if channel is None else channel._end()
+            with self._lock:
+                self._finish()
+            connections.wait(deadline)
+        finally:  # also when somebody will not wait
+            connections.close()
+            ended(self)
 
     def _all_ingresses(self) -> set[Ingress]:
         return {*(seat.ingress for seat in self._seats.values()), *([self._shared] if self._shared else [])}
@@ -300,9 +303,9 @@ class Node(Generic[Driven]):
         self._finished = True
         for ingress in self._ends:
             ingress.close()
-        self._context.term()
         self._member.close()
         self._roster.close()
+        self._context.term()  # takes as long as it lingers
 
     def _check_open(self) -> None:
         if self.closed:
