@@ -1,13 +1,11 @@
-"""What every test gets: a private bus directory, and a check that nothing is left behind."""
+"""What every test gets: a check that nothing is left behind. The private bus is of `zbus.testing`."""
 
 from __future__ import annotations
 
 import gc
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -32,16 +30,3 @@ def no_leaks() -> Iterator[None]:
     gc.collect()
     assert set(threading.enumerate()) <= threads, "a thread was left running"
     assert _descriptors() <= descriptors, "a descriptor was left open"
-
-
-@pytest.fixture
-def zbus_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Give the path of a private root directory, short enough for sockets; also set as $ZBUS_DIR.
-
-    Fails if a closed bus left a file other than its token.
-    """
-    with tempfile.TemporaryDirectory(prefix="zb-") as directory:
-        monkeypatch.setenv("ZBUS_DIR", directory)
-        yield directory
-        left = [path.name for path in Path(directory).glob("v1/*/*") if path.name != "token"]
-        assert not left, f"left on the roster: {left}"

@@ -8,15 +8,17 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["abandon", "ended", "opened"]
+__all__ = ["Closable", "abandon", "ended", "open_nodes", "opened"]
 
 
 class Closable(Protocol):
     """A node, as far as its end goes."""
 
     closed: str
+    path: Path
 
     def close(self) -> None:
         """See `Bus.close`."""
@@ -38,6 +40,11 @@ def opened(node: Closable) -> None:
     if process and util and process.parent_process() is not None and _child != os.getpid():
         _child = os.getpid()
         util.Finalize(None, _close_all, exitpriority=0)
+
+
+def open_nodes() -> list[Closable]:
+    """Return the nodes of this process that are open."""
+    return [*_open]
 
 
 def ended(node: Closable) -> None:
@@ -62,13 +69,13 @@ def _close_in_thread(node: Closable) -> None:
 
 @atexit.register
 def _close_all() -> None:
-    for node in [*_open]:
+    for node in open_nodes():
         with suppress(KeyboardInterrupt):  # somebody will not wait for what lingers
             node.close()
 
 
 def _disown_all() -> None:
-    for node in [*_open]:
+    for node in open_nodes():
         node.disown()
     _open.clear()
 

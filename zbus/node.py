@@ -37,7 +37,7 @@ from .roster import Roster
 from .timeouts import check_timeout
 from .typed import fitter
 
-__all__ = ["BusBase", "Node", "Policy"]
+__all__ = ["BusBase", "Node", "Policy", "admit"]
 
 _OVERFLOWS = ("drop", "block", "latest")
 _INGRESS_DESCRIPTORS = 12
@@ -119,7 +119,7 @@ class Node(Generic[Driven]):
                 join_timeout=join_timeout,
                 gave_up=partial(self._member.add, "join_timeouts"),
             ),
-            admit=partial(_admit, self._policy, SEND, "send events to system"),
+            admit=partial(admit, self._policy, SEND, "send events to system"),
             timed_out=partial(self._member.add, "send_timeouts"),
             max_event_bytes=self._max,
             send_timeout=send_timeout,
@@ -154,7 +154,7 @@ class Node(Generic[Driven]):
         _check_callback(on_error, "on_error")
         if on_error is not None and type is None:
             raise Invalid("on_error is told of data that is not of a type: give type= too")
-        _admit(self._policy, SUBSCRIBE, "subscribe to events from system", system)
+        admit(self._policy, SUBSCRIBE, "subscribe to events from system", system)
         return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
 
     def join(self, wish: Wish, kind: Callable[..., Channel], bus: BusBase[Driven]) -> Channel:
@@ -355,7 +355,8 @@ class BusBase(Generic[Driven]):
             abandon(node)
 
 
-def _admit(policy: Policy | None, action: str, what: str, resource: str) -> None:
+def admit(policy: Policy | None, action: str, what: str, resource: str) -> None:
+    """Raise if `policy` denies `action` on `resource`; `what` says it in words."""
     if policy is not None and not policy(action, resource):
         raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)
 

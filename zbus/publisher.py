@@ -168,11 +168,23 @@ class Publisher(Generic[Driven]):
         frame = topic.template % (raw, topic.seq + 1, body)
         if len(frame) > self._max:
             raise self._too_large(frame)
+        self._emit(frame)
+        topic.seq += count
+
+    def _emit(self, frame: bytes) -> None:
         if self._hold is not None:
             self._hold(frame)
         if self._drop is not None:
             self._drop(frame)
-        topic.seq += count
+
+    def stream(self, system: str, kind: str) -> tuple[str, str, str]:
+        """Return the (origin, system, kind) by which events are numbered."""
+        return self._origin, system, kind
+
+    def sent(self) -> dict[tuple[str, str, str], int]:
+        """Return the number of the latest event of each stream."""
+        with self._lock:
+            return {self.stream(*topic): state.seq for topic, state in self._topics.items()}
 
     def _attempts(
         self, system: str, kind: str, raw: bytes, body: bytes, count: int, timeout: float | None

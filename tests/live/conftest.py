@@ -112,7 +112,6 @@ def spawn(zbus_dir: str) -> Iterator[Spawn]:
 
 
 @pytest.fixture
-def bus(zbus_dir: str) -> Iterator[zbus.Bus]:
+def bus(zbus_bus: zbus.Bus) -> zbus.Bus:
     """Open the test's bus in this process."""
-    with zbus.Bus(dir=zbus_dir) as opened:
-        yield opened
+    return zbus_bus

@@ -82,8 +82,9 @@ def test_a_child_forked_amid_a_receive_of_another_thread_is_refused_too(bus: zbu
     sub = bus.subscribe("a")
     thread = Thread(target=list, args=(sub,))
     thread.start()
-    while not sub.channel()._source.lock.locked():
-        pass
+    lock = sub.channel()._source.lock
+    while lock.acquire(blocking=False):  # until the thread has it
+        lock.release()
     in_child(lambda: refused(lambda: sub.channel().receive(timeout=5)))
     sub.close()
     thread.join(10)

@@ -1,0 +1,135 @@
+"""What was sent on a bus, as a list."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, overload
+
+from ..ends import open_nodes
+from ..event import Event, Gap
+from ..node import Node
+from ..timeouts import check_timeout
+from .faults import FaultyBus
+
+__all__ = ["Capture", "Sent"]
+
+_SECONDS = 5.0
+
+Topic = tuple[str, str, str]
+
+
+class Sent(NamedTuple):
+    """An event as somebody sent it; equal to a plain tuple of the same four."""
+
+    system: str
+    kind: str
+    path: str
+    data: Any
+
+
+class Capture(Sequence[Sent]):
+    """The events sent so far, oldest first: a list that grows.
+
+    Whatever looks at it sees all that this process has sent before, through any bus object of the same bus.
+    What other processes send arrives a moment later: `wait` for it. What `zbus_faults` loses is not here.
+    """
+
+    def __init__(self, bus: FaultyBus) -> None:
+        """Capture what is sent on `bus` from now on."""
+        self._bus = bus
+        self._news = threading.Condition()
+        self._events: list[Event] = []
+        self._skip = 0
+        self._seen: dict[Topic, int] = {}
+        self._sub = bus.subscribe("*", overflow="block", on_gap=self._miss)
+        self._before = self._sent()
+        self._thread = threading.Thread(target=self._read, name="zbus-capture", daemon=True)
+        self._thread.start()
+
+    def _sent(self) -> dict[Topic, int]:
+        """Return the numbers that the publishers of this process have used so far."""
+        sent: dict[Topic, int] = {}
+        for node in open_nodes():
+            if isinstance(node, Node) and node.path == self._bus._node.path:
+                sent |= node.publisher.sent()
+        for topic, first in self._bus.lost.items():
+            sent[topic] = first - 1
+        return sent
+
+    def _miss(self, gap: Gap) -> None:
+        with self._news:
+            self._note((gap.origin, gap.system, gap.kind), gap.last)
+
+    def _read(self) -> None:
+        for evt in self._sub:
+            with self._news:
+                self._events.append(evt)
+                self._note((evt.origin, evt.system, evt.kind), evt.seq)
+
+    def _note(self, topic: Topic, seq: int) -> None:
+        self._seen[topic] = seq
+        self._news.notify_all()
+
+    def _catch_up(self) -> list[Event]:
+        """Return all events, once those that this process has sent are among them."""
+        due = {topic: seq for topic, seq in self._sent().items() if seq > self._before.get(topic, 0)}
+        with self._news:
+            if not self._news.wait_for(
+                lambda: all(self._seen.get(topic, 0) >= seq for topic, seq in due.items()), _SECONDS
+            ):
+                raise AssertionError(f"what was sent has not arrived within {_SECONDS} s: {due}")
+            return self._events[self._skip :]
+
+    @property
+    def events(self) -> list[Event]:
+        """The same as `Event` objects, which also tell `origin` and `seq`."""
+        return self._catch_up()
+
+    def wait(self, count: int = 1, timeout: float | None = _SECONDS) -> list[Sent]:
+        """Wait until at least `count` events were sent, and return all of them.
+
+        Raises:
+            AssertionError: there were fewer after `timeout` seconds; the message shows them.
+        """
+        deadline = time.monotonic() + check_timeout(timeout)
+        with self._news:
+            while len(self._events) - self._skip < count:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise AssertionError(f"{count} events were expected within {timeout} s, not {[*self]}")
+                self._news.wait(min(left, threading.TIMEOUT_MAX))
+        return [*self]
+
+    def clear(self) -> None:
+        """Forget what was sent so far."""
+        self._skip += len(self._catch_up())
+
+    def close(self) -> None:
+        """Stop capturing; what was captured stays."""
+        self._sub.close()
+        self._thread.join()
+
+    @overload
+    def __getitem__(self, index: int) -> Sent: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sent]: ...
+
+    def __getitem__(self, index: int | slice) -> Sent | list[Sent]:
+        return [*self][index]
+
+    def __iter__(self) -> Iterator[Sent]:
+        return iter([Sent(evt.system, evt.kind, evt.path, evt.data) for evt in self._catch_up()])
+
+    def __len__(self) -> int:
+        return len(self._catch_up())
+
+    def __eq__(self, other: object) -> bool:
+        return [*self] == [*other] if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def __repr__(self) -> str:
+        return repr([*self])

@@ -1,0 +1,297 @@
+"""Faults on a bus, so that a program can be tested against them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+from ..bus import Bus
+from ..errors import Error
+from ..links import NEVER
+from ..node import admit
+from ..patterns import Matcher, check_text
+from ..policy import SEND, SUBSCRIBE, Policy
+from ..publisher import DEFAULT
+from ..roster import Roster
+from ..subscription import Subscription
+from ..timeouts import check_timeout
+from ..wire import check_sendable, encode_batch, encode_data
+
+__all__ = ["Faults", "FaultyBus", "OtherProcess"]
+
+log = logging.getLogger("zbus")
+
+Topic = tuple[str, str, str]
+
+_START_SECONDS = 30.0
+
+_PROGRAM = """
+import signal, sys, zbus
+name, directory, system, kind, overflow, capacity, reads = sys.argv[1:]
+with zbus.Bus(name, dir=directory) as bus:
+    sub = bus.subscribe(system, kind or None, overflow=overflow, capacity=int(capacity) or None)
+    print("ready", flush=True)
+    for _ in sub if reads == "yes" else iter(signal.pause, 0):
+        pass
+"""
+
+
+class FaultyBus(Bus):
+    """A bus that asks `faults`, once there are any, before it does something."""
+
+    faults: Faults | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Open the bus; see `Bus`."""
+        super().__init__(*args, **options)
+        del vars(self)["send"]  # the publisher's own, which asks nobody
+        self.lost: dict[
+            Topic, int
+        ] = {}  # where the lost end of a topic begins, that nothing has followed yet
+
+    def lose(self, system: str, kind: str, send: Callable[[], int]) -> None:
+        """Have what `send` sends go nowhere; it takes its number all the same."""
+        publisher = self._node.publisher
+        vars(publisher)["_emit"] = lambda _: None
+        publisher._known = NEVER  # not by the short way, which does not pass there
+        try:
+            count = send()
+        finally:
+            del vars(publisher)["_emit"]
+        topic = publisher.stream(system, kind)
+        self.lost.setdefault(topic, publisher.sent()[topic] - count + 1)
+
+    def subscribe(self, system: str, *args: Any, **options: Any) -> Subscription:
+        """Subscribe; see `Bus.subscribe`."""
+        if self.faults is not None:
+            self.faults._admit(SUBSCRIBE, system)
+        return super().subscribe(system, *args, **options)
+
+    def send(
+        self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+    ) -> None:
+        """Send; see `Bus.send`."""
+
+        def check() -> None:
+            check_text(path, "path")
+            encode_data(data)
+
+        def send() -> int:
+            super(FaultyBus, self).send(system, kind, path, data, timeout=timeout)
+            return 1
+
+        self._with_faults(system, kind, check, send)
+
+    def send_many(
+        self,
+        system: str,
+        kind: str,
+        items: Iterable[tuple[str, Any]],
+        *,
+        timeout: float | None = DEFAULT,
+    ) -> int:
+        """Send; see `Bus.send_many`."""
+        rows = items if isinstance(items, list) else list(items)
+        self._with_faults(
+            system,
+            kind,
+            lambda: encode_batch(rows),
+            lambda: super(FaultyBus, self).send_many(system, kind, rows, timeout=timeout),
+        )
+        return len(rows)
+
+    def _with_faults(
+        self, system: str, kind: str, check: Callable[[], object], send: Callable[[], int]
+    ) -> None:
+        if self.faults is None:
+            send()
+        else:
+            self.faults._send(system, kind, check, send)
+
+
+class _Rule:
+    """What happens to the next `count` events, or calls of `send_many`, to matching systems."""
+
+    def __init__(self, system: str, count: float, seconds: float = 0.0) -> None:
+        self.matcher = Matcher(system, "system pattern")
+        self.count = count
+        self.seconds = seconds
+
+    def takes(self, system: str) -> bool:
+        if self.count <= 0 or not self.matcher.matches(system):
+            return False
+        self.count -= 1
+        return True
+
+
+class Faults:
+    """Lets things go wrong on one bus object, `zbus_bus`, and keeps other processes to stop and to kill."""
+
+    def __init__(self, bus: FaultyBus) -> None:
+        """Made by the fixture `zbus_faults`."""
+        self._bus = bus
+        self._gate = threading.RLock()  # a fault is for one send, whatever other threads send
+        self._drops: list[_Rule] = []
+        self._delays: list[_Rule] = []
+        self._denied: list[tuple[str, str, str]] = []
+        self._policy = Policy([])
+        self._late: queue.Queue[tuple[float, Callable[[], int]] | None] = queue.Queue()
+        self._waiting = 0
+        self._hurry = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._processes: list[OtherProcess] = []
+
+    def drop(self, system: str = "*", count: int = 1) -> None:
+        """Lose the next `count` events that `zbus_bus` sends to matching systems.
+
+        They take their numbers, so subscribers see a gap with the next event of the topic, as they do when a
+        queue was full. A call of `send_many` counts as one and is lost as a whole.
+        """
+        self._drops.append(_Rule(system, count))
+
+    def delay(self, seconds: float, system: str = "*", count: float = float("inf")) -> None:
+        """Have the next `count` events that `zbus_bus` sends to matching systems arrive `seconds` later.
+
+        `send` returns at once. Order stays: what is sent after a late event is no earlier than that.
+        """
+        self._delays.append(_Rule(system, count, check_timeout(seconds, "seconds")))
+
+    def deny(self, system: str = "*", action: str = "*") -> None:
+        """Refuse from now on what a policy could: `zbus_bus` raises `Invalid` for matching systems.
+
+        Args:
+            system: pattern of systems.
+            action: `"events.send"`, `"events.subscribe"`, or `"*"` for both.
+        """
+        self._denied.append(("deny", action, system))
+        self._policy = Policy(self._denied)
+
+    def clear(self) -> None:
+        """End all faults but those of processes."""
+        self._drops.clear()
+        self._delays.clear()
+        self._denied.clear()
+        self._policy = Policy([])
+
+    def subscriber(
+        self,
+        system: str = "*",
+        kind: str | None = None,
+        *,
+        overflow: str = "drop",
+        capacity: int | None = None,
+        reads: bool = True,
+    ) -> OtherProcess:
+        """Start another process that subscribes on the same bus, and return it once it has.
+
+        `reads=False` has it never receive, so that its queue fills up. It is killed at the end of the test.
+        """
+        process = OtherProcess(self._bus, [system, kind or "", overflow, str(capacity or 0)], reads)
+        self._processes.append(process)
+        return process
+
+    def kill(self, pid: int) -> None:
+        """Kill a process, such as one that `zbus.peers` shows, by SIGKILL, which it cannot notice."""
+        os.kill(pid, signal.SIGKILL)
+
+    def _admit(self, action: str, system: str) -> None:
+        if self._denied:
+            what = "subscribe to events from system" if action == SUBSCRIBE else "send events to system"
+            admit(self._policy, action, what, system)
+
+    def _send(self, system: str, kind: str, check: Callable[[], object], send: Callable[[], int]) -> None:
+        with self._gate:
+            check_sendable(system, kind)
+            check()
+            self._admit(SEND, system)
+            if any(rule.takes(system) for rule in self._drops):
+                self._bus.lose(system, kind, send)
+                return
+            seconds = next((rule.seconds for rule in self._delays if rule.takes(system)), 0.0)
+            self._bus.lost.pop(self._bus._node.publisher.stream(system, kind), None)
+            if not seconds and not self._waiting:
+                send()
+                return
+            self._waiting += 1
+            self._late.put((time.monotonic() + seconds, send))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_late, name="zbus-late", daemon=True)
+                self._thread.start()
+
+    def _send_late(self) -> None:
+        while (entry := self._late.get()) is not None:
+            due, send = entry
+            self._hurry.wait(max(0.0, due - time.monotonic()))
+            try:
+                send()
+            except Error:  # nobody waits for it
+                log.exception("a late event could not be sent")
+            with self._gate:
+                self._waiting -= 1
+
+    def __enter__(self) -> Faults:
+        self._bus.faults = self
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        self._bus.faults = None
+        self._hurry.set()
+        self._late.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        for process in self._processes:
+            process.kill()
+        # The next to join clears away what the killed ones left: here already, so that nothing is left.
+        roster = Roster(self._bus._node.path.parents[1], self._bus.name)
+        roster.reap()
+        roster.close()
+
+
+class OtherProcess:
+    """A process of its own on the bus, to be disturbed.
+
+    Attributes:
+        pid: its process id.
+    """
+
+    def __init__(self, bus: Bus, words: list[str], reads: bool) -> None:
+        """Start it, and wait until it has subscribed."""
+        node = bus._node
+        command = [
+            sys.executable,
+            "-c",
+            _PROGRAM,
+            node.name,
+            str(node.path.parents[1]),
+            *words,
+            "yes" if reads else "no",
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.pid = self._process.pid
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise AssertionError(f"the other process ended with code {self._process.wait(_START_SECONDS)}")
+
+    def stop(self) -> None:
+        """Stop it, as a debugger would: it keeps its place, and takes nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL, which it cannot notice, and wait until it is gone. Twice is fine."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
