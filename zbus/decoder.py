@@ -31,7 +31,7 @@ class Decoder:
     Attributes:
         decode: takes a frame; returns the event in it, or `None`: then it is not for us, or it is a batch.
         batch: what is left of the latest batch, if there was one.
-        news: gaps and mismatches that nobody has been told of yet.
+        news: gaps and mismatches that nobody has been told of yet, at most 1,000.
         lost, malformed, mismatched: how many events or frames so far.
         why: the latest frame was malformed.
         gaps, mismatches: the latest of each.
@@ -51,7 +51,7 @@ class Decoder:
         self.why = ""
         self.gaps: deque[Gap] = deque(maxlen=_GAPS_KEPT)
         self.mismatches: deque[Mismatch] = deque(maxlen=_MISMATCHES_KEPT)
-        self.news: deque[Gap | Mismatch] = deque()
+        self.news: deque[Gap | Mismatch] = deque(maxlen=_GAPS_KEPT)
         self.batch: Iterator[Event] | None = None  # threads may share a list's iterator
         self._fit = fit
         self._count = count

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import zmq
 
-__all__ = ["Context", "Forwarder", "LazyContext", "new_context"]
+__all__ = ["Context", "Forwarder", "LazyContext"]
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -28,24 +28,27 @@ class LazyContext:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._context: Context | None = None
+        self._started = False
 
     def get(self) -> Context:
         """Return the context. Any thread may call this."""
         with self._lock:
             if self._context is None:
-                self._context = new_context()
+                self._context = zmq.Context()
+                self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+            if not self._started:  # also if an interrupt came in between
+                _start(self._context)
+                self._started = True
             return self._context
 
     def term(self) -> None:
-        """End the context, if there is one; every socket must be closed before."""
+        """End the context, if there is one; whoever waits in a socket must have left before."""
         if self._context is not None:
-            self._context.term()
+            self._context.destroy()  # unlike `term` it does not wait for what an interrupt has left open
 
 
-def new_context() -> Context:
-    """Return a context whose I/O thread is in the background, see `_into_background`."""
-    context: Context = zmq.Context()
-    context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+def _start(context: Context) -> None:
+    """Have libzmq start its I/O thread, in the background, see `_into_background`."""
 
     def start() -> None:
         _into_background()
@@ -55,7 +58,6 @@ def new_context() -> Context:
     thread = threading.Thread(target=start, name="zbus-start", daemon=True)
     thread.start()
     thread.join()
-    return context
 
 
 def _into_background() -> None:

@@ -49,8 +49,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def ingress(roster: Roster, gate: Gate) -> Iterator[Ingress]:
-    context = forwarder.new_context()
-    made = Ingress(context, roster, blocking=False, capacity=100, max_event_bytes=10_000)
+    context = forwarder.LazyContext()
+    made = Ingress(context.get(), roster, blocking=False, capacity=100, max_event_bytes=10_000)
     yield made
     made.withdraw()
     made.close()
