@@ -71,21 +71,30 @@ class Channel(Inbox):
         """
         patience = check_timeout(timeout)
         deadline = time.monotonic() + patience
-        while True:
-            lock = self._source.lock
-            self._check_not_in_use()
+        evt = None
+        try:
+            while evt is None:
+                evt = self._receive_one(deadline, patience)
+        except Ended:
+            return None, False
+        return evt, True
+
+    def _receive_one(self, deadline: float, patience: float) -> Event | None:
+        """Receive one frame, and report what went wrong before it."""
+        self._check_not_in_use()
+        lock = self._source.lock
+        try:
             try:
                 if not lock.acquire(timeout=_left(deadline)):
                     _expired(patience)
-                evt = self._rest() or self._take(deadline, patience)
-            except Ended:
-                return None, False
+                return self._rest() or self._take(deadline, patience)
             finally:
                 lock.let_go()
                 if self._news:
                     self._tell()
-            if evt is not None:
-                return evt, True
+        except BaseException:  # see `locks`
+            lock.let_go()
+            raise
 
     def _take(self, deadline: float, patience: float) -> Event | None:
         """Return the event in the next frame, waiting for one until `deadline`."""
@@ -148,15 +157,13 @@ def select(
         for channel in each:
             channel._check_not_in_use()
         try:
-            # A channel that another thread receives from is left to it, and asked for again soon.
-            free = [channel for channel in each if channel._source.lock.acquire(blocking=False)]
-            found = first(free)
-            if found is None and not late:
-                longest = inf if len(free) == len(each) else _SHARED_SECONDS
-                _poll(free, min(longest, deadline - time.monotonic()))
-        finally:
-            for channel in each:
-                channel._source.lock.let_go()
+            try:
+                found = _look(each, 0.0 if late else deadline - time.monotonic())
+            finally:
+                _let_go(each)
+        except BaseException:  # see `locks`
+            _let_go(each)
+            raise
         for channel in each:
             if channel._news:
                 channel._tell()
@@ -166,5 +173,24 @@ def select(
             _expired(patience)
 
 
-def _poll(channels: list[Channel], seconds: float) -> None:
-    zmq_poll([(channel._source.handle, zmq.POLLIN) for channel in channels], milliseconds(seconds))
+def _look(
+    channels: Iterable[Channel], seconds: float
+) -> tuple[Channel, Event, bool] | tuple[Channel, None, bool] | None:
+    """Return the first channel that is ready; if there is none, wait until one may be, and return `None`."""
+    # One that another thread receives from is left to it, and asked for again soon.
+    free, held = [], False
+    for channel in channels:
+        if channel._source.lock.acquire(blocking=False):
+            free.append(channel)
+        else:
+            held = True
+    found = first(free)
+    if found is None and seconds > 0:
+        longest = min(seconds, _SHARED_SECONDS) if held else seconds
+        zmq_poll([(channel._source.handle, zmq.POLLIN) for channel in free], milliseconds(longest))
+    return found
+
+
+def _let_go(channels: Iterable[Channel]) -> None:
+    for channel in channels:
+        channel._source.lock.let_go()

@@ -42,9 +42,21 @@ class LazyContext:
             return self._context
 
     def term(self) -> None:
-        """End the context, if there is one; whoever waits in a socket must have left before."""
-        if self._context is not None:
-            self._context.destroy()  # unlike `term` it does not wait for what an interrupt has left open
+        """End the context, if there is one; whoever waits in a socket must have left before.
+
+        In a thread, since pyzmq gives up, and leaks the context with what it lingers for, at the first signal
+        that comes to the thread which waits; and signals go to the main thread.
+        """
+        if self._context is None:
+            return
+        # Unlike `term`, `destroy` does not wait for sockets that an interrupt has left open.
+        thread = threading.Thread(target=self._context.destroy, name="zbus-end", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # at the end of the interpreter there are no new threads any more
+            self._context.destroy()
+            return
+        thread.join()
 
 
 def _start(context: Context) -> None:

@@ -81,10 +81,14 @@ class Inlet:
         if self.lock.held():
             return  # a signal handler: the receiver it interrupted is the one that wakes
         try:
-            if self.lock.acquire(timeout=_CLOSE_SECONDS):
-                self._drain()
-        finally:
+            try:
+                if self.lock.acquire(timeout=_CLOSE_SECONDS):
+                    self._drain()
+            finally:
+                self.lock.let_go()
+        except BaseException:  # see `locks`
             self.lock.let_go()
+            raise
 
     def _buffered(self, _: int = 0) -> bytes:
         """Stand in for `recv` once it closes."""

@@ -1,8 +1,17 @@
 """Locks that an interrupt cannot leave locked.
 
 Python may raise KeyboardInterrupt between any two calls, also between `lock.acquire()` and the `try` that
-follows it. Then the lock would stay locked for good. `with lock:` has no such gap. Where a lock is waited for
-with a time-out, or not at all, `acquire` stands *inside* the `try`, and `let_go` in its `finally`.
+follows it, or at the beginning of what a `finally` calls. Then the lock would stay locked for good.
+`with lock:` has no such gap. Where a lock is waited for with a time-out, or not at all, it is
+
+    try:
+        try:
+            ... lock.acquire(timeout=...) ...
+        finally:
+            lock.let_go()
+    except BaseException:  # an interrupt may have cut that short
+        lock.let_go()
+        raise
 """
 
 from __future__ import annotations

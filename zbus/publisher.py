@@ -192,20 +192,18 @@ class Publisher(Generic[Driven]):
         """Try until the frame is sent or `timeout` is over."""
         patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         deadline = time.monotonic() + patience
-        obstacle = "another thread is sending"
         while True:
-            left = max(0.0, deadline - time.monotonic())
             if self._lock.held():
                 raise Unavailable("a signal handler cannot send while its thread does: have a thread send")
             try:
-                if self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX) if self._try_seconds else 0):
-                    return self._transmit_within(left, system, kind, raw, body, count)
-            except zmq.Again:
-                obstacle = "a 'block' subscriber made no room"
-            except Full as full:
-                obstacle = str(full)
-            finally:
+                obstacle = self._attempt(
+                    max(0.0, deadline - time.monotonic()), system, kind, raw, body, count
+                )
+            except BaseException:  # see `locks`
                 self._lock.let_go()
+                raise
+            if not obstacle:
+                return
             if time.monotonic() >= deadline:
                 self._timed_out()
                 raise Timeout(
@@ -215,6 +213,20 @@ class Publisher(Generic[Driven]):
                     kind=kind,
                 )
             yield self._links.sockets()
+
+    def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
+        """Try to send, for `left` seconds at most; return what is in the way, or nothing."""
+        try:
+            if not self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX) if self._try_seconds else 0):
+                return "another thread is sending"
+            self._transmit_within(left, system, kind, raw, body, count)
+            return ""
+        except zmq.Again:
+            return "a 'block' subscriber made no room"
+        except Full as full:
+            return str(full)
+        finally:
+            self._lock.let_go()
 
     def _transmit_within(
         self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -20,49 +22,58 @@ class Interrupt(BaseException):
     """What Ctrl-C would be."""
 
 
+class Interrupts:
+    """Signals at random moments, from another process, which needs no GIL of ours to send one."""
+
+    PROGRAM = """
+import os, random, sys, time
+while os.getppid() == int(sys.argv[1]):
+    time.sleep(random.random() * 4e-4)
+    os.kill(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+    def __init__(self) -> None:
+        self._armed = False
+        self._before = signal.signal(signal.SIGUSR1, self._handle)
+        command = [sys.executable, "-c", self.PROGRAM, str(os.getpid()), str(int(signal.SIGUSR1))]
+        self._process = subprocess.Popen(command)
+
+    def _handle(self, *_: object) -> None:
+        if self._armed:
+            self._armed = False
+            raise Interrupt
+
+    def repeat(self, use: Callable[[], object]) -> None:
+        """Call `use` over and over until an interrupt ends it."""
+        try:
+            self._armed = True
+            while True:
+                use()
+        except Interrupt:
+            return
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        signal.signal(signal.SIGUSR1, self._before)
+
+
 @pytest.fixture
-def interrupt() -> Iterator[Callable[[], None]]:
-    """Give a function that has the main thread interrupted within a millisecond."""
-
-    def handler(*_: object) -> None:
-        raise Interrupt
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    main = threading.main_thread().ident
-    assert main is not None
-    asked, stop = threading.Semaphore(0), threading.Event()
-    dice = random.Random(1)
-
-    def run() -> None:
-        while asked.acquire() and not stop.is_set():
-            stop.wait(dice.random() * 5e-4)
-            signal.pthread_kill(main, signal.SIGUSR1)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield asked.release
-    stop.set()
-    asked.release()
-    thread.join()
-    signal.signal(signal.SIGUSR1, before)
-
-
-def until_interrupted(use: Callable[[], object], interrupt: Callable[[], None]) -> None:
-    with pytest.raises(Interrupt):
-        interrupt()
-        while True:
-            use()
+def interrupts() -> Iterator[Interrupts]:
+    made = Interrupts()
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("overflow", ["drop", "block"])
-def test_sends_that_are_interrupted(bus: zbus.Bus, interrupt: Callable[[], None], overflow: str) -> None:
+def test_sends_that_are_interrupted(bus: zbus.Bus, interrupts: Interrupts, overflow: str) -> None:
     sub = bus.subscribe("a", overflow=overflow, capacity=100_000)
     reader = threading.Thread(target=lambda: [None for _ in sub])
     reader.start()
     with zbus.Bus(dir=bus._node.path.parents[1]) as sender:
         sender.send("a", "b", "/1")
         for _ in range(ROUNDS):
-            until_interrupted(lambda: sender.send("a", "b", "/1"), interrupt)
+            interrupts.repeat(lambda: sender.send("a", "b", "/1"))
         other = threading.Thread(target=sender.send, args=("a", "b", "/1"), kwargs={"timeout": 5})
         other.start()
         other.join(10)
@@ -78,7 +89,7 @@ def test_sends_that_are_interrupted(bus: zbus.Bus, interrupt: Callable[[], None]
 @pytest.mark.parametrize("how", ["receive", "receive with a timeout", "iterate", "select"])
 @pytest.mark.parametrize("overflow", ["drop", "latest"])
 def test_receives_that_are_interrupted(
-    bus: zbus.Bus, interrupt: Callable[[], None], overflow: str, how: str
+    bus: zbus.Bus, interrupts: Interrupts, overflow: str, how: str
 ) -> None:
     sub = bus.subscribe("a", overflow=overflow)
     channel = sub.channel()
@@ -98,7 +109,7 @@ def test_receives_that_are_interrupted(
         "select": lambda: zbus.select(channel, timeout=5),
     }
     for _ in range(ROUNDS // 3):
-        until_interrupted(uses[how], interrupt)
+        interrupts.repeat(uses[how])
     got: list[zbus.Event] = []
     other = threading.Thread(target=lambda: got.append(receive(sub)))
     other.start()
