@@ -58,6 +58,7 @@ class Ingress:
         self.id = new_id()
         self.entry = Entry(self.id, 0, "block" if blocking else "drop")
         self._barriers = 0
+        self._sentinels: list[int] = []  # subscribed to, the latest last
         # Re-entrant: a garbage-collected channel may close while this thread joins another.
         self._lock = threading.RLock()
         scratch = roster.scratch_path(self.id)
@@ -106,7 +107,9 @@ class Ingress:
 
     def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> None:
         """Move to the next epoch, which includes `socket`, and tell everybody."""
-        entry = self.entry._replace(epoch=self.entry.epoch + 1)
+        # Never one that was tried before: its sentinel may have been shown already.
+        self._sentinels.append((self._sentinels or [0])[-1] + 1)
+        entry = self.entry._replace(epoch=self._sentinels[-1])
         if self._blocking:
             # The only channel holds its own sentinel: a second subscriber could fill up and hold it.
             self._marker = socket
@@ -118,10 +121,11 @@ class Ingress:
         self._await(sentinel(self.id, entry.epoch))
         if not self.entry.epoch:
             self._roster.show_socket(self.id)
-        self._roster.announce(entry, info)
-        if self.entry.epoch:
-            self._marker.setsockopt(zmq.UNSUBSCRIBE, sentinel(self.id, self.entry.epoch))
+        self._roster.announce(entry, info, self.entry)
         self.entry = entry
+        for epoch in self._sentinels[:-1]:
+            self._marker.setsockopt(zmq.UNSUBSCRIBE, sentinel(self.id, epoch))
+        del self._sentinels[:-1]
 
     def describe(self, info: dict[str, Any]) -> None:
         """Rewrite what the entry says about itself."""

@@ -222,16 +222,8 @@ class Roster:
         with file_errors("create", path):
             self.scratch_path(ident).rename(path)
 
-    def announce(self, entry: Entry, info: dict[str, Any]) -> None:
-        """Show `entry`, in place of any earlier epoch of the same ingress."""
-        self.describe(entry, info)
-        self.touch()
-        old = self._entry_path(entry._replace(epoch=entry.epoch - 1))
-        with suppress(FileNotFoundError):
-            old.unlink()
-
-    def describe(self, entry: Entry, info: dict[str, Any]) -> None:
-        """Write what `entry` says about itself to people and tools; nobody need look again."""
+    def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> None:
+        """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0."""
         scratch = self.scratch_path(entry.id)
         path = self._entry_path(entry)
         with file_errors("write", path):
@@ -242,6 +234,20 @@ class Roster:
                 with suppress(OSError):
                     scratch.unlink()
                 raise
+        self.touch()
+        if previous.epoch:
+            with suppress(FileNotFoundError):
+                self._entry_path(previous).unlink()
+
+    def describe(self, entry: Entry, info: dict[str, Any]) -> None:
+        """Rewrite what `entry` says about itself to people and tools; nobody need look again.
+
+        In place: a listing could miss a name that another file is renamed to meanwhile, and publishers would
+        let go of an ingress that lives. A reader may find it half written, which is no text to them.
+        """
+        with suppress(OSError), open(self._entry_path(entry), "r+b") as file:
+            file.write(orjson.dumps(info))
+            file.truncate()
 
     def _entry_path(self, entry: Entry) -> Path:
         return self.path / f"{entry.id}.{entry.epoch}.{entry.overflow}"
@@ -257,7 +263,7 @@ class Roster:
     def withdraw(self, ident: str) -> None:
         """Remove every file of an ingress, entries first, and tell everybody."""
         names = [name for name in os.listdir(self.path) if name.startswith(f"{ident}.")]
-        for name in sorted(names, key=lambda name: name.endswith(".sock")):
+        for name in sorted(names, key=_sockets_last):
             with suppress(OSError):
                 (self.path / name).unlink()
         self.touch()
@@ -272,7 +278,7 @@ class Roster:
         listed = {match[1] for name in names if (match := _ENTRY.fullmatch(name))}
         listed |= {name[:-5] for name in names if name.endswith(".sock")}
         dead = {ident for ident in listed if not self.alive(ident)}
-        for name in names:
+        for name in sorted(names, key=_sockets_last):
             path = self.path / name
             owner = name.split(".")[0]
             stale = owner in dead and not name.endswith(".member")
@@ -288,6 +294,11 @@ class Roster:
         if dead:
             self.touch()
         return len(dead)
+
+
+def _sockets_last(name: str) -> bool:
+    """Sort entries before the sockets by which others see whether they are alive."""
+    return name.endswith(".sock")
 
 
 def _answers(path: Path) -> bool:

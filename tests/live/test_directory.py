@@ -15,6 +15,8 @@ import zbus
 from zbus import errors
 from zbus.roster import Roster, default_root
 
+from .conftest import receive
+
 
 def test_the_root_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ZBUS_DIR", "/chosen")
@@ -242,3 +244,45 @@ print(len(kept))
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_a_closing_channel_leaves_the_names_in_the_directory_alone(bus: zbus.Bus, zbus_dir: str) -> None:
+    """A listing in pieces can miss a name that is renamed over (R8), and its ingress with it."""
+    first = bus.subscribe("a")
+    _second = bus.subscribe("b")
+    [entry] = Path(zbus_dir, "v1", "default").glob("*.drop")
+    before = entry.stat().st_ino
+    first.close()
+    assert [peer.patterns for peer in zbus.peers() if peer.role == "subscriber"] == [[("b", "*")]]
+    [after] = Path(zbus_dir, "v1", "default").glob("*.drop")
+    assert (after, after.stat().st_ino) == (entry, before)
+
+
+def test_a_join_that_could_not_be_announced_does_not_break_the_next(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=30) as sender:
+        kept = [bus.subscribe("a")]
+        sender.send("a", "b", "/1", 0)
+        announce = Roster.announce
+
+        def fail(*_: object) -> None:
+            raise zbus.Unavailable("the disk is full", retryable=True)
+
+        for number in range(1, 4):
+            monkeypatch.setattr(Roster, "announce", fail)
+            with pytest.raises(zbus.Unavailable, match="full"):
+                bus.subscribe("a")
+            monkeypatch.setattr(Roster, "announce", announce)
+            start = time.monotonic()
+            kept.append(bus.subscribe("a"))
+            sender.send("a", "b", "/1", number)
+            assert time.monotonic() - start < 5
+        assert [[receive(sub).data for _ in range(4 - index)] for index, sub in enumerate(kept)] == [
+            [0, 1, 2, 3],
+            [1, 2, 3],
+            [2, 3],
+            [3],
+        ]
+        for counters in (peer.counters for peer in zbus.peers() if peer.role == "member"):
+            assert counters["join_timeouts"] == 0

@@ -77,7 +77,7 @@ class Mute:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.bind(str(roster.socket_path(self.entry.id)))
         self.socket.listen()
-        roster.announce(self.entry, {})
+        roster.announce(self.entry, {}, self.entry._replace(epoch=0))
 
     def leave(self) -> None:
         self.roster.withdraw(self.entry.id)
