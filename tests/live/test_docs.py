@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide.md"
 WIRE = ROOT / "docs" / "spec" / "wire.md"
+HOWTO = ROOT / "docs" / "howto"
+TESTING = HOWTO / "testing.md"
 ROSTER = ROOT / "docs" / "spec" / "roster.md"
 PAGES = sorted([README, *(ROOT / "docs").rglob("*.md")])
 EXAMPLE_SECONDS = 30
@@ -69,7 +71,10 @@ def literal(cell: str) -> bytes:
     return re.sub(r"\\(\d)", lambda match: chr(int(match[1])), text).encode()
 
 
-@pytest.mark.parametrize(("page", "line", "code"), cases("python", README, GUIDE))
+@pytest.mark.parametrize(
+    ("page", "line", "code"),
+    cases("python", README, GUIDE, HOWTO / "asyncio.md", HOWTO / "threads-and-fork.md"),
+)
 def test_every_example_runs_to_its_end(page: Path, line: int, code: str, zbus_dir: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ZBUS_BUS"}
     done = subprocess.run(
@@ -83,6 +88,13 @@ def test_every_example_runs_to_its_end(page: Path, line: int, code: str, zbus_di
     assert done.returncode == 0, f"{name_of(page)}:{line}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.parametrize(("page", "line", "code"), cases("python", TESTING))
+def test_every_example_of_testing_passes(page: Path, line: int, code: str, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(code)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error")
+    result.assert_outcomes(passed=code.count("def test_"))
+
+
 @pytest.mark.parametrize(("page", "line", "text"), cases("toml", GUIDE))
 def test_every_policy_file_loads(page: Path, line: int, text: str, tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
@@ -94,6 +106,7 @@ def test_the_docs_have_examples() -> None:
     assert blocks(README, "python")
     assert len(blocks(GUIDE, "python")) >= 10
     assert blocks(GUIDE, "toml")
+    assert all(len(blocks(page, "python")) >= 4 for page in HOWTO.glob("*.md"))
 
 
 def test_the_readme_gives_the_two_commands() -> None:

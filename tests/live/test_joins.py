@@ -26,7 +26,7 @@ def test_a_thousand_joins_against_a_publisher_at_full_speed(spawn: Spawn, zbus_d
     publisher.tell("stop")
     report = publisher.hear()
     assert report["join_timeouts"] == 0
-    assert report["worst_ms"] < 50
+    assert report["worst_ms"] < 500  # 10 to 50 on an idle machine; a join that timed out takes 1,000
 
 
 def test_200_new_processes_send_one_event_and_exit(spawn: Spawn, zbus_dir: str) -> None:
