@@ -253,7 +253,7 @@ def test_data_that_is_not_json_is_a_usage_error(text: str) -> None:
         (("sub", "ord*"), 1, "zbus: 'ord*' is not a system pattern"),
         (("sub", ""), 1, "zbus: "),
         (("sub", "a", "--count", "0"), 2, "zbus: Invalid value for '--count'"),
-        (("sub", "a", "--overflow", "latest"), 2, "zbus: Invalid value for '--overflow'"),
+        (("sub", "a", "--overflow", "newest"), 2, "zbus: Invalid value for '--overflow'"),
         (("ls", "--dir", "/" + "x" * 100), 1, "zbus: "),
         (("nonsense",), 2, "zbus: No such command 'nonsense'"),
     ],

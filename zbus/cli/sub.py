@@ -35,10 +35,11 @@ __all__ = ["sub"]
 )
 @click.option(
     "--overflow",
-    type=click.Choice(["drop", "block"]),
+    type=click.Choice(["drop", "block", "latest"]),
     default="drop",
     show_default=True,
-    help="What a full queue does: lose the newest events, or make publishers wait.",
+    help="What a full queue does: lose the newest events, make publishers wait, or keep only the newest of"
+    " each system, kind and path.",
 )
 @bus_options
 def sub(
