@@ -219,7 +219,11 @@ class Publisher(Generic[Driven]):
         try:
             if not self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX) if self._try_seconds else 0):
                 return "another thread is sending"
-            self._transmit_within(left, system, kind, raw, body, count)
+            self._busy = True
+            try:
+                self._transmit_within(left, system, kind, raw, body, count)
+            finally:
+                self._busy = False
             return ""
         except zmq.Again:
             return "a 'block' subscriber made no room"

@@ -203,6 +203,7 @@ def listening() -> list[list[tuple[str, str]]]:
 
 async def test_busy_loops_of_send_and_receive_let_others_have_their_turn(abus: aio.Bus) -> None:
     sub = await abus.subscribe("a")
+    await abus.send("a", "b", "/1", -1)  # the first waits for the join
     turns = 0
 
     async def turn() -> None:

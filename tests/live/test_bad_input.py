@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus import errors
+from zbus import errors, node
 
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
@@ -170,3 +170,21 @@ def test_an_event_above_the_limit_is_refused_and_one_at_the_limit_is_not(zbus_di
             sizes.append(len(evt.data))
         assert max(sizes) == low
         assert sub.lost == 0
+
+
+def test_too_many_subscriptions_are_refused_until_some_are_closed(
+    bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "_MAX_CHANNELS", 5)
+    monkeypatch.setattr(node, "_MAX_BLOCK_CHANNELS", 2)
+    kept = [bus.subscribe("a", overflow="block") for _ in range(2)]
+    with pytest.raises(zbus.Unavailable, match="has 2 'block' subscriptions, as many as it may") as caught:
+        bus.subscribe("a", overflow="block")
+    assert caught.value.retryable
+    kept += [bus.subscribe("a") for _ in range(3)]
+    with pytest.raises(zbus.Unavailable, match="has 5 subscriptions, as many as it may: use wider patterns"):
+        bus.subscribe("a")
+    kept.pop().close()
+    kept.append(bus.subscribe("a"))
+    bus.send("a", "b", "/1")
+    assert [sub.channel().receive(timeout=5)[1] for sub in kept] == [True] * 5

@@ -163,4 +163,13 @@ def test_a_signal_handler_that_sends_or_receives_amid_the_same_is_told_so(bus: z
     finally:
         timer.join()
         signal.signal(signal.SIGUSR1, before)
+    assert said
     assert full.lost == 0
+
+
+def test_a_close_amid_signals_leaves_nothing_open(zbus_dir: str, interrupts: Interrupts) -> None:
+    """pyzmq would give up the end of a context at the first signal, and leave it with its threads."""
+    for number in range(30):
+        with zbus.Bus(dir=zbus_dir) as bus, bus.subscribe("a") as sub:
+            bus.send("a", "b", "/1", number)
+            assert receive(sub).data == number

@@ -152,6 +152,15 @@ async def test_latest_gives_a_late_reader_each_key_once(twin: Twin) -> None:
         assert await sub.channel().receive() == (None, False)
 
 
+async def test_latest_keeps_the_order_in_which_keys_changed_last(twin: Twin) -> None:
+    async with twin.Bus() as bus:
+        sub = await bus.subscribe("a", overflow="latest")
+        for path in ("/1", "/2", "/3", "/1", "/2", "/1"):
+            await bus.send("a", "b", path)
+        await until_still(sub.channel())
+        assert [evt.path for evt in await everything(sub)] == ["/3", "/2", "/1"]
+
+
 async def until_there(channel: Any) -> None:
     """Wait until something is to be received, without receiving it."""
     source = getattr(channel, "inner", channel)._source
