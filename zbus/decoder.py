@@ -62,9 +62,9 @@ class Decoder:
         )
         self.decode = decode if fit is None else lambda frame: me._fitting(decode(frame))
 
-    def joined(self, now: int) -> None:
-        """Note the time (CLOCK_MONOTONIC, microseconds) from which every publisher counts this channel in."""
-        self._streams.joined(now)
+    def joined(self, asked: int, now: int) -> None:
+        """Note when this channel joined; see `Streams.joined`."""
+        self._streams.joined(asked, now)
 
     def rest(self) -> Event | None:
         """Return the next event of the batch, if there is one left.
@@ -86,7 +86,7 @@ class Decoder:
         if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's
             return
         try:
-            system, kind, origin, seq, born, events = decode_fields(fields)
+            system, kind, origin, seq, born, settled, events = decode_fields(fields)
         except Malformed as error:
             self.malformed += 1
             self.why = str(error)
@@ -96,7 +96,7 @@ class Decoder:
         stream = self._streams.find(key) or self._streams.add(key, seq, born)
         if origin:
             gap = stream.jump(seq) if seq != stream.next else None
-            stream.expect(seq + len(events))
+            stream.expect(seq + len(events) if self._streams.meant(born, settled) else -1)
             if gap is not None:
                 self.gaps.append(gap)
                 self.news.append(gap)

@@ -105,8 +105,8 @@ class Ingress:
             raise
         return socket, barrier
 
-    def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> None:
-        """Move to the next epoch, which includes `socket`, and tell everybody."""
+    def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> int:
+        """Move to the next epoch, which includes `socket`; return the time until which nobody knew of it."""
         # Never one that was tried before: its sentinel may have been shown already.
         self._sentinels.append((self._sentinels or [0])[-1] + 1)
         entry = self.entry._replace(epoch=self._sentinels[-1])
@@ -121,11 +121,12 @@ class Ingress:
         self._await(sentinel(self.id, entry.epoch))
         if not self.entry.epoch:
             self._roster.show_socket(self.id)
-        self._roster.announce(entry, info, self.entry)
+        asked = self._roster.announce(entry, info, self.entry)
         self.entry = entry
         for epoch in self._sentinels[:-1]:
             self._marker.setsockopt(zmq.UNSUBSCRIBE, sentinel(self.id, epoch))
         del self._sentinels[:-1]
+        return asked
 
     def describe(self, info: dict[str, Any]) -> None:
         """Rewrite what the entry says about itself."""

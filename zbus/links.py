@@ -19,7 +19,7 @@ from contextlib import suppress
 import zmq
 
 from .handover import Connections
-from .roster import Entry, Roster
+from .roster import Entry, Roster, clock
 from .timeouts import milliseconds
 from .wire import CONTROL
 
@@ -86,6 +86,7 @@ class Links:
     Attributes:
         hold: sends to the `block` ingresses, or raises `zmq.Again`; `None` while there are none.
         drop: sends to the `drop` ingresses, never waiting; `None` while there are none.
+        settled: as of when (see `clock`) everybody who listens is known.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Links:
         self._join_timeout = join_timeout
         self._gave_up = gave_up
         self._listed = NEVER
+        self.settled = 0
         self._links: dict[str, Link] = {}
         self._lanes: dict[str, Lane] = {}
         self._patience_ms = 0
@@ -121,6 +123,7 @@ class Links:
         """
         until = time.monotonic() + patience
         while True:
+            now = clock()
             token = self._roster.token[0]
             if token != self._listed:
                 self._list()
@@ -129,6 +132,7 @@ class Links:
             waiting = [link for link in self._links.values() if link.awaited and not self._give_up(link)]
             if not waiting:
                 if self._roster.token[0] == token:
+                    self.settled = now
                     return token
                 continue
             self._bury_dead(waiting)

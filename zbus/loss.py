@@ -3,7 +3,9 @@
 A *stream* is one (origin, system, kind): its events are numbered from 1 without holes, and a channel
 sees all of them or none. So a hole is a loss, exactly. The first number seen needs care: what came
 before it was either sent before this channel joined, which is no loss, or dropped since. The stamp tells
-when the stream was *born*: one that is younger than the channel was meant for it from number 1.
+when the stream was *born*: one that is younger than the channel was meant for it from number 1. And it tells
+as of when the publisher had *settled* who listens. While that is before the join, numbers may have holes:
+what arrives was on its way to another channel of the same process.
 """
 
 from __future__ import annotations
@@ -51,9 +53,10 @@ class Stream:
     def jump(self, seq: int) -> Gap | None:
         """Return the gap before `seq`, which is not the number that was due.
 
-        A number lower than that is no loss: its publisher began again under the same origin.
+        A number lower than that is no loss: its publisher began again under the same origin. Nor is any,
+        if none was due (-1).
         """
-        if self.wanted and seq > self.next:
+        if self.wanted and 0 <= self.next < seq:
             return Gap(self.origin, self.system, self.kind, self.next, seq - 1)
         return None
 
@@ -73,14 +76,23 @@ class Streams:
         self._young: dict[Key, Stream] = {}
         self._old: dict[Key, Stream] = {}
         self._youngest = 0
+        self._asked: float = float("inf")
         self._since: float = float("inf")
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def joined(self, now: int) -> None:
-        """Note that from `now` (CLOCK_MONOTONIC in microseconds) every publisher counts this channel in."""
+    def joined(self, asked: int, now: int) -> None:
+        """Note when this channel joined (CLOCK_MONOTONIC in microseconds).
+
+        No publisher that had settled until `asked` counts it in; from `now` on every one does.
+        """
+        self._asked = asked
         self._since = now
+
+    def meant(self, born: int, settled: int) -> bool:
+        """Return whether a frame with these times was sent by a publisher that counts this channel in."""
+        return settled < 0 or settled > self._asked or born > self._since
 
     def find(self, key: Key) -> Stream | None:
         """Return the stream of `key` if it is known, and keep it known."""

@@ -33,7 +33,7 @@ from .members import Member, about_process
 from .patterns import Matcher, prefixes
 from .policy import SEND, SUBSCRIBE
 from .publisher import Attempts, Publisher
-from .roster import Roster
+from .roster import Roster, clock
 from .timeouts import check_timeout
 from .typed import fitter
 
@@ -209,7 +209,7 @@ class Node(Generic[Driven]):
             patterns = (channel.system, channel.kind or "*")
             self._seats[inlet] = _Seat(weakref.ref(channel), ingress, patterns)
             try:
-                ingress.publish(socket, self._describe(ingress))
+                asked = ingress.publish(socket, self._describe(ingress))
             except BaseException:
                 del self._seats[inlet]
                 inlet.close()
@@ -223,7 +223,7 @@ class Node(Generic[Driven]):
             self._roster.reap()
         if wish.overflow != "block":
             self._shared = ingress
-        decoder.joined(time.monotonic_ns() // 1000)
+        decoder.joined(asked, clock())
         return channel
 
     def _describe(self, ingress: Ingress) -> dict[str, Any]:

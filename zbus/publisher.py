@@ -20,7 +20,7 @@ from .links import NEVER, Full, Links
 from .locks import Lock
 from .loss import MAX_TOPICS
 from .patterns import check_text
-from .roster import Roster, new_id
+from .roster import Roster, clock, new_id
 from .timeouts import check_timeout
 from .wire import check_sendable, encode_batch, encode_data, frame_template
 
@@ -44,13 +44,14 @@ _dumps = orjson.dumps
 
 
 class _Topic:
-    """A (system, kind) this publisher sends to: the form of its frames and the last number used."""
+    """A (system, kind) this publisher sends to: since when, the last number, and the form of its frames."""
 
-    __slots__ = ("seq", "template")
+    __slots__ = ("born", "seq", "template")
 
-    def __init__(self, template: bytes) -> None:
-        self.template = template
+    def __init__(self, born: int) -> None:
+        self.born = born
         self.seq = 0
+        self.template = b""
 
 
 def exhaust(attempts: Attempts) -> None:
@@ -91,6 +92,7 @@ class Publisher(Generic[Driven]):
         self._busy = False
         self._origin = new_id()
         self._topics: dict[tuple[str, str], _Topic] = {}
+        self._current: dict[tuple[str, str], _Topic] = {}  # those whose template is of the latest settling
         self._token = roster.token
         self._known = NEVER
         self._hold: Callable[[bytes], object] | None = None
@@ -124,7 +126,7 @@ class Publisher(Generic[Driven]):
             if timeout is DEFAULT and self._token[0] == self._known and not self._busy:
                 self._busy = True
                 try:
-                    topic = self._topics[system, kind]
+                    topic = self._current[system, kind]
                     # `%` on bytes takes 100 ns less than join or an f-string.
                     frame = topic.template % (raw, topic.seq + 1, body)
                     if len(frame) <= self._max:
@@ -162,9 +164,9 @@ class Publisher(Generic[Driven]):
         if self._token[0] != self._known:
             self._settle()
         try:
-            topic = self._topics[system, kind]
+            topic = self._current[system, kind]
         except (KeyError, TypeError):
-            topic = self._add_topic(system, kind)
+            topic = self._bring_up_to_date(system, kind)
         frame = topic.template % (raw, topic.seq + 1, body)
         if len(frame) > self._max:
             raise self._too_large(frame)
@@ -252,7 +254,17 @@ class Publisher(Generic[Driven]):
         if self._closed:  # meanwhile, by a signal handler
             raise Canceled(self._closed)
         self._known = known
+        self._current.clear()
         self._hold, self._drop = self._links.hold, self._links.drop
+
+    def _bring_up_to_date(self, system: str, kind: str) -> _Topic:
+        try:
+            topic = self._topics[system, kind]
+        except (KeyError, TypeError):
+            topic = self._add_topic(system, kind)
+        topic.template = frame_template(system, kind, self._origin, topic.born, self._links.settled)
+        self._current[system, kind] = topic
+        return topic
 
     def _add_topic(self, system: str, kind: str) -> _Topic:
         check_sendable(system, kind)
@@ -261,13 +273,12 @@ class Publisher(Generic[Driven]):
             # A channel would forget some of so many numbers. A new origin begins them all again.
             self._origin = new_id()
             self._topics.clear()
+            self._current.clear()
         # First the time, then the token again: whoever had joined by then gets this topic from number 1.
-        born = time.monotonic_ns() // 1000
+        born = clock()
         if self._token[0] != self._known:
             self._settle()
-        topic = _Topic(frame_template(system, kind, self._origin, born))
-        self._topics[system, kind] = topic
-        return topic
+        return self._topics.setdefault((system, kind), _Topic(born))
 
     def _too_large(self, frame: bytes) -> Invalid:
         return Invalid(

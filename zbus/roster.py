@@ -33,6 +33,7 @@ __all__ = [
     "SUN_PATH_BYTES",
     "Entry",
     "Roster",
+    "clock",
     "default_root",
     "file_errors",
     "locate",
@@ -55,6 +56,11 @@ class Entry(NamedTuple):
     id: str
     epoch: int
     overflow: str
+
+
+def clock() -> int:
+    """Return the time by which peers compare notes: CLOCK_MONOTONIC in microseconds."""
+    return time.monotonic_ns() // 1000
 
 
 def new_id() -> str:
@@ -181,9 +187,11 @@ class Roster:
         self.token.release()
         self._map.close()
 
-    def touch(self) -> None:
-        """Tell everybody that the roster changed."""
-        self._map[:] = os.urandom(_TOKEN_BYTES)
+    def touch(self) -> int:
+        """Tell everybody that the roster changed; return the time just before, see `clock`."""
+        token, now = os.urandom(_TOKEN_BYTES), clock()
+        self._map[:] = token
+        return now
 
     def entries(self) -> dict[str, Entry]:
         """List the ingresses by id, each with its highest epoch, as of one moment.
@@ -222,8 +230,12 @@ class Roster:
         with file_errors("create", path):
             self.scratch_path(ident).rename(path)
 
-    def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> None:
-        """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0."""
+    def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> int:
+        """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0.
+
+        Returns:
+            The time until which nobody knew; see `clock`.
+        """
         scratch = self.scratch_path(entry.id)
         path = self._entry_path(entry)
         with file_errors("write", path):
@@ -234,10 +246,11 @@ class Roster:
                 with suppress(OSError):
                     scratch.unlink()
                 raise
-        self.touch()
+        asked = self.touch()
         if previous.epoch:
             with suppress(FileNotFoundError):
                 self._entry_path(previous).unlink()
+        return asked
 
     def describe(self, entry: Entry, info: dict[str, Any]) -> None:
         """Rewrite what `entry` says about itself to people and tools; nobody need look again.

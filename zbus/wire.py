@@ -58,6 +58,7 @@ class Frame(NamedTuple):
         origin: the publisher's incarnation, or empty if the frame is not stamped.
         seq: the number of the first item, or 0.
         born: when the origin began to number this topic, CLOCK_MONOTONIC in microseconds; -1 if untold.
+        settled: as of when the publisher knew who listens, likewise.
         events: one, or those of a batch.
     """
 
@@ -66,6 +67,7 @@ class Frame(NamedTuple):
     origin: str
     seq: int
     born: int
+    settled: int
     events: list[Event]
 
 
@@ -82,13 +84,14 @@ def check_sendable(system: object, kind: object) -> None:
         raise Invalid(f"system {name!r} is reserved for the bus's own events: choose another", value=name)
 
 
-def frame_template(system: str, kind: str, origin: str, born: int) -> bytes:
+def frame_template(system: str, kind: str, origin: str, born: int, settled: int = -1) -> bytes:
     """Return the bytes-format of a topic's frames; `% (path, seq, data)` completes one.
 
     One format operation per event costs 100 ns less than joining the parts (measured).
     """
     topic = f"{system}\0{kind}\0".replace("%", "%%")
-    return f"{topic}%b\0{origin}.%d.{born}\0%b".encode()
+    times = f"{born}.{settled}" if settled >= 0 else str(born)
+    return f"{topic}%b\0{origin}.%d.{times}\0%b".encode()
 
 
 def encode_data(data: Any) -> bytes:
@@ -241,13 +244,13 @@ def decode_fields(fields: list[bytes]) -> Frame:
     if len(fields) < 5:
         raise Malformed(f"{len(fields) - 1} separators where 4 are needed")
     system, kind = _name(fields[0], "system"), _name(fields[1], "kind")
-    origin, seq, born = parse_stamp(fields[3])
+    origin, seq, born, settled = parse_stamp(fields[3])
     if fields[2]:
         path = _utf8(fields[2], "path")
         events = [Event(system, kind, path, decode_data(fields[4]), origin, seq)]
     else:
         events = decode_batch(system, kind, origin, seq, fields[4])
-    return Frame(system, kind, origin, seq, born, events)
+    return Frame(system, kind, origin, seq, born, settled, events)
 
 
 def decode_data(data: bytes) -> Any:
@@ -304,21 +307,21 @@ def _row(row: Any) -> tuple[str, Any]:
     return row[0], row[1] if len(row) == 2 else None
 
 
-def parse_stamp(stamp: bytes) -> tuple[str, int, int]:
-    """Return `(origin, seq, born)`: `("", 0, -1)` if empty; unknown further fields are ignored.
+def parse_stamp(stamp: bytes) -> tuple[str, int, int, int]:
+    """Return `(origin, seq, born, settled)`: `("", 0, -1, -1)` if empty; unknown further fields are ignored.
 
     Raises:
         Malformed: not of the form `origin.seq` with optional further fields.
     """
     if not stamp:
-        return "", 0, -1
-    origin, *numbers = stamp.split(b".", 3)[:3]
+        return "", 0, -1, -1
+    origin, *numbers = stamp.split(b".", 4)[:4]
     if not _ORIGIN.fullmatch(origin):
         raise Malformed("origin is not 8 to 16 lowercase hex digits")
     if not numbers or not _SEQ.fullmatch(numbers[0]) or int(numbers[0]) < 1:
         raise Malformed("seq is not a decimal number from 1")
-    born = int(numbers[1]) if len(numbers) == 2 and _SEQ.fullmatch(numbers[1]) else -1
-    return origin.decode(), int(numbers[0]), born
+    born, settled, *_ = [*(int(text) if _SEQ.fullmatch(text) else -1 for text in numbers[1:]), -1, -1]
+    return origin.decode(), int(numbers[0]), born, settled
 
 
 def _utf8(raw: bytes, what: str) -> str:

@@ -65,7 +65,8 @@ def test_a_malformed_pattern_is_refused(pattern: str) -> None:
 def test_a_frame_holds_what_the_vectors_say(case: Case) -> None:
     frame = decode(bytes.fromhex(case["frame_hex"]))
     assert (frame.system, frame.kind) == (case["system"], case["kind"])
-    assert (frame.origin, frame.seq, frame.born) == (case["origin"], case["seq"], case.get("born", -1))
+    assert (frame.origin, frame.seq) == (case["origin"], case["seq"])
+    assert (frame.born, frame.settled) == (case.get("born", -1), case.get("settled", -1))
     assert [told(event) for event in frame.events] == [expected(case, row) for row in case["events"]]
 
 
@@ -104,7 +105,8 @@ def test_a_publisher_sends_these_bytes(case: Case) -> None:
         assert count == len(case["items"])
     else:
         data = encode_data(bytes.fromhex(case["data_hex"]) if "data_hex" in case else case["data"])
-    frame = frame_template(case["system"], case["kind"], case["origin"], case["born"])
+    times = case["born"], case.get("settled", -1)
+    frame = frame_template(case["system"], case["kind"], case["origin"], *times)
     assert frame % (path, case["seq"], data) == bytes.fromhex(case["frame_hex"])
 
 

@@ -28,13 +28,20 @@ class Receiver:
         return system != self.unwanted
 
     def take(
-        self, seq: int, *, born: int = -1, system: str = "s", origin: str = ORIGIN, events: int = 1
+        self,
+        seq: int,
+        *,
+        born: int = -1,
+        settled: int = -1,
+        system: str = "s",
+        origin: str = ORIGIN,
+        events: int = 1,
     ) -> list[Gap]:
         """Take the frame of `events` events that begins with `seq`; return the gap before it, if any."""
         key = (system.encode(), b"k", origin.encode())
         stream = self.streams.find(key) or self.streams.add(key, seq, born)
         gap = stream.jump(seq) if seq != stream.next else None
-        stream.next = seq + events
+        stream.next = seq + events if self.streams.meant(born, settled) else -1
         found = [] if gap is None else [gap]
         self.gaps += found
         return found
@@ -81,7 +88,7 @@ def test_a_late_join_is_no_loss() -> None:
 
 def test_a_stream_born_before_the_join_is_counted_from_what_comes_first() -> None:
     receiver = Receiver()
-    receiver.streams.joined(1000)
+    receiver.streams.joined(1000, 1000)
     assert receiver.take(7, born=999) == []
     assert receiver.take(7, born=1000, system="t") == []
     assert receiver.take(9, born=999) == [gap(8, 8)]
@@ -89,20 +96,20 @@ def test_a_stream_born_before_the_join_is_counted_from_what_comes_first() -> Non
 
 def test_a_stream_born_after_the_join_is_counted_from_one() -> None:
     receiver = Receiver()
-    receiver.streams.joined(1000)
+    receiver.streams.joined(1000, 1000)
     assert receiver.take(7, born=1001) == [gap(1, 6)]
     assert receiver.take(1, born=1001, system="t") == []
 
 
 def test_a_stream_that_does_not_tell_its_birth_is_counted_from_what_comes_first() -> None:
     receiver = Receiver()
-    receiver.streams.joined(1000)
+    receiver.streams.joined(1000, 1000)
     assert receiver.take(7) == []
 
 
 def test_a_restart_under_a_new_origin_is_no_loss() -> None:
     receiver = Receiver()
-    receiver.streams.joined(1000)
+    receiver.streams.joined(1000, 1000)
     receiver.take(100, born=900)
     assert receiver.take(1, born=2000, origin="deadbeef") == []
 
@@ -139,7 +146,7 @@ def test_a_stream_shows_its_names_and_the_verdict() -> None:
 
 def test_no_number_is_due_where_there_is_no_origin() -> None:
     streams = Streams(lambda system, kind: True)  # noqa: ARG005
-    streams.joined(0)
+    streams.joined(0, 0)
     assert streams.add((b"s", b"k", b""), 0, -1).next < 0
 
 
@@ -179,7 +186,7 @@ def test_the_most_recently_used_streams_are_known_at_least_up_to_the_limit() -> 
 
 def test_a_stream_that_was_forgotten_and_comes_back_is_no_loss() -> None:
     receiver = Receiver(limit=2)
-    receiver.streams.joined(1000)
+    receiver.streams.joined(1000, 1000)
     receiver.take(1, born=2000)
     for number in range(10):
         receiver.take(1, born=1500, system=f"s{number}")
@@ -188,7 +195,7 @@ def test_a_stream_that_was_forgotten_and_comes_back_is_no_loss() -> None:
 
 def test_a_stream_born_after_others_were_forgotten_is_still_counted_from_one() -> None:
     receiver = Receiver(limit=2)
-    receiver.streams.joined(1000)
+    receiver.streams.joined(1000, 1000)
     for number in range(10):
         receiver.take(1, born=1500, system=f"s{number}")
     assert receiver.take(5, born=3000, system="t") == [gap(1, 4, system="t")]
@@ -210,7 +217,7 @@ sends = st.lists(st.tuples(st.integers(0, TOPICS - 1), st.integers(1, 3), st.boo
 def run(limit: int, births: list[tuple[int, int]], sends: list[tuple[int, int, bool]]) -> tuple[int, int]:
     """Return how many events `Streams` says were lost, and how many were: all but the lost tails."""
     receiver = Receiver(limit)
-    receiver.streams.joined(JOINED)
+    receiver.streams.joined(JOINED, JOINED)
     due = [1 + sent for _, sent in births]
     waiting = [0] * TOPICS
     seen = [False] * TOPICS
@@ -244,3 +251,28 @@ def test_forgetting_never_counts_too_much(
 ) -> None:
     counted, lost = run(limit, births, sends)
     assert counted <= lost
+
+
+def test_what_was_on_its_way_to_another_channel_may_have_holes() -> None:
+    """A channel closed and this one joined: the publisher saw first the one, then the other."""
+    receiver = Receiver()
+    receiver.streams.joined(1000, 1010)
+    for seq in (2, 3, 6):
+        assert receiver.take(seq, born=10, settled=900) == []
+    assert receiver.take(37, born=10, settled=1005) == []
+    assert receiver.take(40, born=10, settled=1005) == [gap(38, 39)]
+    assert receiver.take(42, born=10, settled=2000) == [gap(41, 41)]
+
+
+def test_a_stream_that_is_younger_than_the_join_is_due_from_1_whenever_its_publisher_settled() -> None:
+    receiver = Receiver()
+    receiver.streams.joined(1000, 1010)
+    assert receiver.take(3, born=1011, settled=1005) == [gap(1, 2)]
+    assert receiver.take(5, born=1011, settled=1005) == [gap(4, 4)]
+
+
+def test_a_publisher_that_does_not_tell_when_it_settled_is_believed() -> None:
+    receiver = Receiver()
+    receiver.streams.joined(1000, 1010)
+    assert receiver.take(2, born=10) == []
+    assert receiver.take(4, born=10) == [gap(3, 3)]

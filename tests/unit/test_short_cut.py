@@ -48,6 +48,7 @@ class Pair:
         matchers = Matcher(system), None if kind is None else Matcher(kind)
         self.plain = Plain(*matchers)
         self.decoder = Decoder(*matchers)
+        self.decoder.joined(-1, 2**63)
 
     def take(self, frame: bytes) -> list[Event]:
         """Return the frame's events if both agree on them."""

@@ -283,15 +283,19 @@ def test_system_comes_before_kind_in_what_is_refused() -> None:
 @pytest.mark.parametrize(
     ("stamp", "expected"),
     [
-        (b"", ("", 0, -1)),
-        (b"0123abcd.7", ("0123abcd", 7, -1)),
-        (b"0123abcd.7.99", ("0123abcd", 7, 99)),
-        (b"0123abcd.7.99.x.y", ("0123abcd", 7, 99)),
-        (b"0123abcd.7.x.99", ("0123abcd", 7, -1)),
-        (b"0123abcd.7.", ("0123abcd", 7, -1)),
+        (b"", ("", 0, -1, -1)),
+        (b"0123abcd.7", ("0123abcd", 7, -1, -1)),
+        (b"0123abcd.7.99", ("0123abcd", 7, 99, -1)),
+        (b"0123abcd.7.99.120", ("0123abcd", 7, 99, 120)),
+        (b"0123abcd.7.99.120.x.y", ("0123abcd", 7, 99, 120)),
+        (b"0123abcd.7.99.x.y", ("0123abcd", 7, 99, -1)),
+        (b"0123abcd.7.x.99", ("0123abcd", 7, -1, 99)),
+        (b"0123abcd.7.", ("0123abcd", 7, -1, -1)),
     ],
 )
-def test_a_stamp_is_origin_seq_born_and_what_may_come(stamp: bytes, expected: tuple[str, int, int]) -> None:
+def test_a_stamp_is_origin_seq_born_settled_and_what_may_come(
+    stamp: bytes, expected: tuple[str, int, int, int]
+) -> None:
     assert parse_stamp(stamp) == expected
 
 
