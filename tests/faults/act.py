@@ -48,6 +48,7 @@ class Act:
         self._running: list[Process] = []
         self._leaving: list[Process] = []
         self._tools: list[Process] = []
+        self._last: list[Process] = []
         self._expected: dict[Process, set[int]] = {}
         self.past: list[Process] = []
         self.problems: list[str] = []
@@ -86,9 +87,12 @@ class Act:
             time.sleep(self._rng.uniform(*PAUSE_SECONDS))  # a rate
 
     def leave(self) -> None:
-        """Let everybody but the elders end."""
-        for process in (*self._elders, *self._running, *self._leaving):
+        """Let everybody end but the elders and one of each role, the last."""
+        for process in (*self._elders, *self._running, *self._leaving, *self._tools):
             process.proceed()
+        by_role = {process.fate.role: process for process in self._running}
+        self._last = [*by_role.values()]
+        self._running = [process for process in self._running if process not in self._last]
         # The publishers first, so that each subscription must get all of them to the end, or the subscribers.
         self._running.sort(key=lambda process: process.fate.role, reverse=self._rng.random() < 0.7)
         for role in dict.fromkeys(process.fate.role for process in self._running):
@@ -99,13 +103,20 @@ class Act:
             self.past += leaving
         self.problems += wait_for([*self._leaving, *self._tools])
         self.done["ends"] += len(self._running) + len(self._leaving)
+        self.past += self._leaving
+        self._running, self._leaving = [], []
         for tool in self._tools:
             self._judge(tool)
-        self.past += self._leaving
-        self._running, self._leaving, self._tools = [], [], []
+
+    def fall(self) -> None:
+        """Kill the last, when nobody is left that would clean up after them."""
+        for process in self._last:
+            process.kill()
+        self.done["kills"] += len(self._last)
+        self.past += self._last
 
     def _attend(self) -> None:
-        for process in (*self._elders, *self._running, *self._leaving):
+        for process in (*self._elders, *self._running, *self._leaving, *self._tools):
             if process.stopped_until and time.monotonic() >= process.stopped_until:
                 process.proceed()
         for process in [process for process in (*self._running, *self._leaving) if process.ended]:
@@ -142,16 +153,18 @@ class Act:
             self._leaving.append(process)
 
     def _kill(self) -> None:
-        there = [*self._running, *self._leaving]
-        if there:
-            victim = self._rng.choice(there)
-            (self._running if victim in self._running else self._leaving).remove(victim)
+        groups = [group for group in (self._running, self._leaving, self._tools) if group]
+        if groups:
+            group = self._rng.choice(groups)
+            victim = group.pop(self._rng.randrange(len(group)))
             victim.kill()
             self.done["kills"] += 1
-            self.past.append(victim)
+            if victim.fate.role != "ls":
+                self.past.append(victim)
 
     def _stop(self) -> None:
-        going = [p for p in (*self._elders, *self._running, *self._leaving) if not p.stopped_until]
+        there = (*self._elders, *self._running, *self._leaving, *self._tools)
+        going = [process for process in there if not process.stopped_until]
         if going:
             spans = self._rng.choice((SHORT_STOP, SHORT_STOP, LONG_STOP))
             self._rng.choice(going).stop(self._rng.uniform(*spans))

@@ -89,7 +89,16 @@ def _sending_tool(fate: Fate, fates: list[Fate], since: int) -> Sending:
         if fate.gave_up and start < fate.ended and end > fate.begun
     ]
     return Sending(
-        int(fate.name), [TOOL_TOPIC], [fate.begun], [fate.ended], [0], 0, TOOL_LINGER, [], gave_up, since
+        int(fate.name),
+        [TOOL_TOPIC],
+        [fate.begun],
+        [0 if fate.killed else fate.ended],
+        [0],
+        fate.killed,
+        TOOL_LINGER,
+        fate.stops,
+        gave_up,
+        since,
     )
 
 
@@ -110,7 +119,8 @@ def _listening_tool(fate: Fate) -> Hearing:
         1 << 16,
         fate.begun,
         fate.opened,
-        fate.ended,
+        fate.killed or fate.ended,
+        killed=bool(fate.killed),
         count=fate.count,
         stops=fate.stops,
         receipts=receipts,

@@ -50,7 +50,7 @@ COLUMNS = {
     "reported": "reported lost, exactly",
     "outside": "sent while the subscription was not there",
     "counted": "excused: after as many as `zbus sub` was asked for",
-    "closing": "excused: on its way when the channel closed",
+    "closing": "excused: on its way, or dropped and not yet shown, when the channel closed, a tail",
     "died_with_subscriber": "excused: not read by a subscriber that was killed, a tail",
     "died_with_publisher": "excused: in a publisher that was killed, a tail",
     "not_handed_over": "excused: the subscriber was stopped or full for the whole linger of the publisher",
@@ -84,6 +84,7 @@ class Sending:
         linger: how long its `close` hands over.
         gave_up: when it gave up joining a subscriber, and that one's process id.
         since: what was begun before was judged already.
+        heard: for each topic, a 1 for every event during which a subscription was there.
     """
 
     number: int
@@ -100,9 +101,12 @@ class Sending:
     def __post_init__(self) -> None:
         self.by_topic: dict[int, list[int]] = defaultdict(list)
         self.seqs: list[int] = []
+        self.heard: dict[int, bytearray] = {}
         for event, topic in enumerate(self.topics, 1):
             self.by_topic[topic].append(event)
             self.seqs.append(len(self.by_topic[topic]))
+        for topic, events in self.by_topic.items():
+            self.heard[topic] = bytearray(len(events))
 
 
 @dataclass

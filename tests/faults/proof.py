@@ -23,7 +23,7 @@ from .ledger import (
     awake_before,
     listened,
 )
-from .soak_events import TOPICS
+from .soak_events import TOPICS, queues
 
 __all__ = ["prove"]
 
@@ -34,6 +34,10 @@ def prove(sendings: Sequence[Sending], hearings: Iterable[Hearing], ledger: Ledg
         ledger.sums["events"] += sum(begun >= sending.since for begun in sending.begun)
     for hearing in hearings:
         _prove_one(sendings, hearing, ledger)
+    for sending in sendings:
+        since = bisect_left(sending.begun, sending.since) + 1
+        for topic, events in sending.by_topic.items():
+            ledger.sums["unheard"] += sending.heard[topic].count(0, bisect_left(events, since))
 
 
 def _prove_one(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger) -> None:
@@ -42,7 +46,8 @@ def _prove_one(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger) ->
     wanted = {topic for topic in range(len(TOPICS)) if hearing.wants(topic)}
     # A queue that could never have been half full has no right to drop anything. Half, since libzmq tells the
     # writer of room only when the reader has made as much.
-    room = hearing.capacity // 2 >= sum(_frames(sending, hearing, wanted) for sending in sendings)
+    queued = {topic for topic in range(len(TOPICS)) if queues(hearing.system, hearing.kind, topic)}
+    room = hearing.capacity // 2 >= sum(_frames(sending, hearing, queued) for sending in sendings)
     for sending in sendings:
         pair = Pair(sending, hearing, wanted, room, ledger)
         pair.walk(apart[sending.number])
@@ -54,10 +59,10 @@ def _prove_one(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger) ->
         ledger.violation(f"malformed frames: {hearing.malformed} to {hearing}", hearing.malformed)
 
 
-def _frames(sending: Sending, hearing: Hearing, wanted: set[int]) -> int:
+def _frames(sending: Sending, hearing: Hearing, queued: set[int]) -> int:
     first = bisect_left(sending.begun, hearing.asked - FLIGHT)
     end = bisect_left(sending.begun, hearing.end)
-    return len({sending.frames[i] for i in range(first, end) if sending.topics[i] in wanted})
+    return len({sending.frames[i] for i in range(first, end) if sending.topics[i] in queued})
 
 
 def _by_publisher(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger) -> dict[int, list[Receipt]]:
@@ -181,6 +186,8 @@ class Pair:
             self._account_stream(topic, self.sending.by_topic[topic], since, there)
 
     def _account_stream(self, topic: int, stream: list[int], since: int, there: range) -> None:
+        begin, end = bisect_left(stream, there.start), bisect_left(stream, there.stop)
+        self.sending.heard[topic][begin:end] = b"\1" * (end - begin)
         known = [event for event in stream if event in self.delivered]
         first, final = (known[0], known[-1]) if known else (0, 0)
         stream = stream[bisect_left(stream, since) :]

@@ -100,6 +100,7 @@ class Soak:
         self._elders[1].tell("rest")
         if not self._elders[1].hear("resting"):
             problems.append(f"{self._elders[1]} did not close its subscriptions: {self._elders[1].said()}")
+        act.fall()
         problems += self._look()
         for problem in problems:
             self.ledger.violation(f"act {self._acts}: {problem}")
@@ -180,7 +181,8 @@ def check_least(sums: Counter[str], minutes: float) -> list[str]:
 def print_ledger(ledger: Ledger) -> None:
     """Print the sums for people."""
     sums = ledger.sums
-    print(f"{sums['events']:>14,}  events sent by {sums['publishers']:,} publishers and tools")
+    print(f"{sums['events']:>14,}  events sent by {sums['publishers']:,} publishers and tools,")
+    print(f"{sums['unheard']:>14,}      of them while nobody listened")
     print(f"{sums['subscriptions']:>14,}  subscriptions that came and went")
     done = "kills {kills:,}, stops {stops:,}, orderly ends {ends:,}, tools {tools:,}"
     print(f"{'':>14}  {done.format_map(sums)}")

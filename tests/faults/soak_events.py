@@ -9,7 +9,17 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-__all__ = ["PATTERNS", "TOOL_TOPIC", "TOPICS", "TOPIC_NUMBER", "data_of", "identify", "path_of", "selects"]
+__all__ = [
+    "PATTERNS",
+    "TOOL_TOPIC",
+    "TOPICS",
+    "TOPIC_NUMBER",
+    "data_of",
+    "identify",
+    "path_of",
+    "queues",
+    "selects",
+]
 
 TOPICS = (
     ("tool", "sent"),
@@ -58,6 +68,18 @@ def _selects(pattern: list[str], name: list[str]) -> bool:
     if not name or (first != "*" and name[0] not in first.strip("()").split("|")):
         return False
     return _selects(rest, name[1:])
+
+
+def queues(system: str, kind: str, topic: int) -> bool:
+    """Return whether events of a topic can take room in the queue of a channel with these patterns.
+
+    ZeroMQ compares beginnings only, and the channel decides when it has taken the frame (W20): with `** paid`
+    everything queues.
+    """
+    patterns = f"{system}\0{kind}"
+    wildcards = [place for place, letter in enumerate(patterns) if letter in "*("]
+    literal = patterns[: wildcards[0]].rstrip(".") if wildcards else patterns
+    return "\0".join(TOPICS[topic]).startswith(literal)
 
 
 def path_of(publisher: int, event: int) -> str:

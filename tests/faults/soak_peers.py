@@ -40,6 +40,7 @@ QUEUES = (
     ("block", 2000),
 )
 CLOSINGS = 3
+LAST_BURSTS = (0, 300)
 CHANNELS = 3
 CALM_NS = SECOND
 # Two looks at the queue further apart than this: the process was stopped, or the machine busy elsewhere.
@@ -68,7 +69,7 @@ class Publisher:
         logging.getLogger("zbus").addHandler(GiveUps(self._gave_up))
 
     def run(self) -> None:
-        """Send; end every topic with events by which the loss of earlier ones shows."""
+        """Send; end every topic with events by which earlier losses show; perhaps close amid a burst."""
         threading.Thread(target=self._obey, daemon=True).start()
         tell("ready")
         while not self._ending.is_set():
@@ -80,6 +81,8 @@ class Publisher:
             for topic in self._topics:
                 self._send(topic)
             time.sleep(0.3)  # a rate, so that one of them meets a queue with room
+        for _ in range(self._rng.choice(LAST_BURSTS)):
+            self._send(self._rng.choice(self._topics))
         self._bus.close()
 
     def _obey(self) -> None:

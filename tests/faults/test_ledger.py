@@ -5,6 +5,7 @@ One publisher sends to two topics, an event a second; a subscription is there fr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import inf
 from typing import Any
 
@@ -23,7 +24,7 @@ from .ledger import (
     awake_before,
 )
 from .proof import prove
-from .soak_events import TOPIC_NUMBER, data_of, identify, path_of, selects
+from .soak_events import TOPIC_NUMBER, TOPICS, data_of, identify, path_of, queues, selects
 
 TICK = TOPIC_NUMBER["soak", "tick"]
 CPU = TOPIC_NUMBER["metrics", "cpu"]
@@ -87,6 +88,7 @@ def accepted(sent: Sending, heard: Hearing, **columns: int) -> None:
     assert sums.pop("pairs") == sum(columns.values())
     assert sums.pop("events") == len(sent.topics)
     assert sums.pop("subscriptions") == 1
+    sums.pop("unheard", 0)
     assert sums == {name: number for name, number in columns.items() if number}
 
 
@@ -184,6 +186,17 @@ def test_events_of_an_earlier_act_only_count_as_numbers() -> None:
     ledger = verdict(sending("tttt", since=at(2.5)), hearing(*run(3, 4), asked=at(2.6), opened=at(2.7)))
     assert ledger.texts == []
     assert (ledger.sums["events"], ledger.sums["pairs"], ledger.sums["delivered"]) == (2, 2, 2)
+
+
+def test_a_killed_publisher_that_was_in_the_call_may_have_sent_it() -> None:
+    sent = sending("tt", killed=at(2.5), returned=[at(1.1), 0])
+    accepted(sent, hearing(*run(1, 2)), delivered=2)
+
+
+def test_an_event_while_nobody_listened() -> None:
+    ledger = verdict(sending("ttct"), hearing(got(2, 2), asked=at(1.5), opened=at(1.6), end=at(2.5)))
+    assert ledger.texts == []
+    assert ledger.sums["unheard"] == 3
 
 
 # What must be refused.
@@ -352,6 +365,28 @@ def test_time_while_stopped_does_not_count() -> None:
 )
 def test_the_second_opinion_on_patterns(pattern: str, name: str, selected: bool) -> None:
     assert selects(pattern, name) is selected
+
+
+@pytest.mark.parametrize(
+    ("system", "kind", "topics"),
+    [
+        ("*", "*", TOPICS),
+        ("**", "order.paid", TOPICS),
+        ("soak", "tick", {("soak", "tick")}),
+        ("metrics", "*", {("metrics", "cpu"), ("metrics", "memory")}),
+        ("soak.**", "stock", {topic for topic in TOPICS if topic[0].startswith("soak")}),
+        ("(metrics|tool)", "cpu", TOPICS),
+    ],
+)
+def test_what_takes_room_in_a_queue(system: str, kind: str, topics: Collection[tuple[str, str]]) -> None:
+    found = [topic for number, topic in enumerate(TOPICS) if queues(system, kind, number)]
+    assert found == [topic for topic in TOPICS if topic in topics]
+
+
+def test_what_is_queued_and_not_selected_may_fill_a_queue() -> None:
+    sent = sending("ccccccttt")
+    heard = hearing(got(7, 1), gap(2, 2), got(9, 3), system="**", kind="tick", capacity=9)
+    accepted(sent, heard, delivered=2, reported=1)
 
 
 @pytest.mark.parametrize("raw", [True, False])
