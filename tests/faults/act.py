@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 from .cast import Process, wait_for
@@ -48,7 +49,6 @@ class Act:
         self._running: list[Process] = []
         self._leaving: list[Process] = []
         self._tools: list[Process] = []
-        self._last: list[Process] = []
         self._expected: dict[Process, set[int]] = {}
         self.past: list[Process] = []
         self.problems: list[str] = []
@@ -90,30 +90,32 @@ class Act:
         """Let everybody end but the elders and one of each role, the last."""
         for process in (*self._elders, *self._running, *self._leaving, *self._tools):
             process.proceed()
-        by_role = {process.fate.role: process for process in self._running}
-        self._last = [*by_role.values()]
-        self._running = [process for process in self._running if process not in self._last]
+        last = {process.fate.role: process for process in self._running}
+        leaving = [process for process in self._running if process not in last.values()]
         # The publishers first, so that each subscription must get all of them to the end, or the subscribers.
-        self._running.sort(key=lambda process: process.fate.role, reverse=self._rng.random() < 0.7)
-        for role in dict.fromkeys(process.fate.role for process in self._running):
-            leaving = [process for process in self._running if process.fate.role == role]
-            for process in leaving:
-                process.dismiss()
-            self.problems += wait_for(leaving)
-            self.past += leaving
-        self.problems += wait_for([*self._leaving, *self._tools])
-        self.done["ends"] += len(self._running) + len(self._leaving)
-        self.past += self._leaving
-        self._running, self._leaving = [], []
+        leaving.sort(key=lambda process: process.fate.role, reverse=self._rng.random() < 0.7)
+        for _, group in groupby(leaving, key=lambda process: process.fate.role):
+            self._wait([*group])
+        self._wait(self._leaving)
+        self._running, self._leaving = [*last.values()], []
+        self.problems += wait_for(self._tools)
         for tool in self._tools:
             self._judge(tool)
+        self._tools = []
+
+    def _wait(self, leaving: list[Process]) -> None:
+        for process in leaving:
+            process.dismiss()
+        self.problems += wait_for(leaving)
+        self.done["ends"] += len(leaving)
+        self.past += leaving
 
     def fall(self) -> None:
-        """Kill the last, when nobody is left that would clean up after them."""
-        for process in self._last:
+        """Kill whoever is left, when nobody is that would clean up after them."""
+        for process in (*self._running, *self._leaving, *self._tools):
             process.kill()
-        self.done["kills"] += len(self._last)
-        self.past += self._last
+            self.done["kills"] += 1
+            self.past.append(process)
 
     def _attend(self) -> None:
         for process in (*self._elders, *self._running, *self._leaving, *self._tools):

@@ -87,10 +87,10 @@ class Process:
             self.fate.opened = now()
 
     def tell(self, line: str) -> None:
-        """Give it an order."""
+        """Give it an order; one that has died is found out when it is seen to have ended."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n".encode())
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            os.write(self._process.stdin.fileno(), f"{line}\n".encode())
 
     def hear(self, word: str, patience: float = LIMIT) -> bool:
         """Wait for a peer to say `word`; return whether it did.

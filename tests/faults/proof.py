@@ -197,11 +197,12 @@ class Pair:
         for event in (stream[i] for i in judged):
             if event in self.reported:
                 self._account_reported(event)
-            elif event not in self.delivered:
-                column = self._why(event, topic, first, final, event in there)
+            elif event in self.delivered:
+                pass
+            elif column := self._why(event, topic, first, final, event in there):
                 self.ledger.sums[column] += 1
-                if not column:
-                    missing.append(event)
+            else:
+                missing.append(event)
         early = sum(event in self.reported for event in stream[: judged.start])
         sums = self.ledger.sums
         sums["pairs"] += len(stream)
@@ -217,7 +218,6 @@ class Pair:
 
     def _silent(self, missing: list[int]) -> None:
         """Report silent losses, a run of them at a time."""
-        del self.ledger.sums[""]
         run: list[int] = []
         for event, after in pairwise([*missing, 0]):
             run.append(event)

@@ -51,7 +51,6 @@ class Soak:
     def __init__(self, seed: str, publishers: int, subscribers: int) -> None:
         self.ledger = Ledger()
         self._rng = random.Random(seed)
-        self._seed = seed
         self._most = {"publish": publishers, "listen": subscribers}
         self.directory = Path(tempfile.mkdtemp(prefix="zb-"))
         self._environment = {"ZBUS_DIR": str(self.directory / "bus"), "ZBUS_BUS": "default"}
@@ -93,16 +92,16 @@ class Soak:
         directory.mkdir()
         since = now()
         act = Act(self._rng, directory, 1000 * self._acts, self._most, self._environment, self._elders)
-        self._elders[1].tell(f"play {directory}")
-        act.play(ACT_SECONDS)
-        act.leave()
-        problems = act.problems
-        self._elders[1].tell("rest")
-        if not self._elders[1].hear("resting"):
-            problems.append(f"{self._elders[1]} did not close its subscriptions: {self._elders[1].said()}")
-        act.fall()
-        problems += self._look()
-        for problem in problems:
+        try:
+            self._elders[1].tell(f"play {directory}")
+            act.play(ACT_SECONDS)
+            act.leave()
+            self._elders[1].tell("rest")
+            if not self._elders[1].hear("resting"):
+                act.problems.append(f"{self._elders[1]} does not rest: {self._elders[1].said()}")
+        finally:
+            act.fall()
+        for problem in (*act.problems, *self._look()):
             self.ledger.violation(f"act {self._acts}: {problem}")
         self.ledger.sums.update(act.done)
         self._collect()
@@ -153,7 +152,7 @@ class Soak:
     def _report(self) -> None:
         sums = self.ledger.sums
         print(
-            f"act {self._acts}: proved {sums['events']:,} events, {sums['pairs']:,} pairs so far,"
+            f"act {self._acts} is over; proved so far: {sums['events']:,} events, {sums['pairs']:,} pairs,"
             f" {sums['violations']:,} violations",
             file=sys.stderr,
         )

@@ -5,8 +5,6 @@ One publisher sends to two topics, an event a second; a subscription is there fr
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from math import inf
 from typing import Any
 
 import pytest
@@ -24,7 +22,7 @@ from .ledger import (
     awake_before,
 )
 from .proof import prove
-from .soak_events import TOPIC_NUMBER, TOPICS, data_of, identify, path_of, queues, selects
+from .soak_events import TOPIC_NUMBER
 
 TICK = TOPIC_NUMBER["soak", "tick"]
 CPU = TOPIC_NUMBER["metrics", "cpu"]
@@ -199,6 +197,12 @@ def test_an_event_while_nobody_listened() -> None:
     assert ledger.sums["unheard"] == 3
 
 
+def test_what_is_queued_and_not_selected_may_fill_a_queue() -> None:
+    sent = sending("ccccccttt")
+    heard = hearing(got(7, 1), gap(2, 2), got(9, 3), system="**", kind="tick", capacity=9)
+    accepted(sent, heard, delivered=2, reported=1)
+
+
 # What must be refused.
 
 
@@ -343,57 +347,3 @@ def test_time_while_stopped_does_not_count() -> None:
     assert awake_after(0, 15, stops) == 25
     assert awake_after(15, 15, stops) == 45
     assert awake_after(50, 5, stops) == 55
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "selected"),
-    [
-        ("*", "a.b", True),
-        ("a", "a", True),
-        ("a", "a.b", False),
-        ("a.*", "a", False),
-        ("a.*", "a.b", True),
-        ("a.*", "a.b.c", False),
-        ("a.**", "a", True),
-        ("a.**", "a.b.c", True),
-        ("a.**", "ab", False),
-        ("a.(b|c)", "a.c", True),
-        ("a.(b|c)", "a.d", False),
-        ("**.c", "a.b.c", True),
-        ("*.c", "c", False),
-    ],
-)
-def test_the_second_opinion_on_patterns(pattern: str, name: str, selected: bool) -> None:
-    assert selects(pattern, name) is selected
-
-
-@pytest.mark.parametrize(
-    ("system", "kind", "topics"),
-    [
-        ("*", "*", TOPICS),
-        ("**", "order.paid", TOPICS),
-        ("soak", "tick", {("soak", "tick")}),
-        ("metrics", "*", {("metrics", "cpu"), ("metrics", "memory")}),
-        ("soak.**", "stock", {topic for topic in TOPICS if topic[0].startswith("soak")}),
-        ("(metrics|tool)", "cpu", TOPICS),
-    ],
-)
-def test_what_takes_room_in_a_queue(system: str, kind: str, topics: Collection[tuple[str, str]]) -> None:
-    found = [topic for number, topic in enumerate(TOPICS) if queues(system, kind, number)]
-    assert found == [topic for topic in TOPICS if topic in topics]
-
-
-def test_what_is_queued_and_not_selected_may_fill_a_queue() -> None:
-    sent = sending("ccccccttt")
-    heard = hearing(got(7, 1), gap(2, 2), got(9, 3), system="**", kind="tick", capacity=9)
-    accepted(sent, heard, delivered=2, reported=1)
-
-
-@pytest.mark.parametrize("raw", [True, False])
-def test_an_event_tells_what_it_should_be(raw: bool) -> None:
-    data = data_of(7, 499, raw)
-    assert identify(path_of(7, 499), data) == (7, 499, True)
-    assert identify(path_of(7, 498), data) == (7, 498, False)
-    assert identify(path_of(7, 499), data[:-1] if raw else {**data, "text": ""}) == (7, 499, False)
-    assert identify("/other", None) == (0, 0, False)
-    assert sending("t").linger == inf
