@@ -207,8 +207,7 @@ class Act:
             self.past.append(tool)
             if tool.code not in (0, 1):
                 self.problems.append(f"{tool} failed: {said}")
-            if "events were lost" in said:
-                self.problems.append(f"{tool} lost events that it had room for: {said}")
+            tool.fate.lost = "events were lost" in said
         else:
             self._judge_ls(tool, said)
 

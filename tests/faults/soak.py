@@ -58,6 +58,7 @@ class Soak:
         self._elders: tuple[Process, ...] = ()
         self._holdings: dict[int, Holdings] = {}
         self._checkers: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._suspect: set[Path] = set()
         self._acts = 0
 
     def run(self, minutes: float) -> None:
@@ -103,6 +104,7 @@ class Soak:
             act.fall()
         for problem in (*act.problems, *self._look()):
             self.ledger.violation(f"act {self._acts}: {problem}")
+            self._suspect.add(directory)
         self.ledger.sums.update(act.done)
         self._collect()
         self._prove(directory, act, since)
@@ -146,7 +148,7 @@ class Soak:
                 raise Failure(f"the checker failed for {directory}")
             verdict: dict[str, Any] = json.loads(out)
             self.ledger.add(verdict["sums"], [f"{directory.name}: {text}" for text in verdict["texts"]])
-            if not verdict["sums"].get("violations"):
+            if not verdict["sums"].get("violations") and directory not in self._suspect:
                 shutil.rmtree(directory)
 
     def _report(self) -> None:
