@@ -214,7 +214,11 @@ class Pair:
     def _account_reported(self, event: int) -> None:
         self.ledger.sums["reported"] += 1
         if not self.may_drop and not self._given_up(event):
-            self._wrong("lost although there was room", event)
+            # That it was no loss at all, but a late join, tells more than that there was room.
+            late = self.sending.begun[event - 1] <= self.hearing.opened
+            self._wrong(
+                "reported, but of before it had joined" if late else "lost although there was room", event
+            )
 
     def _silent(self, missing: list[int]) -> None:
         """Report silent losses, a run of them at a time."""

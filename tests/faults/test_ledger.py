@@ -263,6 +263,12 @@ def test_a_loss_that_is_reported_although_there_was_room() -> None:
     refused(sending("ttt"), hearing(got(1, 1), gap(2, 2), got(3, 3)), "lost although there was room")
 
 
+def test_a_gap_between_what_came_before_it_had_joined_and_after() -> None:
+    # As when another channel of the process, just closed, had asked for the first.
+    heard = hearing(got(1, 1), gap(2, 2), *run(3, 4), asked=at(1.5), opened=at(2.5))
+    refused(sending("tttt"), heard, "reported, but of before it had joined: event 2,")
+
+
 def test_a_duplicate() -> None:
     refused(sending("tt"), hearing(got(1, 1), got(1, 1), got(2, 2)), "twice")
 
