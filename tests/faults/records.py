@@ -34,9 +34,9 @@ class Records:
     def __init__(self, path: Path, form: str) -> None:
         """Create the file."""
         self._record = struct.Struct(form)
-        self._file = path.open("x+b")
-        os.ftruncate(self._file.fileno(), _FIRST_BYTES)
-        self._map = mmap.mmap(self._file.fileno(), _FIRST_BYTES)
+        with path.open("x+b") as file:
+            os.ftruncate(file.fileno(), _FIRST_BYTES)
+            self._map = mmap.mmap(file.fileno(), _FIRST_BYTES)
         self.count = 0
 
     def append(self, *fields: int) -> None:
@@ -60,7 +60,6 @@ class Records:
     def close(self) -> None:
         """Unmap the file."""
         self._map.close()
-        self._file.close()
 
     @staticmethod
     def read(path: Path, form: str) -> list[tuple[int, ...]]:
