@@ -17,7 +17,7 @@ from .event import Event, Gap, Mismatch
 from .loss import Stream, Streams
 from .patterns import Matcher
 from .typed import Fit
-from .wire import CONTROL, Malformed, decode_batch, decode_data, decode_fields
+from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields
 
 __all__ = ["Decoder"]
 
@@ -86,23 +86,28 @@ class Decoder:
         if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's
             return
         try:
-            system, kind, origin, seq, born, settled, events = decode_fields(fields)
+            system, kind, stamp, events = decode_fields(fields)
         except Malformed as error:
             self.malformed += 1
             self.why = str(error)
             self._count("malformed", 1)
             return
-        key = (system.encode(), kind.encode(), origin.encode())
-        stream = self._streams.find(key) or self._streams.add(key, seq, born)
-        if origin:
-            gap = stream.jump(seq) if seq != stream.next else None
-            stream.expect(seq + len(events) if self._streams.meant(born, settled) else -1)
-            if gap is not None:
-                self.gaps.append(gap)
-                self.news.append(gap)
-                self.lose(gap.events)
+        key = (system.encode(), kind.encode(), stamp.origin.encode())
+        stream = self._streams.find(key) or self._streams.add(key)
+        if stamp.origin:
+            self._account(stream, stamp, len(events))
         if stream.wanted:
             self._keep(events)
+
+    def _account(self, stream: Stream, stamp: Stamp, events: int) -> None:
+        if stream.next < 0:
+            stream.expect(self._streams.due(*stamp[1:]))
+        if (gap := stream.jump(stamp.seq)) is not None:
+            self.gaps.append(gap)
+            self.news.append(gap)
+            self.lose(gap.events)
+        if stream.next >= 0:
+            stream.expect(stamp.seq + events)
 
     def _decode_batch(self, stream: Stream, data: bytes) -> None:
         """Decode the batch of a stream in use, the one due."""
@@ -142,7 +147,7 @@ def _short_cut(
     """
     find, loads, event = streams.find, orjson.loads, Event
     new = object.__new__
-    stream = Stream((b"", b"", b""), False, 0)
+    stream = Stream((b"", b"", b""), False)
 
     def decode(frame: bytes) -> Event | None:
         nonlocal stream

@@ -4,8 +4,9 @@ A *stream* is one (origin, system, kind): its events are numbered from 1 without
 sees all of them or none. So a hole is a loss, exactly. The first number seen needs care: what came
 before it was either sent before this channel joined, which is no loss, or dropped since. The stamp tells
 when the stream was *born*: one that is younger than the channel was meant for it from number 1. And it tells
-as of when the publisher had *settled* who listens. While that is before the join, numbers may have holes:
-what arrives was on its way to another channel of the same process.
+as of when the publisher had *settled* who listens, and the *first* number it sent since. While that time is
+before the join, numbers may have holes: what arrives was on its way to another channel of the same process.
+After that, `first` was the first that was meant for this one.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class Stream:
         "width",
     )
 
-    def __init__(self, key: Key, wanted: bool, due: int) -> None:
+    def __init__(self, key: Key, wanted: bool, due: int = -1) -> None:
         self.system_key, self.kind_key, self.origin_key = key
         self.system = key[0].decode()
         self.kind = key[1].decode()
         self.origin = key[2].decode()
         self.wanted = wanted
-        # Without an origin nothing is numbered: -1 is no number that a stamp can bear.
-        self.expect(due if self.origin else -1)
+        # -1 is no number that a stamp can bear: none is due yet. Without an origin nothing is numbered.
+        self.expect(due)
 
     def expect(self, due: int) -> None:
         """Set the number that is due, and `width`, how many digits it has."""
@@ -78,6 +79,7 @@ class Streams:
         self._youngest = 0
         self._asked: float = float("inf")
         self._since: float = float("inf")
+        self._forgetful = False
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -90,9 +92,19 @@ class Streams:
         self._asked = asked
         self._since = now
 
-    def meant(self, born: int, settled: int) -> bool:
-        """Return whether a frame with these times was sent by a publisher that counts this channel in."""
-        return settled < 0 or settled > self._asked or born > self._since
+    def due(self, seq: int, born: int, settled: int, first: int) -> int:
+        """Return what was due when a stream shows `seq` and none of its numbers is known.
+
+        The others are of its stamp, -1 if untold. Returns -1 if this frame was not meant for the channel.
+        """
+        self._youngest = max(self._youngest, born)
+        if born > self._since:
+            return 1
+        if settled < 0:
+            return seq
+        if settled <= self._asked:
+            return -1
+        return first if 0 < first <= seq and not self._forgetful else seq
 
     def find(self, key: Key) -> Stream | None:
         """Return the stream of `key` if it is known, and keep it known."""
@@ -101,18 +113,17 @@ class Streams:
             self._keep(key, stream)
         return stream
 
-    def add(self, key: Key, seq: int, born: int) -> Stream:
-        """Return a new stream; `key` is UTF-8, `seq` and `born` are of the stamp it is first seen by."""
-        wanted = self._wants(key[0].decode(), key[1].decode())
-        stream = Stream(key, wanted, 1 if born > self._since else seq)
-        self._youngest = max(self._youngest, born)
+    def add(self, key: Key) -> Stream:
+        """Return a new stream; `key` is UTF-8."""
+        stream = Stream(key, self._wants(key[0].decode(), key[1].decode()))
         self._keep(key, stream)
         return stream
 
     def _keep(self, key: Key, stream: Stream) -> None:
         if len(self._young) >= self._limit:
             if self._old:
-                # What is forgotten may come back, and then number 1 is no longer due.
+                # What is forgotten may come back, and then neither number 1 nor `first` is due any more.
                 self._since = max(self._since, self._youngest)
+                self._forgetful = True
             self._young, self._old = {}, self._young
         self._young[key] = stream

@@ -22,7 +22,7 @@ from .loss import MAX_TOPICS
 from .patterns import check_text
 from .roster import Roster, clock, new_id
 from .timeouts import check_timeout
-from .wire import check_sendable, encode_batch, encode_data, frame_template
+from .wire import Stamp, check_sendable, encode_batch, encode_data, frame_template
 
 __all__ = ["DEFAULT", "TRY_SECONDS", "Attempts", "Publisher", "exhaust"]
 
@@ -262,7 +262,8 @@ class Publisher(Generic[Driven]):
             topic = self._topics[system, kind]
         except (KeyError, TypeError):
             topic = self._add_topic(system, kind)
-        topic.template = frame_template(system, kind, self._origin, topic.born, self._links.settled)
+        stamp = Stamp(self._origin, 0, topic.born, self._links.settled, topic.seq + 1)
+        topic.template = frame_template(system, kind, stamp)
         self._current[system, kind] = topic
         return topic
 

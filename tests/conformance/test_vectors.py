@@ -11,7 +11,16 @@ import pytest
 from zbus.errors import Invalid
 from zbus.event import Event
 from zbus.patterns import Matcher, check_text, prefixes
-from zbus.wire import CONTROL, Malformed, check_sendable, decode, encode_batch, encode_data, frame_template
+from zbus.wire import (
+    CONTROL,
+    Malformed,
+    Stamp,
+    check_sendable,
+    decode,
+    encode_batch,
+    encode_data,
+    frame_template,
+)
 
 VECTORS = Path(__file__).parent / "vectors"
 PATTERNS = json.loads((VECTORS / "patterns.json").read_text(encoding="utf-8"))
@@ -61,12 +70,15 @@ def test_a_malformed_pattern_is_refused(pattern: str) -> None:
         Matcher(pattern)
 
 
+def stamp_of(case: Case) -> Stamp:
+    return Stamp(case["origin"], case["seq"], *(case.get(name, -1) for name in ("born", "settled", "first")))
+
+
 @cases("accept")
 def test_a_frame_holds_what_the_vectors_say(case: Case) -> None:
     frame = decode(bytes.fromhex(case["frame_hex"]))
     assert (frame.system, frame.kind) == (case["system"], case["kind"])
-    assert (frame.origin, frame.seq) == (case["origin"], case["seq"])
-    assert (frame.born, frame.settled) == (case.get("born", -1), case.get("settled", -1))
+    assert frame.stamp == stamp_of(case)
     assert [told(event) for event in frame.events] == [expected(case, row) for row in case["events"]]
 
 
@@ -105,8 +117,7 @@ def test_a_publisher_sends_these_bytes(case: Case) -> None:
         assert count == len(case["items"])
     else:
         data = encode_data(bytes.fromhex(case["data_hex"]) if "data_hex" in case else case["data"])
-    times = case["born"], case.get("settled", -1)
-    frame = frame_template(case["system"], case["kind"], case["origin"], *times)
+    frame = frame_template(case["system"], case["kind"], stamp_of(case))
     assert frame % (path, case["seq"], data) == bytes.fromhex(case["frame_hex"])
 
 

@@ -15,7 +15,7 @@ import zbus
 
 from .conftest import receive
 
-ROUNDS = 3_000
+ROUNDS = 1_500
 
 
 class Interrupt(BaseException):

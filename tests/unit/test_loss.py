@@ -33,15 +33,19 @@ class Receiver:
         *,
         born: int = -1,
         settled: int = -1,
+        first: int = -1,
         system: str = "s",
         origin: str = ORIGIN,
         events: int = 1,
     ) -> list[Gap]:
         """Take the frame of `events` events that begins with `seq`; return the gap before it, if any."""
         key = (system.encode(), b"k", origin.encode())
-        stream = self.streams.find(key) or self.streams.add(key, seq, born)
-        gap = stream.jump(seq) if seq != stream.next else None
-        stream.next = seq + events if self.streams.meant(born, settled) else -1
+        stream = self.streams.find(key) or self.streams.add(key)
+        if stream.next < 0:
+            stream.next = self.streams.due(seq, born, settled, first)
+        gap = stream.jump(seq)
+        if stream.next >= 0:
+            stream.next = seq + events
         found = [] if gap is None else [gap]
         self.gaps += found
         return found
@@ -138,16 +142,16 @@ def test_a_topic_is_judged_once() -> None:
 
 def test_a_stream_shows_its_names_and_the_verdict() -> None:
     streams = Streams(lambda system, kind: (system, kind) == ("주문", "created"))
-    stream = streams.add(("주문".encode(), b"created", b"deadbeef"), 4, -1)
+    stream = streams.add(("주문".encode(), b"created", b"deadbeef"))
     assert (stream.system, stream.kind, stream.origin) == ("주문", "created", "deadbeef")
-    assert (stream.wanted, stream.next) == (True, 4)
-    assert not streams.add((b"s", b"k", b"deadbeef"), 4, -1).wanted
+    assert (stream.wanted, stream.next) == (True, -1)
+    assert not streams.add((b"s", b"k", b"deadbeef")).wanted
 
 
 def test_no_number_is_due_where_there_is_no_origin() -> None:
     streams = Streams(lambda system, kind: True)  # noqa: ARG005
     streams.joined(0, 0)
-    assert streams.add((b"s", b"k", b""), 0, -1).next < 0
+    assert streams.add((b"s", b"k", b"")).next < 0
 
 
 def test_an_unknown_stream_is_not_found() -> None:
@@ -258,8 +262,8 @@ def test_what_was_on_its_way_to_another_channel_may_have_holes() -> None:
     receiver = Receiver()
     receiver.streams.joined(1000, 1010)
     for seq in (2, 3, 6):
-        assert receiver.take(seq, born=10, settled=900) == []
-    assert receiver.take(37, born=10, settled=1005) == []
+        assert receiver.take(seq, born=10, settled=900, first=1) == []
+    assert receiver.take(37, born=10, settled=1005, first=37) == []
     assert receiver.take(40, born=10, settled=1005) == [gap(38, 39)]
     assert receiver.take(42, born=10, settled=2000) == [gap(41, 41)]
 
@@ -276,3 +280,30 @@ def test_a_publisher_that_does_not_tell_when_it_settled_is_believed() -> None:
     receiver.streams.joined(1000, 1010)
     assert receiver.take(2, born=10) == []
     assert receiver.take(4, born=10) == [gap(3, 3)]
+
+
+def test_the_lost_head_of_what_was_meant_is_counted_though_the_stream_is_older() -> None:
+    for before in ((), (2, 3)):
+        receiver = Receiver()
+        receiver.streams.joined(1000, 1010)
+        for seq in before:
+            assert receiver.take(seq, born=10, settled=900, first=1) == []
+        assert receiver.take(37, born=10, settled=1005, first=30) == [gap(30, 36)]
+        assert receiver.take(38, born=10, settled=1005, first=30) == []
+
+
+def test_what_was_forgotten_is_not_counted_from_the_first_since_the_publisher_settled() -> None:
+    receiver = Receiver(limit=2)
+    receiver.streams.joined(1000, 1010)
+    receiver.take(5, born=10, settled=1005, first=5)
+    for number in range(10):
+        receiver.take(1, born=10, settled=1005, first=1, system=f"s{number}")
+    assert receiver.take(50, born=10, settled=1005, first=5) == []
+
+
+@pytest.mark.parametrize("first", [-1, 0, 8])
+def test_a_first_that_cannot_be_is_ignored(first: int) -> None:
+    receiver = Receiver()
+    receiver.streams.joined(1000, 1010)
+    assert receiver.take(7, born=10, settled=1005, first=first) == []
+    assert receiver.take(9, born=10, settled=1005, first=first) == [gap(8, 8)]

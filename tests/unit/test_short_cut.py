@@ -32,12 +32,13 @@ class Plain:
             return []
         if not self.system.matches(frame.system) or not (self.kind is None or self.kind.matches(frame.kind)):
             return []
-        if frame.origin:
-            stream = (frame.origin, frame.system, frame.kind)
-            due = self.due.get(stream, frame.seq)
-            if frame.seq > due:
-                self.gaps.append(Gap(*stream, due, frame.seq - 1))
-            self.due[stream] = frame.seq + len(frame.events)
+        if frame.stamp.origin:
+            stream = (frame.stamp.origin, frame.system, frame.kind)
+            _, seq, _, settled, first = frame.stamp
+            due = self.due.get(stream, first if settled >= 0 and 0 < first <= seq else seq)
+            if frame.stamp.seq > due:
+                self.gaps.append(Gap(*stream, due, frame.stamp.seq - 1))
+            self.due[stream] = frame.stamp.seq + len(frame.events)
         return frame.events
 
 

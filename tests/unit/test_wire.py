@@ -20,6 +20,7 @@ from zbus.wire import (
     CONTROL,
     Frame,
     Malformed,
+    Stamp,
     check_sendable,
     decode,
     encode_batch,
@@ -31,7 +32,7 @@ from zbus.wire import (
 from .frames import known, mutated, noise
 
 ORIGIN = "0123abcd"
-TOPIC = frame_template("orders", "order.created", ORIGIN, 99)
+TOPIC = frame_template("orders", "order.created", Stamp(ORIGIN, 0, 99))
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -63,7 +64,7 @@ def test_an_event_comes_back_as_it_was_sent(path: str, data: Any) -> None:
     assert strict(event.data) == strict(data)
     event.data = None
     assert event == Event("orders", "order.created", path, None, ORIGIN, 7)
-    assert (frame.system, frame.kind, frame.origin, frame.seq, frame.born) == (
+    assert (frame.system, frame.kind, frame.stamp.origin, frame.stamp.seq, frame.stamp.born) == (
         "orders",
         "order.created",
         ORIGIN,
@@ -102,7 +103,7 @@ def test_a_batch_carries_what_a_single_event_does(data: Any) -> None:
 
 @pytest.mark.parametrize("name", ["100%", "%b", "%s", "%%d"])
 def test_a_per_cent_sign_in_a_name_is_no_format(name: str) -> None:
-    frame = decode(frame_template(name, name, ORIGIN, 0) % (b"/p", 1, b""))
+    frame = decode(frame_template(name, name, Stamp(ORIGIN, 0, 0)) % (b"/p", 1, b""))
     assert (frame.system, frame.kind) == (name, name)
 
 
@@ -283,19 +284,18 @@ def test_system_comes_before_kind_in_what_is_refused() -> None:
 @pytest.mark.parametrize(
     ("stamp", "expected"),
     [
-        (b"", ("", 0, -1, -1)),
-        (b"0123abcd.7", ("0123abcd", 7, -1, -1)),
-        (b"0123abcd.7.99", ("0123abcd", 7, 99, -1)),
-        (b"0123abcd.7.99.120", ("0123abcd", 7, 99, 120)),
-        (b"0123abcd.7.99.120.x.y", ("0123abcd", 7, 99, 120)),
-        (b"0123abcd.7.99.x.y", ("0123abcd", 7, 99, -1)),
-        (b"0123abcd.7.x.99", ("0123abcd", 7, -1, 99)),
-        (b"0123abcd.7.", ("0123abcd", 7, -1, -1)),
+        (b"", Stamp()),
+        (b"0123abcd.7", Stamp("0123abcd", 7)),
+        (b"0123abcd.7.99", Stamp("0123abcd", 7, 99)),
+        (b"0123abcd.7.99.120", Stamp("0123abcd", 7, 99, 120)),
+        (b"0123abcd.7.99.120.3", Stamp("0123abcd", 7, 99, 120, 3)),
+        (b"0123abcd.7.99.120.3.x.y", Stamp("0123abcd", 7, 99, 120, 3)),
+        (b"0123abcd.7.99.120.x.y", Stamp("0123abcd", 7, 99, 120)),
+        (b"0123abcd.7.x.99", Stamp("0123abcd", 7, -1, 99)),
+        (b"0123abcd.7.", Stamp("0123abcd", 7)),
     ],
 )
-def test_a_stamp_is_origin_seq_born_settled_and_what_may_come(
-    stamp: bytes, expected: tuple[str, int, int, int]
-) -> None:
+def test_a_stamp_has_up_to_five_fields_and_what_may_come(stamp: bytes, expected: Stamp) -> None:
     assert parse_stamp(stamp) == expected
 
 
@@ -352,13 +352,13 @@ def test_a_hundred_thousand_random_and_damaged_frames_raise_nothing_but_malforme
 
 def check_decoded(frame: Frame) -> None:
     """Check what every consumer relies on, whatever arrived."""
-    assert (frame.seq > 0) is bool(frame.origin)
+    assert (frame.stamp.seq > 0) is bool(frame.stamp.origin)
     assert frame.events
-    for number, event in enumerate(frame.events, start=frame.seq):
-        assert (event.system, event.kind, event.origin) == (frame.system, frame.kind, frame.origin)
+    for number, event in enumerate(frame.events, start=frame.stamp.seq):
+        assert (event.system, event.kind, event.origin) == (frame.system, frame.kind, frame.stamp.origin)
         assert event.system
         assert event.kind
         assert event.path
         assert "\0" not in event.path
         event.path.encode()
-        assert event.seq == (number if frame.origin else 0)
+        assert event.seq == (number if frame.stamp.origin else 0)
