@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import kills, queues
+from . import churn, directory, fuzz, kills, queues
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -21,6 +21,10 @@ CASES: dict[int, Case] = {
     2: kills.subscriber_killed,
     3: queues.subscriber_stopped,
     4: queues.slow_reader,
+    5: directory.unusable,
+    6: directory.stale,
+    7: churn.joins_and_leaves,
+    8: fuzz.fuzzed,
 }
 
 
@@ -53,7 +57,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=SEED, help=f"of all random choices (default {SEED})")
     parser.add_argument("--rounds", type=int, default=1, help="how often; the seed counts up (default 1)")
-    parser.add_argument("--only", type=int, nargs="+", choices=CASES, default=list(CASES), help="these faults")
+    parser.add_argument(
+        "--only", type=int, nargs="+", choices=CASES, default=list(CASES), help="these faults"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, thresholds of speed not judged")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
     return parser.parse_args(argv)

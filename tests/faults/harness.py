@@ -27,6 +27,7 @@ __all__ = [
     "Stage",
     "descriptors",
     "files",
+    "moments",
     "percentile",
     "resident_mib",
     "stage",
@@ -158,11 +159,11 @@ Case = Callable[[Stage], Iterator[Row]]
 def stage(number: int, seed: int, quick: bool) -> Iterator[Stage]:
     """Set a stage, and clear it: no process, no file remains."""
     with (
-        tempfile.TemporaryDirectory(prefix="zb-") as dir,
-        tempfile.TemporaryDirectory(prefix="zf-") as scratch,
+        tempfile.TemporaryDirectory(prefix="zfault-") as root,
+        tempfile.TemporaryDirectory(prefix="zscratch-") as scratch,
         ExitStack() as exits,
     ):
-        yield Stage(number, seed, quick, dir, Path(scratch), exits)
+        yield Stage(number, seed, quick, root, Path(scratch), exits)
 
 
 def _end(worker: Worker) -> None:
@@ -195,7 +196,8 @@ def moments(seconds: float) -> Iterator[None]:
 
 def percentile(values: Iterable[float], percent: int) -> float:
     ordered = sorted(values)
-    return statistics.quantiles(ordered, n=100)[percent - 1] if len(ordered) > 1 else ordered[0]
+    cuts = statistics.quantiles(ordered * 2 if len(ordered) == 1 else ordered, n=100, method="inclusive")
+    return cuts[percent - 1]
 
 
 def descriptors(pid: int) -> list[str]:

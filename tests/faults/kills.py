@@ -90,7 +90,7 @@ def subscriber_killed(stage: Stage) -> Iterator[Row]:
     report, reports = finish(load, others)
     row.done = f"{rate:,} events/s to 10 processes, one killed, {seconds} s more"
     lost = sum(each["last"] - each["received"] for each in reports)
-    row.lost = f"{lost} of 9 × {min(each['last'] for each in reports):,}"
+    row.lost = f"{lost} of 9 times {min(each['last'] for each in reports):,}"
     for each in reports:
         complete(row, each)
     row.claim("all got to the end", all(each["last"] <= report["sent"] for each in reports))

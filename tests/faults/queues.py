@@ -41,7 +41,7 @@ def subscriber_stopped(stage: Stage) -> Iterator[Row]:
 def _judge_speed(row: Row, spent: dict[str, list[float]]) -> None:
     """Compare slow sends while it is stopped with those before and after, in the same run."""
     baseline = (spent["before"][1] + spent["after"][1]) / 2
-    row.at_most("p99 of a send, times its baseline", spent["stopped"][1] / baseline, 2, "×")
+    row.at_most("p99 of a send, times its baseline", spent["stopped"][1] / baseline, 2, "x")
     row.show(f"p99 {spent['stopped'][1]:.0f} µs, baseline {baseline:.0f} µs")
 
 

@@ -12,18 +12,21 @@ import os
 import queue
 import random
 import struct
+import subprocess
 import sys
 import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import zbus
-from tests.live.workers import Progress, resident_mib, tell, told
+from tests.live.workers import Progress, tell, told
 
-from .harness import percentile
+from .harness import files, percentile
 
 SYSTEM, KIND = "stream", "tick"
 HEADER = struct.Struct("<QI")
@@ -159,7 +162,7 @@ def count(
     sub: zbus.Subscription,
     system: str,
     rate: float = 0,
-    also: Callable[[zbus.Event], object] = lambda evt: None,
+    also: Callable[[zbus.Event], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Tally the numbered events of `system` until its end; give `also` every other."""
     tally = Tally()
@@ -177,89 +180,144 @@ def count(
     return tally.report(sub, system)
 
 
-def attempt(join: Callable[[], object]) -> dict[str, Any]:
-    """Try something; return how long it took and the error it failed with, if any."""
+def attempt(join: Callable[[], zbus.Bus | zbus.Subscription]) -> dict[str, Any]:
+    """Join; return how long that took and the error it failed with, if any. Leave."""
     start = time.monotonic()
-    error = ""
     try:
-        join()
+        joined = join()
+        took = time.monotonic() - start
+        joined.close()
+        error = ""
     except zbus.Error as caught:
-        error = f"{caught.kind}: {caught}"
+        took, error = time.monotonic() - start, f"{caught.kind}: {caught}"
     except Exception as caught:  # not an error that zbus promises
-        error = f"unnamed {type(caught).__name__}: {caught}"
-    return {"took": time.monotonic() - start, "error": error, "at": time.monotonic()}
+        took, error = time.monotonic() - start, f"unnamed {type(caught).__name__}: {caught}"
+    return {"took": took, "error": error, "at": start + took}
+
+
+def fresh() -> zbus.Bus:
+    """Open a bus as a new process does, and subscribe on it."""
+    bus = zbus.Bus()
+    try:
+        bus.subscribe("joined")
+    except BaseException:
+        bus.close()
+        raise
+    return bus
 
 
 def joiner(again: str = "0") -> None:
-    """For each line told: join as a new process does, hear an event of one's own, leave.
+    """For each line told: join as a new process does, and leave.
 
     With `again` it also subscribes on a bus that has been open from the start, in both ways.
     """
-
-    def join() -> None:
-        with zbus.Bus() as bus:
-            sub = bus.subscribe("joined")
-            bus.send("joined", "k", "/1")
-            sub.channel().receive(timeout=5)
-
     kept = zbus.Bus() if again == "1" else None
     if kept is not None:
         kept.subscribe("first")
     tell(ready=True)
     while told():
-        tell(**attempt(join))
+        tell(**attempt(fresh))
         if kept is not None:
-            tell(**attempt(lambda: kept.subscribe("second").close()))
-            tell(**attempt(lambda: kept.subscribe("second", overflow="block").close()))
+            tell(**attempt(lambda: kept.subscribe("second")))
+            tell(**attempt(lambda: kept.subscribe("second", overflow="block")))
 
 
 def churn(rounds: str, seed: str) -> None:
-    """Join and leave in every way; report what this process holds before and after."""
+    """Join and leave in every way, when told `run`; when told `settle`, just look at who is there."""
     rng = random.Random(seed)
+    ways = ("bus", "drop", "block")
     with zbus.Bus() as bus:
 
         def once(way: str) -> None:
             if way == "bus":
-                with zbus.Bus() as other:
-                    sub = other.subscribe("churn")
-                    other.send("churn", "k", "/1")
-                    sub.channel().receive(timeout=10)
+                with zbus.Bus() as other, other.subscribe("churn") as sub:
+                    hear_oneself(other, sub)
             else:
                 with bus.subscribe("churn", overflow=way) as sub:
-                    bus.send("churn", "k", "/1")
-                    sub.channel().receive(timeout=10)
+                    hear_oneself(bus, sub)
 
-        ways = ("bus", "drop", "block")
         for way in ways * 2:  # what is made once for all is there from here on
             once(way)
         tell(ready=True)
-        told()
-        before = holdings()
-        for _ in range(int(rounds)):
-            once(rng.choice(ways))
-        tell(before=before, after=holdings(), joins=int(rounds))
-        told()
+        while line := told():
+            if line == "run":
+                for _ in range(int(rounds)):
+                    once(rng.choice(ways))
+            bus.send("nobody", "k", "/1")
+            gc.collect()
+            tell(done=line)
 
 
-def holdings() -> dict[str, float]:
-    """Return what this process has: threads, descriptors, memory."""
-    gc.collect()
-    return {
-        "threads": threading.active_count(),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "mib": resident_mib(),
+def hear_oneself(bus: zbus.Bus, sub: zbus.Subscription) -> None:
+    """Send an event of this process's own and wait until it arrives."""
+    mine = f"/{os.getpid()}"
+    bus.send("churn", "k", mine)
+    for evt in sub:
+        if evt.path == mine:
+            break
+
+
+def victim(limit: str = "16777216") -> None:
+    """Be in every role at once: read everything by both policies, answer `ping`, send events of `victim`.
+
+    Reports what each channel got of `steady`, once that ended; then it goes on until told.
+    """
+    reports: list[dict[str, Any]] = []
+
+    def read(bus: zbus.Bus, sub: zbus.Subscription) -> None:
+        def answer(evt: zbus.Event) -> None:
+            if evt.system == "ping":
+                bus.send("pong", "k", evt.path)
+
+        reports.append(count(sub, "steady", also=answer))
+
+    with zbus.Bus(max_event_bytes=int(limit)) as bus:
+        subs = [bus.subscribe("**", overflow=overflow) for overflow in ("drop", "block")]
+        readers = [threading.Thread(target=read, args=(bus, sub), daemon=True) for sub in subs]
+        for reader in readers:
+            reader.start()
+        tell(ready=True)
+        lines, number = Lines(), 0
+        while not lines.next(0.005):
+            number += 1
+            bus.send("victim", KIND, "/n", [number, ""])
+        tell(sent=number)
+        for reader in readers:
+            reader.join(30)
+        tell(reports=reports)
+
+
+def mount() -> None:
+    """Hold a small file system at $ZBUS_DIR, for the processes that enter this one's mount namespace.
+
+    Told `fill` or `free`, `read-only` or `writable`, and `list`, it does that.
+    """
+    root = os.environ["ZBUS_DIR"]
+    filler, lower = f"{root}/filler", ["mount", "--bind", root, root]
+    commands = {
+        # A file that is open for writing keeps a file system from becoming read-only, and every member has
+        # one. So another mount of the same comes on top.
+        "read-only": [lower, ["mount", "-o", "remount,bind,ro", root]],
+        "writable": [["umount", root]],
     }
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", root], check=True)
+    tell(ready=True)
+    while line := told():
+        if line == "fill":
+            fill(filler)
+        elif line == "free":
+            os.remove(filler)
+        for command in commands.get(line, ()):
+            subprocess.run(command, check=True)
+        left = files(Path(root, "v1", "default")) if line == "list" else []
+        tell(done=line, at=time.monotonic(), files=left)
 
 
-def fill(paths: Iterable[str]) -> None:
-    """Write into files until the disk is full."""
-    for path in paths:
-        with open(path, "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                continue
+def fill(path: str) -> None:
+    """Write a file until the disk is full."""
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def main() -> None:
