@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import churn, directory, fuzz, kills, queues
+from . import churn, directory, fuzz, hostile, kills, queues
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -25,6 +25,8 @@ CASES: dict[int, Case] = {
     6: directory.stale,
     7: churn.joins_and_leaves,
     8: fuzz.fuzzed,
+    9: hostile.too_large,
+    10: hostile.too_many,
 }
 
 

@@ -51,8 +51,7 @@ def _break_and_heal(stage: Stage, row: Row, fault: str, remedy: str) -> Row:
     row.at_most("healed after", max(at for _, _, at in healed) - repaired, 2, "s")
     _, [report] = finish(load, [listener])
     complete(row, report)
-    for worker in (listener, joiner, load):
-        row.equal("exit code", worker.end(), 0)
+    row.end(listener, joiner, load)
     row.equal("files left", _listed(mount), [])
     row.done = "new process, second `drop` and `block` channel of a member; then repaired"
     row.lost = f"{report['last'] - report['received']} of {report['last']:,} between connected peers"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,6 +71,15 @@ class Row:
         self.figures.append(figure)
         if self.strict or not speed:
             self.claim(figure, value <= most)
+
+    def end(self, *workers: Worker) -> None:
+        """End processes; fail the row unless they do so of themselves, and well."""
+        for worker in workers:
+            try:
+                self.equal("exit code", worker.end(), 0)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                self.claim(f"{worker.process.args} does not end", False)
 
     def show(self, figure: str) -> None:
         """Show a figure that nothing is claimed of."""

@@ -287,6 +287,27 @@ def victim(limit: str = "16777216") -> None:
         tell(reports=reports)
 
 
+def greedy(count: str, size: str, seconds: str) -> None:
+    """Subscribe to one topic after the other until refused; when told, close one and try again."""
+    with zbus.Bus() as bus:
+        tell(ready=True)
+        held: list[zbus.Subscription] = []
+        start, error, named, details = time.monotonic(), "", False, {}
+        try:
+            while len(held) < int(count) and time.monotonic() < start + float(seconds):
+                held.append(bus.subscribe(f"t{len(held)}.".ljust(int(size), "x")))
+        except zbus.Error as caught:
+            error, named, details = f"{caught.kind}: {caught}", True, caught.details
+        except Exception as caught:  # not an error that zbus promises
+            error = f"{type(caught).__name__}: {caught}"
+        took = time.monotonic() - start
+        tell(held=len(held), error=error, named=named, details=details, took=took)
+        told()
+        held.pop().close()
+        tell(**attempt(lambda: bus.subscribe("again")))
+        told()
+
+
 def mount() -> None:
     """Hold a small file system at $ZBUS_DIR, for the processes that enter this one's mount namespace.
 
