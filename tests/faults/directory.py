@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.live.conftest import Worker
 
 from .foreign import touch
-from .harness import Row, Stage, files, until
+from .harness import Row, Stage, files, stop, until
 from .kills import complete, finish, start
 from .queues import wait
 
@@ -94,7 +94,7 @@ def stale(stage: Stage) -> Iterator[Row]:
     )
     joiner, load = stage.spawn("joiner").ready(), stage.spawn("load", 500).ready()
     start(load, "go")
-    stopped.signal(signal.SIGSTOP)
+    stop(stopped)
     row = stage.row(f"{count:,} stale sockets, entries and members")
     before = _inodes(stage.path)
     litter(stage.path, count, stage.random)

@@ -15,7 +15,7 @@ import zmq
 
 __all__ = ["Ingress", "Publisher", "events", "garbage", "subscriptions", "touch"]
 
-_PATIENCE_MS = 10_000
+_PATIENCE = 10.0
 # What libzmq says first: signature, version 3.1, mechanism NULL, as a server or not, filler.
 _GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\1NULL".ljust(64, b"\0")
 _READY = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\4XPUB"
@@ -30,20 +30,25 @@ def touch(path: Path) -> None:
 class Publisher:
     """An XPUB that is connected to one ingress, and has its subscriptions."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = _PATIENCE) -> None:
+        """Connect; raise `zmq.Again` if the subscriptions do not come within `timeout` seconds."""
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.XPUB)
         self.socket.linger = 0
-        self.socket.sndtimeo = self.socket.rcvtimeo = _PATIENCE_MS
+        self.socket.sndtimeo = self.socket.rcvtimeo = int(timeout * 1000)
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket.connect(f"ipc://{path}")
-        while not self.socket.recv().startswith(b"\x01\xff"):  # the sentinel comes last
-            pass
+        try:
+            while not self.socket.recv().startswith(b"\x01\xff"):  # the sentinel comes last
+                pass
+        except BaseException:
+            self.close()
+            raise
 
     def cut(self) -> bool:
         """Wait until the other side has closed the connection; return whether it has."""
-        return bool(self.monitor.poll(_PATIENCE_MS))
+        return bool(self.monitor.poll(_PATIENCE * 1000))
 
     def close(self) -> None:
         self.socket.disable_monitor()
@@ -183,7 +188,7 @@ def garbage(rng: random.Random) -> bytes:
 def connect(path: Path) -> socket.socket:
     """Return a raw connection to a unix socket."""
     raw = socket.socket(socket.AF_UNIX)
-    raw.settimeout(_PATIENCE_MS / 1000)
+    raw.settimeout(_PATIENCE)
     try:
         raw.connect(str(path))
     except BaseException:
