@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import churn, directory, fuzz, hostile, kills, limits, queues
+from . import churn, directory, files, fuzz, hostile, kills, limits, queues
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -28,6 +28,7 @@ CASES: dict[int, Case] = {
     9: hostile.too_large,
     10: hostile.too_many,
     11: limits.limited,
+    12: files.damaged,
 }
 
 

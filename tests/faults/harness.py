@@ -111,13 +111,17 @@ class Stage:
         random: seeded by the run's seed and the number of the case.
     """
 
-    def __init__(self, number: int, seed: int, quick: bool, dir: str, scratch: Path, exits: ExitStack):
+    def __init__(self, number: int, rng: random.Random, quick: bool, exits: ExitStack) -> None:
         self.number = number
+        self.random = rng
         self.quick = quick
-        self.dir = dir
-        self.scratch = scratch
-        self.random = random.Random(f"{seed}/{number}")
         self._exits = exits
+        self.dir: str = self.enter(tempfile.TemporaryDirectory(prefix="zfault-"))
+        self.scratch = Path(self.enter(tempfile.TemporaryDirectory(prefix="zscratch-")))
+
+    def apart(self) -> Stage:
+        """Return the same with another directory: what went wrong on this one is not to be seen there."""
+        return Stage(self.number, self.random, self.quick, self._exits)
 
     @property
     def path(self) -> Path:
@@ -173,12 +177,8 @@ Case = Callable[[Stage], Iterator[Row]]
 @contextmanager
 def stage(number: int, seed: int, quick: bool) -> Iterator[Stage]:
     """Set a stage, and clear it: no process, no file remains."""
-    with (
-        tempfile.TemporaryDirectory(prefix="zfault-") as root,
-        tempfile.TemporaryDirectory(prefix="zscratch-") as scratch,
-        ExitStack() as exits,
-    ):
-        yield Stage(number, seed, quick, root, Path(scratch), exits)
+    with ExitStack() as exits:
+        yield Stage(number, random.Random(f"{seed}/{number}"), quick, exits)
 
 
 def _end(worker: Worker) -> None:

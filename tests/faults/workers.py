@@ -176,9 +176,10 @@ def count(
     system: str,
     rate: float = 0,
     also: Callable[[zbus.Event], object] = lambda _: None,
+    tally: Tally | None = None,
 ) -> dict[str, Any]:
     """Tally the numbered events of `system` until its end; give `also` every other."""
-    tally = Tally()
+    tally = tally or Tally()
     start = time.monotonic()
     for evt in sub:
         if evt.system != system:
@@ -191,6 +192,20 @@ def count(
         if rate and (ahead := start + tally.received / rate - time.monotonic()) > 0:
             time.sleep(ahead)
     return tally.report(sub, system)
+
+
+def resident() -> None:
+    """Read `stream` in a thread. Told `join`, make another subscription; `count`, tell what has arrived."""
+    with zbus.Bus() as bus:
+        sub, tally = bus.subscribe(SYSTEM), Tally()
+        thread = threading.Thread(target=count, args=(sub, SYSTEM), kwargs={"tally": tally}, daemon=True)
+        thread.start()
+        tell(ready=True)
+        while line := told():
+            if line == "join":
+                tell(**attempt(lambda: bus.subscribe("second")))
+            else:
+                tell(**tally.report(sub, SYSTEM))
 
 
 def attempt(join: Callable[[], Any], *, leave: bool = True) -> dict[str, Any]:
