@@ -10,6 +10,7 @@ from .harness import Row, Stage, descriptors, files, resident_mib, threads, unti
 from .kills import complete, finish, start
 
 _AT_A_TIME = 20
+_WARM_UP = 5
 
 
 def joins_and_leaves(stage: Stage) -> Iterator[Row]:
@@ -18,19 +19,16 @@ def joins_and_leaves(stage: Stage) -> Iterator[Row]:
     listener = stage.spawn("listen", "steady").ready()
     load = stage.spawn("load", 500, "steady").ready()
     start(load, "go")
-    churners = [stage.spawn("churn", each, stage.random.random()) for _ in range(_AT_A_TIME)]
+    churners = [stage.spawn("churn", stage.random.random()) for _ in range(_AT_A_TIME)]
     for churner in churners:
         churner.ready()
-    _settle(churners)
+    # What so many at a time need, the memory of their connections above all, is there from here on.
+    _run(churners, _WARM_UP)
     start(load, "churn")
     everybody = [listener, load, *churners]
     before, memory = [held(worker) for worker in everybody], [resident_mib(one.pid) for one in everybody]
     left = files(stage.path)
-    for churner in churners:
-        churner.tell("run")
-    for churner in churners:
-        churner.hear()
-    _settle(churners)
+    _run(churners, each)
     start(load, "quiet")
     until(lambda: [held(worker) for worker in everybody] <= before, 10, "threads and descriptors as before")
     row.equal("threads, descriptors", [held(worker) for worker in everybody], before)
@@ -39,9 +37,8 @@ def joins_and_leaves(stage: Stage) -> Iterator[Row]:
     row.at_most("memory of a steady process", max(grown[:2]), 10, "MiB more", speed=False)
     row.at_most("of a joining one", max(grown[2:]), 10, "MiB more", speed=False)
     _, [report] = finish(load, [listener])
-    complete(row, report)
+    row.lost = f"{complete(row, report)} beside it"
     row.done = f"{each * _AT_A_TIME:,}: a bus, a `drop` or a `block` channel, each hears its own event"
-    row.lost = f"{report['last'] - report['received']} of {report['last']:,} beside it"
     yield row
 
 
@@ -53,8 +50,12 @@ def _kinds(names: list[str]) -> list[str]:
     return sorted(name.split(".")[-1] for name in names)
 
 
-def _settle(churners: list[Worker]) -> None:
-    """Let each look at the roster, so that it lets go of who has left: twice, for those before it."""
+def _run(churners: list[Worker], rounds: int) -> None:
+    """Let them all join and leave at a time; then let each look at the roster, to let go of who has left."""
+    for churner in churners:
+        churner.tell(rounds)
+    for churner in churners:
+        churner.hear()
     for churner in churners * 2:
-        churner.tell("settle")
+        churner.tell(0)
         churner.hear()

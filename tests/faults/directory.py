@@ -50,11 +50,10 @@ def _break_and_heal(stage: Stage, row: Row, fault: str, remedy: str) -> Row:
     row.equal("joins once it is repaired", [error for _, error, _ in healed], [""] * 3)
     row.at_most("healed after", max(at for _, _, at in healed) - repaired, 2, "s")
     _, [report] = finish(load, [listener])
-    complete(row, report)
+    row.lost = f"{complete(row, report)} between connected peers"
     row.end(listener, joiner, load)
     row.equal("files left", _listed(mount), [])
     row.done = "new process, second `drop` and `block` channel of a member; then repaired"
-    row.lost = f"{report['last'] - report['received']} of {report['last']:,} between connected peers"
     return row
 
 
@@ -116,9 +115,7 @@ def stale(stage: Stage) -> Iterator[Row]:
     met.done = "the token moves under load"
     stopped.signal(signal.SIGCONT)
     _, reports = finish(load, [listener, blocking, stopped])
-    for found in reports:
-        complete(met, found)
-    row.lost = met.lost = f"0 of {reports[0]['last']:,}"
+    row.lost = met.lost = "; ".join(sorted({complete(met, found) for found in reports})) + " each"
     yield row
     yield met
 

@@ -151,8 +151,7 @@ class Cast:
     def end(self, row: Row) -> dict[str, Any]:
         """End the load; claim that the bystander lost nothing. Return what the resident got."""
         _, [found] = finish(self.load, [self.bystander])
-        complete(row, found)
-        row.lost = f"0 of {found['last']:,}"
+        row.lost = complete(row, found)
         report = ask(self.resident, "count")
         row.equal("out of order", report["disorder"], 0)
         row.end(self.resident, self.bystander, self.joiner, self.load)
@@ -242,16 +241,14 @@ def _token_removed(stage: Stage) -> Row:
     row = stage.row("token of a running bus removed")
     cast = Cast(stage)
     (stage.path / "token").unlink()
-    late = stage.spawn("resident")
-    try:
-        late.ready()
-        error = ""
-    except AssertionError:
-        error = "it ended"
+    error = ask(cast.joiner, "join")["error"]
+    row.show(f"a new process: “{error.partition(': ')[2] or 'no error'}”")
+    row.claim(f"not named: {error}", error == "" or error.startswith("Unavailable: "))
     if not error:
+        late = stage.spawn("resident").ready()
         number = start(cast.load, "late")
-        heard = ask(late, "count")["last"] >= number
-        row.claim("a new process subscribed, no error, but hears nobody", heard)
+        row.claim("a new process subscribes, but hears nobody", ask(late, "count")["last"] >= number)
+    row.done = "a new process joins; those that run go on"
     row.claim("it hears no more", cast.hears_on())
     cast.end(row)
     return row

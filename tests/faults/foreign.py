@@ -48,7 +48,7 @@ class Publisher:
 
     def cut(self) -> bool:
         """Wait until the other side has closed the connection; return whether it has."""
-        return bool(self.monitor.poll(_PATIENCE * 1000))
+        return bool(self.monitor.poll(int(_PATIENCE * 1000)))
 
     def close(self) -> None:
         self.socket.disable_monitor()
@@ -188,9 +188,9 @@ def garbage(rng: random.Random) -> bytes:
 def connect(path: Path) -> socket.socket:
     """Return a raw connection to a unix socket."""
     raw = socket.socket(socket.AF_UNIX)
-    raw.settimeout(_PATIENCE)
     try:
-        raw.connect(str(path))
+        raw.connect(str(path))  # without a time-out, since that would not wait for room in the backlog
+        raw.settimeout(_PATIENCE)
     except BaseException:
         raw.close()
         raise

@@ -59,7 +59,7 @@ class Scene:
     def end(self, row: Row) -> None:
         """End the load; claim that nobody lost anything, and nobody crashed."""
         _, [found] = finish(self.load, self.listeners[:1])
-        complete(row, found)
+        beside = complete(row, found)
         self.victim.tell("stop")
         sent = self.victim.hear()["sent"]
         reports = self.victim.hear()["reports"]
@@ -68,9 +68,9 @@ class Scene:
         with zbus.Bus(dir=self.stage.dir) as bus:
             bus.send("victim", "tick", "/end", [sent + 1, ""])
             heard = self.listeners[1].hear()
-        complete(row, heard)
+        victims = complete(row, heard)
         row.end(self.victim, self.load, *self.listeners)
-        row.lost = f"0 of {found['last']:,} beside it, 0 of {heard['last']:,} sent by the victim"
+        row.lost = f"{beside} beside it, {victims} sent by the victim"
 
 
 def fuzzed(stage: Stage) -> Iterator[Row]:

@@ -84,7 +84,7 @@ class Row:
                 self.equal("exit code", worker.end(), 0)
             except subprocess.TimeoutExpired:
                 worker.process.kill()
-                self.claim(f"{worker.process.args} does not end", False)
+                self.claim(f"{worker.process.args!r} does not end", False)
 
     def show(self, figure: str) -> None:
         """Show a figure that nothing is claimed of."""

@@ -85,10 +85,10 @@ def _by_the_api(stage: Stage) -> Row:
     greedy.tell("close one")
     row.equal("after one is closed", greedy.hear()["error"], "")
     _, [found] = finish(load, [listener])
-    complete(row, found)
+    beside = complete(row, found)
     row.end(greedy, listener, load)
     row.done = "one process subscribes until it is refused"
-    row.lost = f"0 of {found['last']:,} beside it"
+    row.lost = f"{beside} beside it"
     return row
 
 
@@ -115,14 +115,13 @@ def _by_a_raw_socket(stage: Stage) -> Row:
     start(load, "seen")
     after = resident_mib(load.pid) - base
     report, [found] = finish(load, [listener])
-    complete(row, found)
+    beside = complete(row, found)
     row.show(f"a publisher grows by {held:.0f} MiB, by {unread:.0f} MiB once as many come and go again")
     row.show(f"keeps {after:.0f} MiB when it left")
-    worst = max(p99 for _, p99 in report["send_us"].values())
-    row.show(f"p99 of a send {worst:.0f} µs at worst")
+    row.show(f"slowest send {report['slowest_ms']:,.0f} ms")
     row.end(listener, load)
     row.done = f"{count:,} at the join, then {count:,} subscribed and unsubscribed again"
-    row.lost = f"0 of {found['last']:,} beside it"
+    row.lost = f"{beside} beside it"
     return row
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -47,11 +48,11 @@ def _fork(stage: Stage) -> Row:
     row.at_most("a bus of its own works after", max(child.get("took", 99) for child in children), 5, "s")
     row.equal("the parent's own events", report["paths"], ["/1", "/2"])
     found = listener.hear()
-    complete(row, found)
+    parents = complete(row, found)
     row.equal("sent", report["sent"], found["last"])
     row.end(worker, listener)
     row.done = f"{forks} children: `Canceled` on what they inherit, then buses of their own"
-    row.lost = f"0 of {found['last']:,} of the parent"
+    row.lost = f"{parents} of the parent"
     return row
 
 
@@ -72,7 +73,7 @@ def _few_to_subscribe(stage: Stage) -> Row:
     return row
 
 
-def _ask(worker: Worker, what: str) -> dict[str, object]:
+def _ask(worker: Worker, what: str) -> dict[str, Any]:
     worker.tell(what)
     return worker.hear()
 

@@ -30,19 +30,19 @@ def subscriber_stopped(stage: Stage) -> Iterator[Row]:
     stopped.signal(signal.SIGCONT)
     wait(seconds / 2)
     report, [found, bystander] = finish(load, [stopped, beside])
-    _judge_speed(row, report["send_us"])
+    _judge_speed(row, report["p99_us"])
     row.done = f"{seconds} s at {rate:,} events/s, capacity 1,000"
-    row.lost = f"{found['lost']:,} of {found['last']:,}, each counted; beside it 0"
+    bystander_lost = complete(row, bystander)
+    row.lost = f"{found['lost']:,} of {found['last']:,}, each counted; beside it {bystander_lost}"
     _accounted(row, found)
-    complete(row, bystander)
     yield row
 
 
-def _judge_speed(row: Row, spent: dict[str, list[float]]) -> None:
+def _judge_speed(row: Row, p99: dict[str, float]) -> None:
     """Compare slow sends while it is stopped with those before and after, in the same run."""
-    baseline = (spent["before"][1] + spent["after"][1]) / 2
-    row.at_most("p99 of a send, times its baseline", spent["stopped"][1] / baseline, 2, "x")
-    row.show(f"p99 {spent['stopped'][1]:.0f} µs, baseline {baseline:.0f} µs")
+    baseline = (p99["before"] + p99["after"]) / 2
+    row.at_most("p99 of a send, times its baseline", p99["stopped"] / baseline, 2, "x")
+    row.show(f"p99 {p99['stopped']:.0f} µs, baseline {baseline:.0f} µs")
 
 
 def slow_reader(stage: Stage) -> Iterator[Row]:
