@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.live.conftest import Worker
 
 from .foreign import touch
-from .harness import Row, Stage, files, stop, until
+from .harness import Row, Stage, brief, files, stop, until
 from .kills import complete, finish, start
 from .queues import wait
 
@@ -44,7 +44,7 @@ def _break_and_heal(stage: Stage, row: Row, fault: str, remedy: str) -> Row:
     wait(stage.size(5, 1))
     row.equal("refused joins", sum(error.startswith("Unavailable: ") for _, error, _ in refused), 3)
     row.at_most("a join fails within", max(took for took, _, _ in refused), 1, "s")
-    row.show(f"“{refused[0][1].rpartition(': cannot ')[2].rpartition(': ')[2]}”")
+    row.show(f"“{brief(refused[1][1])}”")
     repaired = _do(mount, remedy)
     healed = joins(joiner)
     row.equal("joins once it is repaired", [error for _, error, _ in healed], [""] * 3)

@@ -14,7 +14,7 @@ from tests.live.conftest import Worker
 
 from .directory import litter
 from .foreign import Publisher
-from .harness import NOT_SURVIVED, Row, Stage, files, until
+from .harness import NOT_SURVIVED, Row, Stage, brief, files, until
 from .kills import complete, finish, start
 
 _SECONDS = 5.0
@@ -138,11 +138,11 @@ class Cast:
             return entry
         return self.socket if kind == "sock" else self.member
 
-    def hears_on(self) -> bool:
-        """Return whether the resident gets what is sent from now on."""
+    def hears_on(self, timeout: float = _SECONDS) -> bool:
+        """Return whether the resident gets, within a time, what is sent from now on."""
         number = start(self.load, os.urandom(4).hex())
         try:
-            until(lambda: ask(self.resident, "count")["last"] >= number, _SECONDS, "an event")
+            until(lambda: ask(self.resident, "count")["last"] >= number, timeout, "an event")
         except AssertionError:
             assert self.resident.process.poll() is None, "the resident ended"
             return False
@@ -203,7 +203,7 @@ def _unlisted(stage: Stage, what: str, kind: str, damage: str) -> Row:
     cast = Cast(stage)
     DAMAGES[damage](cast.file(kind), stage.random)
     row.equal("a new process joins", ask(cast.joiner, "join")["error"], "")
-    deaf = not cast.hears_on()
+    deaf = not cast.hears_on(1.0)
     again = ask(cast.resident, "join")["error"]
     row.claim(f"its join fails with {again}", again == "" or again.startswith("Unavailable: "))
     healed = cast.hears_on()
@@ -212,9 +212,8 @@ def _unlisted(stage: Stage, what: str, kind: str, damage: str) -> Row:
     row.equal("received + lost", report["received"] + report["lost"], report["last"])
     row.done = "another process joins, then the member itself"
     row.show("publishers let go of it" if deaf else "publishers kept it")
-    row.show(
-        "its own next join repairs that" if healed else f"its own next join: “{again.partition(': ')[2]}”"
-    )
+    row.show(f"its own next join: “{brief(again)}”" if again else "its own next join is told nothing")
+    row.show("which repairs that" if healed else "and it hears no more")
     if deaf:
         row.lost = f"{report['lost']:,}, each counted, until its next join" if healed else "all from then on"
         row.state = NOT_SURVIVED
@@ -242,7 +241,7 @@ def _token_removed(stage: Stage) -> Row:
     cast = Cast(stage)
     (stage.path / "token").unlink()
     error = ask(cast.joiner, "join")["error"]
-    row.show(f"a new process: “{error.partition(': ')[2] or 'no error'}”")
+    row.show(f"a new process: “{brief(error) or 'no error'}”")
     row.claim(f"not named: {error}", error == "" or error.startswith("Unavailable: "))
     if not error:
         late = stage.spawn("resident").ready()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "Case",
     "Row",
     "Stage",
+    "brief",
     "descriptors",
     "files",
     "moments",
@@ -63,7 +65,7 @@ class Row:
 
     def claim(self, what: str, holds: bool) -> None:
         """Fail the row unless `holds`."""
-        if not holds:
+        if not holds and what not in self.broken:
             self.broken.append(what)
 
     def equal(self, what: str, found: object, wanted: object) -> None:
@@ -182,9 +184,13 @@ def stage(number: int, seed: int, quick: bool) -> Iterator[Stage]:
 
 
 def _end(worker: Worker) -> None:
-    if worker.process.poll() is None:
-        worker.process.kill()
-    if worker.process.stdin is not None and not worker.process.stdin.closed:
+    process = worker.process
+    process.kill()  # if it still runs
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError):  # it has not read all it was told
+        process.stdin.close()
+    if not process.stdout.closed:
         worker.end()
 
 
@@ -224,6 +230,11 @@ def percentile(values: Iterable[float], percent: int) -> float:
     ordered = sorted(values)
     cuts = statistics.quantiles(ordered * 2 if len(ordered) == 1 else ordered, n=100, method="inclusive")
     return cuts[percent - 1]
+
+
+def brief(error: str) -> str:
+    """Return an error for the table: without its kind, and without directories."""
+    return re.sub(r"/\S*/", "", error.removeprefix("Unavailable: "))
 
 
 def descriptors(pid: int) -> list[str]:

@@ -9,7 +9,7 @@ import zbus
 
 from .foreign import Ingress, Publisher
 from .fuzz import Scene, new_id
-from .harness import Row, Stage, resident_mib, until
+from .harness import Row, Stage, brief, resident_mib, until
 from .kills import complete, finish, start
 
 _LIMIT = 100_000
@@ -79,7 +79,7 @@ def _by_the_api(stage: Stage) -> Row:
     greedy = stage.spawn("greedy", 100_000, _TOPIC_BYTES, stage.size(120, 10)).ready()
     report = greedy.hear(180)
     quota = "no quota" if not report["error"] else f"refused after {report['held']:,}"
-    row.show(f"{quota} in {report['took']:.1f} s: “{report['error'] or 'still going on'}”")
+    row.show(f"{quota} in {report['took']:.1f} s: “{brief(report['error']) or 'still going on'}”")
     row.claim(f"not refused with a named reason: {report['error']!r}", report["named"])
     row.claim("a quota is told in numbers", any(isinstance(n, int) for n in report["details"].values()))
     greedy.tell("close one")

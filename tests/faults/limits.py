@@ -16,7 +16,7 @@ import zmq
 from tests.live.conftest import Worker
 
 from .foreign import Publisher
-from .harness import NOT_SURVIVED, Row, Stage, files, stop, until
+from .harness import NOT_SURVIVED, Row, Stage, brief, files, stop, until
 from .kills import complete
 
 _FEW = 64
@@ -62,7 +62,7 @@ def _few_to_subscribe(stage: Stage) -> Row:
     full = _ask(worker, "fill")
     row.claim(f"not named: {full['error']!r}", "file descriptors" in full["error"])
     row.at_most("refused within", full["took"], 1, "s")
-    row.show(f"after {full['held']}: “{full['error'].partition(': ')[2].partition(',')[0]}”")
+    row.show(f"after {full['held']}: “{brief(full['error'])}”")
     _ask(worker, "close")
     # libzmq closes descriptors a moment later; the error says that it is worth to try again.
     took = until(lambda: not _ask(worker, "more")["error"], 30, "another subscription once one is closed")
@@ -103,7 +103,7 @@ def _try(row: Row, worker: Worker, what: str, *wanted: str) -> None:
         return
     error = str(report["error"])
     row.claim(f"{what}: {error}", error in wanted if wanted else not error.startswith("unnamed"))
-    row.show(f"{what}: {error.partition(',')[0] or 'no error'}")
+    row.show(f"{what}: “{brief(error) or 'no error'}”")
 
 
 def _few_in_a_crowd(stage: Stage, limit: int, publishers: int) -> Row:
@@ -113,7 +113,7 @@ def _few_in_a_crowd(stage: Stage, limit: int, publishers: int) -> Row:
     refused = _ask(worker, "more")["error"]
     row.done, row.lost = "each connects to it", "nothing"
     if refused:  # that is a way to survive it
-        row.show(f"refused from the start: “{refused}”")
+        row.show(f"refused from the start: “{brief(refused)}”")
         row.end(worker)
         return row
     [name] = [name for name in files(stage.path) if name.endswith(".sock") and name not in before]
