@@ -18,6 +18,7 @@ from tests.live.conftest import Worker
 from .foreign import Publisher
 from .harness import NOT_SURVIVED, Row, Stage, brief, files, stop, until
 from .kills import complete
+from .queues import wait
 
 _FEW = 64
 _CROWD = 90
@@ -164,6 +165,7 @@ def _clock(stage: Stage) -> Row:
             stop(stage.spawn("hold", "silent", "drop").ready())
             worker.tell("there is another")
         assert worker.hear()["begins"] == what
+        wait(0.3)  # into the middle of what takes a second
         clock.jump(hours)
         reports[what] = worker.hear()
     _judge_timeouts(row, reports)

@@ -47,10 +47,10 @@ def _judge_speed(row: Row, p99: dict[str, float]) -> None:
 
 def slow_reader(stage: Stage) -> Iterator[Row]:
     """Both policies at once: ten times more is sent than is read."""
-    seconds = stage.size(60, 3)
+    seconds, read = stage.size(60, 3), stage.size(500, 1000)
     pairs = []
     for overflow in ("drop", "block"):
-        reader = stage.spawn("listen", overflow, overflow, 500, 500)
+        reader = stage.spawn("listen", overflow, overflow, 500, read)
         pairs.append((reader.ready(), stage.spawn("load", 5000, overflow, 500, 500).ready(), overflow))
     for _, load, _ in pairs:
         start(load, "go")
@@ -60,7 +60,7 @@ def slow_reader(stage: Stage) -> Iterator[Row]:
     for at, (reader, load, overflow) in enumerate(pairs):
         row = stage.row(f"a reader slower than the stream, `{overflow}`, queues full")
         report, [found] = finish(load, [reader])
-        row.done = f"{seconds} s, 5,000 events/s offered, 500 read"
+        row.done = f"{seconds} s, 5,000 events/s offered, {read} read"
         row.lost = f"{found['lost']:,} of {found['last']:,}, each counted"
         _accounted(row, found, lossless=overflow == "block")
         row.equal("connections of the publisher", after[at], before[at])
