@@ -107,6 +107,11 @@ class Ingress:
 
     def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> int:
         """Move to the next epoch, which includes `socket`; return the time until which nobody knew of it."""
+        if self.entry.epoch and not self._roster.has_socket(self.id):
+            raise Unavailable(
+                f"this process's socket was removed from {self._roster.path}, so nobody finds it any more:"
+                " close the bus and open another"
+            )
         # Never one that was tried before: its sentinel may have been shown already.
         self._sentinels.append((self._sentinels or [0])[-1] + 1)
         entry = self.entry._replace(epoch=self._sentinels[-1])

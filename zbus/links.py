@@ -12,6 +12,7 @@ a socket for one full one.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,8 @@ NEVER = -1
 _LOOK_MS = 5
 _BLOCKING_LANE_EVENTS = 1000
 _RECONNECT_MAX_MS = 5000
+# As entries are named. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
+_SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
 
 
 class Full(Exception):
@@ -202,13 +205,14 @@ class Links:
     def _note(self, change: bytes) -> None:
         if change[1:2] != CONTROL:
             return
-        ident, _, epoch = change[2:].decode("ascii", "replace").partition(".")
-        link = self._links.get(ident)
-        if link is None or not epoch.isdecimal():
+        sentinel = _SENTINEL.fullmatch(change, 2)
+        link = self._links.get(sentinel[1].decode()) if sentinel else None
+        if sentinel is None or link is None:
             return
+        epoch = int(sentinel[2])
         if change[0]:
-            link.shown = max(link.shown, int(epoch))
-        elif int(epoch) == link.shown:
+            link.shown = max(link.shown, epoch)
+        elif epoch == link.shown:
             link.shown = 0  # the connection went, not just an older epoch: wait for it to come back
 
     def _give_up(self, link: Link) -> bool:

@@ -6,7 +6,6 @@ Each bus object has a file on the roster with its counters and a description, lo
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import sys
 import threading
@@ -40,6 +39,7 @@ class Member:
         """Create the file, locked before anybody can see it."""
         self.id = new_id()
         self._lock = threading.Lock()
+        self._counts = dict.fromkeys(self.COUNTERS, 0)
         self._path = roster.path / f"{self.id}.member"
         scratch = roster.scratch_path(self.id)
         with file_errors("write", self._path):
@@ -47,34 +47,35 @@ class Member:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
-                self._map = mmap.mmap(self._fd, self.HEADER_BYTES)
                 scratch.rename(self._path)
             except OSError:
                 os.close(self._fd)
                 with suppress(OSError):
                     scratch.unlink()
                 raise
-        self._counters = memoryview(self._map).cast("Q")
 
     def add(self, counter: str, number: int = 1) -> None:
         """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold."""
-        index = self.COUNTERS.index(counter)
-        with self._lock, suppress(ValueError):  # it is released
-            self._counters[index] = min(self._counters[index] + number, 2**64 - 1)
+        with self._lock:
+            count = self._counts[counter] = min(self._counts[counter] + number, 2**64 - 1)
+            # Not mapped: who truncates a file that is mapped kills its owner, by SIGBUS.
+            with suppress(OSError):
+                os.pwrite(self._fd, count.to_bytes(8, "little"), 8 * self.COUNTERS.index(counter))
 
     def close(self) -> None:
         """Remove the file and let go of the lock."""
         with suppress(OSError):
             self._path.unlink()
-        self._counters.release()
-        self._map.close()
-        os.close(self._fd)
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1  # the number may soon be another file's
+        os.close(fd)
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
         self._lock = threading.Lock()
-        self._counters = memoryview(bytearray(self.HEADER_BYTES)).cast("Q")
-        os.close(self._fd)
+        self._close()
 
     @classmethod
     def read(cls, path: Path) -> Peer:
@@ -84,6 +85,8 @@ class Member:
             OSError, ValueError: it is gone or garbled.
         """
         raw = path.read_bytes()
+        if len(raw) < cls.HEADER_BYTES:
+            raise ValueError("a member file begins with 16 counters")
         counters = dict(zip(cls.COUNTERS, memoryview(raw[: cls.HEADER_BYTES]).cast("Q"), strict=False))
         info = orjson.loads(raw[cls.HEADER_BYTES :])
         if not isinstance(info, dict):

@@ -47,7 +47,7 @@ _TOKEN_BYTES = 8
 _ID_DIGITS = 16
 _BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ENTRY = re.compile(r"([0-9a-f]{8,32})\.([0-9]{1,18})\.(drop|block)")
-_SCRATCH_SECONDS = 60.0
+_SCRATCH_SECONDS = 86_400.0  # a day: files carry the time of a clock that somebody may set
 
 
 class Entry(NamedTuple):
@@ -171,6 +171,8 @@ class Roster:
 
     def _open_token(self) -> mmap.mmap:
         path = self.path / "token"
+        if not path.exists():
+            self._check_unused()
         with file_errors("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -181,6 +183,20 @@ class Roster:
                 return mmap.mmap(fd, _TOKEN_BYTES)
             finally:
                 os.close(fd)
+
+    def _check_unused(self) -> None:
+        """Refuse to make a second token beside living members: they would not notice each other's changes.
+
+        A member has a token from before it has a file. So if one lives and there is still no token, it was
+        removed; that there was none before may just mean that the first member was about to make it.
+        """
+        living = any(not unlocked(file) for file in self.path.glob("*.member"))
+        if living and not (self.path / "token").exists():
+            raise Unavailable(
+                f"the token of a running bus was removed from {self.path}: end the processes that use it, and"
+                " start them again",
+                path=str(self.path),
+            )
 
     def close(self) -> None:
         """Unmap the token. The files stay: they belong to whoever wrote them."""
@@ -229,6 +245,10 @@ class Roster:
         path = self.socket_path(ident)
         with file_errors("create", path):
             self.scratch_path(ident).rename(path)
+
+    def has_socket(self, ident: str) -> bool:
+        """Return whether an ingress's socket is still where others look for it."""
+        return self.socket_path(ident).is_socket()
 
     def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> int:
         """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0.
@@ -342,7 +362,7 @@ def unlocked(path: Path) -> bool:
 
 
 def _old(path: Path) -> bool:
-    """Return whether a file that is visible for microseconds has been there for a minute."""
+    """Return whether a file that is visible for microseconds has been there for long."""
     try:
         return time.time() - path.stat().st_mtime > _SCRATCH_SECONDS
     except OSError:

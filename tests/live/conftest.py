@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,27 @@ LIMIT = 60.0
 
 
 class Worker:
-    """A process that runs a function of `workers.py`."""
+    """A process that runs a function of `workers.py`, or of another `module` like it.
 
-    def __init__(self, name: str, *arguments: object) -> None:
-        command = [sys.executable, "-W", "error", "-m", "tests.live.workers", name, *map(str, arguments)]
+    `within` is a command that runs it, such as `("prlimit", "--nofile=64")`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *arguments: object,
+        module: str = "tests.live.workers",
+        within: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        command = [sys.executable, "-W", "error", "-m", module, name, *map(str, arguments)]
         self.process = subprocess.Popen(
-            command,
+            [*within, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],
+            env=None if env is None else {**os.environ, **env},
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._thread = threading.Thread(target=self._read, daemon=True)

@@ -15,7 +15,7 @@ import zbus
 
 from .conftest import receive
 
-ROUNDS = 1_500
+ROUNDS = 900
 
 
 class Interrupt(BaseException):

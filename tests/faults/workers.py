@@ -1,0 +1,36 @@
+"""What the processes of the faults do: `python -m tests.faults.workers NAME ARGUMENTS...`.
+
+As in `tests/live/workers.py`: JSON lines out, the first says that it is ready; lines in; none outlives its
+standard input.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from . import joins, odd, streams
+
+WORKERS: dict[str, Callable[..., None]] = {
+    worker.__name__: worker
+    for worker in (
+        joins.churn,
+        joins.cramped,
+        joins.greedy,
+        joins.joiner,
+        joins.mount,
+        odd.clocked,
+        odd.forker,
+        streams.hold,
+        streams.listen,
+        streams.load,
+        streams.resident,
+        streams.torrent,
+        streams.victim,
+    )
+}
+
+if __name__ == "__main__":
+    logging.getLogger("zbus").addHandler(logging.NullHandler())  # losses are meant here
+    WORKERS[sys.argv[1]](*sys.argv[2:])
