@@ -105,7 +105,7 @@ class Bus(BusBase[None]):
             TypeError: an argument of the wrong type.
             Invalid: a malformed pattern or value, a type that cannot be checked, or the policy denies it.
             Unavailable: the directory is full or read-only, too few descriptors, or too many subscriptions
-                (4,096 for each bus, 1,000 of them `block`).
+                (1,000 for each bus).
             Canceled: the bus is closed.
         """
         wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)

@@ -17,6 +17,7 @@ from .errors import Unavailable
 __all__ = ["check_headroom", "close_connections", "raise_limit", "unix_sockets"]
 
 _HEADROOM = 16
+_LOWEST_LIMIT = 128
 _LISTING = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
@@ -31,9 +32,16 @@ def check_headroom(needed: int) -> None:
     """Refuse to open `needed` more descriptors when that comes close to the limit.
 
     Raises:
-        Unavailable: it would; retryable once some are closed.
+        Unavailable: it would; retryable once some are closed. Or the limit is too low to listen at all, since
+            each publisher that connects takes one.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < _LOWEST_LIMIT:
+        raise Unavailable(
+            f"{limit} file descriptors are too few to subscribe, since each publisher takes one: raise the"
+            f" limit to {_LOWEST_LIMIT} at least (ulimit -n)",
+            limit=limit,
+        )
     used = len(_descriptors())
     if used + needed + _HEADROOM > limit:
         raise Unavailable(

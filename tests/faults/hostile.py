@@ -34,13 +34,18 @@ def too_large(stage: Stage) -> Iterator[Row]:
 
     cut = stage.row("a raw frame of limit + 1 bytes from a foreign peer")
     for path in scene.sockets:
-        before = _counted(stage, scene)
+        stamp = f"ping\0large\0/\0{new_id(stage.random)}"
+        before = _counted(stage, scene)["lost"]
         with Publisher(path) as peer:
-            peer.socket.send(b"large\0k\0/1\0\0\0".ljust(_LIMIT + 1, b"x"))
+            peer.socket.send(f"{stamp}.1\0".encode())
+            scene.ping(peer)
+            peer.socket.send(f"{stamp}.2\0\0".encode().ljust(_LIMIT + 1, b"x"))
             cut.claim("its connection was not cut", peer.cut())
         with Publisher(path) as peer:
+            peer.socket.send(f"{stamp}.3\0".encode())
             scene.ping(peer)
-        cut.claim(f"not counted in any of {before}", _counted(stage, scene) != before)
+        cut.equal("counted as lost", _counted(stage, scene)["lost"] - before, 1)
+    cut.show("counted: 1 lost each, by its number")
     scene.relink(cut)
     scene.end(cut)
     cut.done = "to the `drop` and the `block` ingress of a member"

@@ -27,6 +27,7 @@ _HOUR = 3600
 
 def limited(stage: Stage) -> Iterator[Row]:
     yield _fork(stage)
+    yield _too_few_to_subscribe(stage)
     yield _few_to_subscribe(stage)
     yield _few_to_publish(stage)
     yield _few_in_a_crowd(stage, _FEW, _CROWD)
@@ -57,9 +58,21 @@ def _fork(stage: Stage) -> Row:
     return row
 
 
-def _few_to_subscribe(stage: Stage) -> Row:
-    row = stage.row(f"{_FEW} descriptors, `block` subscriptions until refused")
+def _too_few_to_subscribe(stage: Stage) -> Row:
+    row = stage.row(f"{_FEW} descriptors, a subscription")
     worker = stage.spawn("cramped", _FEW).ready()
+    refused = _ask(worker, "more")
+    row.claim(f"not named: {refused['error']!r}", "file descriptors are too few" in refused["error"])
+    row.at_most("refused within", refused["took"], 1, "s")
+    row.show(f"“{brief(refused['error'])}”")
+    row.end(worker)
+    row.done, row.lost = "each publisher that connects would take one", "nothing"
+    return row
+
+
+def _few_to_subscribe(stage: Stage) -> Row:
+    row = stage.row(f"{2 * _FEW} descriptors, `block` subscriptions until refused")
+    worker = stage.spawn("cramped", 2 * _FEW).ready()
     full = _ask(worker, "fill")
     row.claim(f"not named: {full['error']!r}", "file descriptors" in full["error"])
     row.at_most("refused within", full["took"], 1, "s")

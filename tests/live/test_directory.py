@@ -224,7 +224,7 @@ def test_what_binds_is_not_taken_for_dead(zbus_dir: str) -> None:
 def test_few_descriptors_give_an_error_before_libzmq_aborts(zbus_dir: str) -> None:
     program = """
 import resource, zbus
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 bus = zbus.Bus()
 kept = []
 try:
@@ -244,6 +244,22 @@ print(len(kept))
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_very_few_descriptors_do_to_send_but_not_to_listen(bus: zbus.Bus) -> None:
+    program = """
+import resource, zbus
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+try:
+    zbus.subscribe("a")
+except zbus.Unavailable as error:
+    assert "64 file descriptors are too few to subscribe" in error.message, error.message
+    assert not error.retryable
+    zbus.send("a", "b", "/1", "refused")
+"""
+    sub = bus.subscribe("a")
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
+    assert receive(sub).data == "refused"
 
 
 def test_a_closing_channel_leaves_the_names_in_the_directory_alone(bus: zbus.Bus, zbus_dir: str) -> None:
