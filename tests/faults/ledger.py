@@ -56,7 +56,7 @@ COLUMNS = {
     "not_handed_over": "excused: the subscriber was stopped or full for the whole linger of the publisher",
     "gave_up": "excused: sent after the join time-out of a stopped subscriber (R21)",
     "tail_unknown": "excused: dropped by a full queue, no later event of the topic came through (W36)",
-    "head_unknown": "excused: dropped by a full queue before any event of an older topic (W36)",
+    "head_unknown": "excused: dropped by a full queue before any that was meant, of an older topic (W36)",
 }
 
 Span = tuple[int, int]

@@ -163,11 +163,10 @@ class Pair:
             self._wrong(f"wrong loss: numbers {first} to {last} of {len(stream)} in topic {gap.topic}", 0)
             return
         events = stream[first - 1 : last]
-        due = self.due.get(gap.topic)
-        if due is None:
-            # Before anything came of a topic, only one that is younger than the subscription can show a loss.
-            born = self.sending.returned[stream[0] - 1]
-            if first != 1 or 0 < born < self.hearing.asked:
+        due = self.due.get(gap.topic, 0)
+        if not due or (first > due and not self._meant(stream[due - 2])):
+            # The first loss that can be told begins with what was sent to the subscription, not before.
+            if 0 < self.sending.returned[events[0] - 1] < self.hearing.asked:
                 self._wrong(f"wrong loss: numbers {first} to {last}, of before it had joined", events[0])
         elif first != due:
             self._wrong(f"wrong loss: numbers {first} to {last} when {due} was due", events[0])
@@ -177,6 +176,10 @@ class Pair:
                 self._wrong("half a batch lost", events[0])
         self.reported.update(events)
         self.due[gap.topic] = last + 1
+
+    def _meant(self, event: int) -> bool:
+        """Return whether an event was surely sent to the subscription, not just on its way to its process."""
+        return self.sending.begun[event - 1] > self.hearing.opened
 
     def account(self) -> None:
         """Enter every event of the topics that the subscription selects."""
@@ -190,6 +193,7 @@ class Pair:
         self.sending.heard[topic][begin:end] = b"\1" * (end - begin)
         known = [event for event in stream if event in self.delivered]
         first, final = (known[0], known[-1]) if known else (0, 0)
+        meant = next(filter(self._meant, known), 0)
         stream = stream[bisect_left(stream, since) :]
         start = min(first or there.start, there.start)
         judged = range(bisect_left(stream, start), bisect_left(stream, max(there.stop, final + 1)))
@@ -199,7 +203,7 @@ class Pair:
                 self._account_reported(event)
             elif event in self.delivered:
                 pass
-            elif column := self._why(event, topic, first, final, event in there):
+            elif column := self._why(event, topic, meant, final, event in there):
                 self.ledger.sums[column] += 1
             else:
                 missing.append(event)
@@ -229,15 +233,18 @@ class Pair:
                 self._wrong("lost silently", run[0], len(run))
                 run = []
 
-    def _why(self, event: int, topic: int, first: int, final: int, there: bool) -> str:
-        """Return the column of an event that did not arrive, empty if nothing excuses it."""
-        if first < event < final:
+    def _why(self, event: int, topic: int, meant: int, final: int, there: bool) -> str:
+        """Return the column of an event that did not arrive, empty if nothing excuses it.
+
+        `meant` is the first that arrived of those sent to the subscription, `final` the last.
+        """
+        if 0 < meant < event < final:
             return ""  # the channel had a number before it and one after it
         if not there:
             return "outside"
         if self._given_up(event):
             return "gave_up"
-        if event < first:
+        if event < (meant or final):
             older = self.sending.begun[self.sending.by_topic[topic][0] - 1] <= self.hearing.opened
             return "head_unknown" if self.may_drop and older else ""
         if event > self.last and (tail := self._why_tail(event)):

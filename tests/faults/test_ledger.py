@@ -145,6 +145,15 @@ def test_a_head_that_a_full_queue_dropped_is_excused_in_an_older_topic() -> None
     accepted(sending("tttt"), heard, delivered=1, head_unknown=2, outside=1)
 
 
+def test_a_loss_after_what_was_on_its_way_at_the_join() -> None:
+    """It may begin anywhere after the join: what comes before was dropped before the publisher settled again."""
+    times = {"asked": at(2.2), "opened": at(2.5), "capacity": 2}
+    heard = hearing(got(1, 1), gap(4, 5), got(6, 6), **times)
+    accepted(sending("tttttt"), heard, delivered=2, reported=2, head_unknown=1, outside=1)
+    heard = hearing(gap(3, 5), got(6, 6), **times)
+    accepted(sending("tttttt"), heard, delivered=1, reported=3, outside=2)
+
+
 def test_what_was_sent_just_before_the_close_may_be_on_its_way() -> None:
     heard = hearing(*run(1, 2), end=at(5), calm=at(4.9))
     accepted(sending("tttt"), heard, delivered=2, closing=2)
@@ -267,6 +276,16 @@ def test_a_gap_between_what_came_before_it_had_joined_and_after() -> None:
     # As when another channel of the process, just closed, had asked for the first.
     heard = hearing(got(1, 1), gap(2, 2), *run(3, 4), asked=at(1.5), opened=at(2.5))
     refused(sending("tttt"), heard, "reported, but of before it had joined: event 2,")
+
+
+def test_a_silent_loss_after_what_was_on_its_way_at_the_join() -> None:
+    heard = hearing(got(1, 1), got(4, 4), asked=at(2.2), opened=at(2.5))
+    refused(sending("tttt"), heard, "lost silently: event 3,")
+
+
+def test_a_gap_that_begins_too_late_after_what_was_meant() -> None:
+    heard = hearing(got(1, 1), got(3, 3), gap(5, 5), got(6, 6), asked=at(2.2), opened=at(2.5), capacity=2)
+    refused(sending("tttttt"), heard, "numbers 5 to 5 when 4 was due", events=2)
 
 
 def test_a_duplicate() -> None:
