@@ -37,6 +37,10 @@ TRY_SECONDS = 0.02
 """How long one try holds the lock at most: other threads, with time-outs of their own, get in between."""
 
 _CLOSE_SECONDS = 0.2
+# Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
+_CROWD_SECONDS = 0.005
+_WAY_SECONDS = 0.001
+_WAYS = 10
 
 Driven = TypeVar("Driven")
 
@@ -89,7 +93,8 @@ class Publisher(Generic[Driven]):
         self._max = max_event_bytes
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         self._lock = Lock()
-        self._busy = False
+        self._inside = 0  # how many threads send or wait to; a hint, since they count without a lock
+        self._met = 0.0
         self._origin = new_id()
         self._topics: dict[tuple[str, str], _Topic] = {}
         self._current: dict[tuple[str, str], _Topic] = {}  # those whose template is of the latest settling
@@ -102,7 +107,7 @@ class Publisher(Generic[Driven]):
         self._try_seconds = try_seconds
         links.wait_at_most(try_seconds)
 
-    def send(
+    def send(  # noqa: C901  # in one piece, since each call is 100 ns
         self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
     ) -> Driven | None:
         """Send one event, see `Bus.send`; return `None`, or what `pursue` makes of the rest of the work."""
@@ -122,10 +127,12 @@ class Publisher(Generic[Driven]):
         except (AttributeError, ValueError):
             self._explain(system, kind, path)
             raise
-        with self._lock:
-            if timeout is DEFAULT and self._token[0] == self._known and not self._busy:
-                self._busy = True
-                try:
+        if self._inside:
+            self._give_way()
+        self._inside += 1
+        try:
+            with self._lock:
+                if timeout is DEFAULT and self._token[0] == self._known:
                     topic = self._current[system, kind]
                     # `%` on bytes takes 100 ns less than join or an f-string.
                     frame = topic.template % (raw, topic.seq + 1, body)
@@ -136,11 +143,30 @@ class Publisher(Generic[Driven]):
                             self._drop(frame)
                         topic.seq += 1
                         return None
-                except (KeyError, TypeError, zmq.Again):
-                    pass
-                finally:
-                    self._busy = False
+        except (KeyError, TypeError, zmq.Again):
+            pass
+        finally:
+            self._inside -= 1
         return self._pursue(self._attempts(system, kind, raw, body, 1, timeout))
+
+    def _give_way(self) -> None:
+        """Let a thread that sends at full speed go on for a while, if threads keep meeting here.
+
+        Else they would hand the lock, and Python's own, on to each other for every event, which takes longer
+        than to send it: eight threads together sent 0.4 of what one does (measured).
+        """
+        self._check_not_in_use()
+        now = time.monotonic()
+        before, self._met = self._met, now
+        if now - before < _CROWD_SECONDS and self._try_seconds:
+            for _ in range(_WAYS):
+                time.sleep(_WAY_SECONDS)
+                if not self._inside:
+                    return
+
+    def _check_not_in_use(self) -> None:
+        if self._lock.held():
+            raise Unavailable("a signal handler cannot send while its thread does: have a thread send")
 
     def send_many(
         self, system: str, kind: str, items: Iterable[tuple[str, Any]], timeout: float | None
@@ -195,8 +221,7 @@ class Publisher(Generic[Driven]):
         patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         deadline = time.monotonic() + patience
         while True:
-            if self._lock.held():
-                raise Unavailable("a signal handler cannot send while its thread does: have a thread send")
+            self._check_not_in_use()
             try:
                 obstacle = self._attempt(
                     max(0.0, deadline - time.monotonic()), system, kind, raw, body, count
@@ -221,11 +246,11 @@ class Publisher(Generic[Driven]):
         try:
             if not self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX) if self._try_seconds else 0):
                 return "another thread is sending"
-            self._busy = True
+            self._inside += 1
             try:
                 self._transmit_within(left, system, kind, raw, body, count)
             finally:
-                self._busy = False
+                self._inside -= 1
             return ""
         except zmq.Again:
             return "a 'block' subscriber made no room"

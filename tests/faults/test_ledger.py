@@ -146,7 +146,7 @@ def test_a_head_that_a_full_queue_dropped_is_excused_in_an_older_topic() -> None
 
 
 def test_a_loss_after_what_was_on_its_way_at_the_join() -> None:
-    """It may begin anywhere after the join: what comes before was dropped before the publisher settled again."""
+    """It may begin anywhere after the join: `first` is of the latest time that the publisher settled."""
     times = {"asked": at(2.2), "opened": at(2.5), "capacity": 2}
     heard = hearing(got(1, 1), gap(4, 5), got(6, 6), **times)
     accepted(sending("tttttt"), heard, delivered=2, reported=2, head_unknown=1, outside=1)
