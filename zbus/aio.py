@@ -132,8 +132,8 @@ class Channel(Inbox):
         if not self._turn:
             self._turn = _TURN_EVENTS
             await asyncio.sleep(0)
-        # `_wait` for ever, written out: a process that has just woken is slow, so some coroutines less shorten
-        # the latency (measured).
+        # `_wait` for ever, written out: a process that has just woken is slow, so it pays to make fewer
+        # coroutines (measured).
         source = self._source
         while True:
             try:
