@@ -150,6 +150,13 @@ def test_each_event_is_printed_at_once() -> None:
         assert ended(process) == ("", "", 0)
 
 
+@pytest.mark.parametrize("overflow", ["drop", "block", "latest"])
+def test_sub_takes_every_overflow(overflow: str) -> None:
+    with subscribed("a", "--overflow", overflow, "--count", "1") as process:
+        assert_sent("a", "b", "/1")
+        assert ended(process) == ("a  b  /1\n", "", 0)
+
+
 def test_sub_ends_after_count_events() -> None:
     with subscribed("a", "--count", "2", "--timeout", "20") as process, zbus.Bus() as bus:
         bus.send_many("a", "b", [(f"/{number}", None) for number in range(5)])
