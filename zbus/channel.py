@@ -18,7 +18,7 @@ from zmq.backend import zmq_poll
 from .errors import Timeout, Unavailable
 from .event import Event
 from .inbox import Inbox, check_channels, first
-from .inlet import Ended
+from .inlet import WAIT_MS, Ended
 from .timeouts import check_timeout, milliseconds
 
 __all__ = ["Channel", "select"]
@@ -49,6 +49,8 @@ class Channel(Inbox):
                         evt = decode(source.recv(0))
             except Ended:
                 return
+            except zmq.Again:
+                continue
             except zmq.ZMQError as error:
                 raise self._failed(error) from error
             if evt is not None:
@@ -102,11 +104,13 @@ class Channel(Inbox):
         if deadline != inf and not source.closing:
             # A poll costs 1.3 us, but unlike an empty recv it raises nothing (3 us) and it survives signals.
             # Again until the time is really over: pyzmq returns early after several signals.
-            while not zmq_poll([(source.handle, zmq.POLLIN)], milliseconds(_left(deadline))):
+            while not zmq_poll([(source.handle, zmq.POLLIN)], min(WAIT_MS, milliseconds(_left(deadline)))):
                 if time.monotonic() >= deadline:
                     _expired(patience)
         try:
             return self._decode(source.recv(0)) or self._rest()
+        except zmq.Again:
+            return None
         except zmq.ZMQError as error:
             raise self._failed(error) from error
 
@@ -186,8 +190,8 @@ def _look(
             held = True
     found = first(free)
     if found is None and seconds > 0:
-        longest = min(seconds, _SHARED_SECONDS) if held else seconds
-        zmq_poll([(channel._source.handle, zmq.POLLIN) for channel in free], milliseconds(longest))
+        longest = milliseconds(min(seconds, _SHARED_SECONDS if held else WAIT_MS / 1000))
+        zmq_poll([(channel._source.handle, zmq.POLLIN) for channel in free], longest)
     return found
 
 

@@ -8,6 +8,7 @@ process still accepts connections, drains its socket, and passes subscriptions u
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from contextlib import suppress
 
@@ -44,19 +45,23 @@ class LazyContext:
     def term(self) -> None:
         """End the context, if there is one; whoever waits in a socket must have left before.
 
-        In a thread, since pyzmq gives up, and leaks the context with what it lingers for, at the first signal
-        that comes to the thread which waits; and signals go to the main thread.
+        In a thread that gets no signals, since at the first one pyzmq gives up, and leaks the context with
+        all that it lingers for.
         """
         if self._context is None:
             return
-        # Unlike `term`, `destroy` does not wait for sockets that an interrupt has left open.
-        thread = threading.Thread(target=self._context.destroy, name="zbus-end", daemon=True)
+        thread = threading.Thread(target=_end, args=(self._context,), name="zbus-end", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # at the end of the interpreter there are no new threads any more
             self._context.destroy()
             return
         thread.join()
+
+
+def _end(context: Context) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    context.destroy()  # unlike `term` it does not wait for sockets that an interrupt has left open
 
 
 def _start(context: Context) -> None:

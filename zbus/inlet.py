@@ -17,7 +17,11 @@ import zmq
 from .errors import Canceled
 from .locks import Lock
 
-__all__ = ["Ended", "Inlet"]
+__all__ = ["WAIT_MS", "Ended", "Inlet"]
+
+WAIT_MS = 1000
+"""How long to wait in C at most. A signal that comes just before such a wait does not end it, and its handler
+(that of Ctrl-C, for example) only runs when Python code does."""
 
 # How long `close` waits for a receiver in another thread to notice, which takes microseconds.
 _CLOSE_SECONDS = 0.2
@@ -48,11 +52,12 @@ class Inlet:
         wake: Callable[[], None],
         detach: Callable[[Inlet], None],
     ) -> None:
-        """Take over `socket`, in which at most `capacity` frames queue.
+        """Take over `socket`, in which at most `capacity` frames queue; `recv` waits for `WAIT_MS` at most.
 
         `wake` sends it its barrier, `detach` tells the bus that it is closed.
         """
         self.lock = Lock()
+        socket.rcvtimeo = WAIT_MS
         self.recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
         self._get: Callable[[int], Any] = super(zmq.Socket, socket).get
         self.handle = socket

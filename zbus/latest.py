@@ -17,7 +17,7 @@ from zmq.backend import zmq_poll
 from .decoder import Decoder
 from .errors import Canceled
 from .event import Event
-from .inlet import Ended, Inlet
+from .inlet import WAIT_MS, Ended, Inlet
 from .locks import Lock
 
 __all__ = ["Latest"]
@@ -61,8 +61,11 @@ class Latest:
         inlet, decoder = self._inlet, self._decoder
         with suppress(Ended, zmq.ZMQError):
             while True:
-                with inlet.lock:
-                    evt = decoder.decode(inlet.recv(0))
+                try:
+                    with inlet.lock:
+                        evt = decoder.decode(inlet.recv(0))
+                except zmq.Again:
+                    continue
                 while evt is not None or (evt := decoder.rest()) is not None:
                     self._put(evt)
                     evt = None
@@ -104,7 +107,7 @@ class Latest:
                     raise Ended
             if flags & zmq.NOBLOCK:
                 raise zmq.Again
-            zmq_poll([(self.handle, zmq.POLLIN)], -1)
+            zmq_poll([(self.handle, zmq.POLLIN)], WAIT_MS)
 
     def stirred(self) -> bool:
         """Return whether there is something to receive."""

@@ -180,7 +180,14 @@ else:
         zbus.send("a", "b", "/1", "child")
         sys.exit(0)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        program,
+    ]  # Python's, of fork with threads
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert [receive(sub).data for _ in range(2)] == ["parent", "child"]
     assert members(zbus_dir) == 1

@@ -46,8 +46,8 @@ while os.getppid() == int(sys.argv[1]):
     def repeat(self, use: Callable[[], object]) -> None:
         """Call `use` over and over until an interrupt ends it."""
         try:
-            self._armed = True
             while True:
+                self._armed = True  # again, since pyzmq loses one now and then with CPython 3.13
                 use()
         except Interrupt:
             return
