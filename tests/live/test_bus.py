@@ -235,3 +235,27 @@ def test_the_token_moves_with_every_change(bus: zbus.Bus, zbus_dir: str) -> None
         assert roster.token[0] not in seen
         seen.add(roster.token[0])
     roster.close()
+
+
+def test_a_thread_among_others_at_full_speed_gets_its_turn(zbus_dir: str) -> None:
+    """They give way to whoever is at it, but only for a while."""
+    stop = threading.Event()
+    with zbus.Bus(dir=zbus_dir) as bus:
+        _sub = bus.subscribe("a", capacity=10)
+
+        def run() -> None:
+            while not stop.is_set():
+                for _ in range(1000):
+                    bus.send("a", "b", "/1")
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        start = time.monotonic()
+        for _ in range(20):
+            bus.send("a", "b", "/2")
+        took = time.monotonic() - start
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert took < 10
