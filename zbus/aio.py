@@ -16,9 +16,8 @@ from math import inf
 from types import TracebackType
 from typing import Any
 
-from .errors import Timeout
 from .event import Event, Gap, Mismatch
-from .inbox import Inbox, check_channels, first
+from .inbox import Inbox, check_channels, expired, first
 from .inlet import Ended
 from .node import BusBase, Node, Policy
 from .publisher import DEFAULT, Attempts
@@ -162,7 +161,7 @@ class Channel(Inbox):
         try:
             evt = await self._wait(time.monotonic() + patience)
         except TimeoutError:
-            raise _expired(patience) from None
+            raise expired(patience) from None
         return (evt, True) if evt is not None else (None, False)
 
     async def _wait(self, deadline: float) -> Event | None:
@@ -225,10 +224,6 @@ class Channel(Inbox):
             self._bell.close_soon()
 
 
-def _expired(patience: float) -> Timeout:
-    return Timeout(f"no event within {patience:g} s", timeout=patience)
-
-
 async def select(
     *channels: Channel, timeout: float | None = None
 ) -> tuple[Channel, Event, bool] | tuple[Channel, None, bool]:
@@ -256,7 +251,7 @@ async def select(
         if found is not None:
             return found
         if late:
-            raise _expired(patience)
+            raise expired(patience)
         await _until(waiter, deadline, bells)
 
 

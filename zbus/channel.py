@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from math import inf
-from typing import NoReturn
 
 import zmq
 from zmq.backend import zmq_poll
 
-from .errors import Timeout, Unavailable
+from .errors import Unavailable
 from .event import Event
-from .inbox import Inbox, check_channels, first
+from .inbox import Inbox, check_channels, expired, first
 from .inlet import WAIT_MS, Ended
 from .timeouts import check_timeout, milliseconds
 
@@ -88,7 +87,7 @@ class Channel(Inbox):
         try:
             try:
                 if not lock.acquire(timeout=_left(deadline)):
-                    _expired(patience)
+                    raise expired(patience)
                 return self._rest() or self._take(deadline, patience)
             finally:
                 lock.let_go()
@@ -106,7 +105,7 @@ class Channel(Inbox):
             # Again until the time is really over: pyzmq returns early after several signals.
             while not zmq_poll([(source.handle, zmq.POLLIN)], min(WAIT_MS, milliseconds(_left(deadline)))):
                 if time.monotonic() >= deadline:
-                    _expired(patience)
+                    raise expired(patience)
         try:
             return self._decode(source.recv(0)) or self._rest()
         except zmq.Again:
@@ -126,10 +125,6 @@ class Channel(Inbox):
 def _left(deadline: float) -> float:
     """Return how many seconds there are until `deadline`; for ever is as long as a lock can wait."""
     return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-
-
-def _expired(patience: float) -> NoReturn:
-    raise Timeout(f"no event within {patience:g} s", timeout=patience)
 
 
 def select(
@@ -174,7 +169,7 @@ def select(
         if found is not None:
             return found
         if late:
-            _expired(patience)
+            raise expired(patience)
 
 
 def _look(

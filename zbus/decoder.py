@@ -33,7 +33,7 @@ class Decoder:
         batch: what is left of the latest batch, if there was one.
         news: gaps and mismatches that nobody has been told of yet, at most 1,000.
         lost, malformed, mismatched: how many events or frames so far.
-        why: the latest frame was malformed.
+        why: the reason for which the latest malformed frame was one.
         gaps, mismatches: the latest of each.
     """
 
@@ -77,7 +77,7 @@ class Decoder:
         return evt
 
     def lose(self, events: int) -> None:
-        """Count events that are lost without a gap in their numbers."""
+        """Count events that are lost."""
         self.lost += events
         self._count("lost", events)
 

@@ -16,14 +16,14 @@ from typing import NamedTuple, TypeVar
 import zmq
 
 from .decoder import Decoder
-from .errors import Canceled, Invalid
+from .errors import Canceled, Invalid, Timeout
 from .event import Event, Gap, Mismatch
 from .inlet import Ended, Inlet
 from .latest import Latest
 from .patterns import Matcher
 from .typed import Fit
 
-__all__ = ["Inbox", "Wish", "check_channels", "first"]
+__all__ = ["Inbox", "Wish", "check_channels", "expired", "first"]
 
 log = logging.getLogger("zbus")
 
@@ -203,6 +203,11 @@ def first(
         if evt is not None:
             return channel, evt, True
     return None
+
+
+def expired(patience: float) -> Timeout:
+    """Return the error of a receive that had `patience` seconds."""
+    return Timeout(f"no event within {patience:g} s", timeout=patience)
 
 
 def check_channels(channels: tuple[object, ...], kind: type) -> None:

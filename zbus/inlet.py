@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import zmq
 
@@ -59,7 +58,6 @@ class Inlet:
         self.lock = Lock()
         socket.rcvtimeo = WAIT_MS
         self.recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
-        self._get: Callable[[int], Any] = super(zmq.Socket, socket).get
         self.handle = socket
         self.closing = False
         self._disowned = False
@@ -67,13 +65,6 @@ class Inlet:
         self._wake = wake
         self._detach = detach
         self._frames: deque[bytes] = deque()  # what had arrived when it was closed
-
-    def stirred(self) -> bool:
-        """Return whether there is something to receive. Under the lock.
-
-        Until then, or an empty `recv`, the socket's descriptor stays readable.
-        """
-        return self.closing or bool(self._get(zmq.EVENTS) & zmq.POLLIN)
 
     def close(self) -> None:
         """Stop new frames; what is buffered stays receivable; a blocked receiver wakes; twice is fine."""

@@ -109,11 +109,6 @@ class Latest:
                 raise zmq.Again
             zmq_poll([(self.handle, zmq.POLLIN)], WAIT_MS)
 
-    def stirred(self) -> bool:
-        """Return whether there is something to receive."""
-        with self._guard:
-            return self._ended or bool(self._events)
-
     def close(self) -> None:
         """Stop new events; those that have arrived stay receivable; twice is fine."""
         self._inlet.close()

@@ -37,14 +37,14 @@ class Stream:
         "width",
     )
 
-    def __init__(self, key: Key, wanted: bool, due: int = -1) -> None:
+    def __init__(self, key: Key, wanted: bool) -> None:
         self.system_key, self.kind_key, self.origin_key = key
         self.system = key[0].decode()
         self.kind = key[1].decode()
         self.origin = key[2].decode()
         self.wanted = wanted
         # -1 is no number that a stamp can bear: none is due yet. Without an origin nothing is numbered.
-        self.expect(due)
+        self.expect(-1)
 
     def expect(self, due: int) -> None:
         """Set the number that is due, and `width`, how many digits it has."""

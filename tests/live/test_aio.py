@@ -45,6 +45,16 @@ class Ticks:
         self._task.cancel()
 
 
+async def fill(bus: aio.Bus) -> int:
+    """Send to a `block` subscriber until it makes no room; return how many it took, numbered from 0."""
+    sent = 0
+    with pytest.raises(zbus.Timeout):
+        while True:
+            await bus.send("a", "b", "/1", sent, timeout=0.1)
+            sent += 1
+    return sent
+
+
 def test_the_package_offers_it_without_importing_asyncio() -> None:
     program = "import sys, zbus; assert 'asyncio' not in sys.modules; zbus.aio.Bus; zbus.aio.select"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
@@ -63,9 +73,7 @@ async def test_a_send_that_waits_for_a_join_does_not_hold_up_the_loop(spawn: Spa
 
 async def test_a_send_that_waits_for_room_does_not_hold_up_the_loop(abus: aio.Bus) -> None:
     _full = await abus.subscribe("a", overflow="block", capacity=10)
-    with pytest.raises(zbus.Timeout):
-        while True:
-            await abus.send("a", "b", "/1", timeout=0.1)
+    await fill(abus)
     async with Ticks() as ticks:
         with pytest.raises(zbus.Timeout):
             await abus.send("a", "b", "/1", timeout=0.5)
@@ -89,11 +97,7 @@ async def test_a_join_that_has_to_wait_does_not_hold_up_the_loop(
 
 async def test_many_sends_that_wait_wait_together(abus: aio.Bus) -> None:
     sub = await abus.subscribe("a", overflow="block", capacity=10)
-    sent = 0
-    with pytest.raises(zbus.Timeout):
-        while True:
-            await abus.send("a", "b", "/1", sent, timeout=0.1)
-            sent += 1
+    sent = await fill(abus)
     waiting = [asyncio.create_task(abus.send("a", "b", "/1", sent + n, timeout=30)) for n in range(50)]
     got = {(await sub.channel().receive(timeout=5))[0].data for _ in range(sent + 50)}
     await asyncio.gather(*waiting)
@@ -166,11 +170,7 @@ async def test_an_event_for_a_receiver_that_is_cancelled_meanwhile_goes_to_the_n
 
 async def test_a_cancelled_send_went_to_nobody(abus: aio.Bus) -> None:
     sub = await abus.subscribe("a", overflow="block", capacity=10)
-    sent = 0
-    with pytest.raises(zbus.Timeout):
-        while True:
-            await abus.send("a", "b", "/1", sent, timeout=0.1)
-            sent += 1
+    sent = await fill(abus)
     task = asyncio.create_task(abus.send("a", "b", "/1", "never", timeout=None))
     await asyncio.sleep(0.05)
     task.cancel()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
+from zmq.backend import zmq_poll
 
 import zbus
 
@@ -167,7 +169,7 @@ async def until_there(channel: Any) -> None:
     async with asyncio.timeout(10):
         while True:
             with source.lock:
-                if source.stirred():
+                if zmq_poll([(source.handle, zmq.POLLIN)], 0):
                     return
             await asyncio.sleep(0.001)
 

@@ -54,9 +54,8 @@ class FaultyBus(Bus):
         """Open the bus; see `Bus`."""
         super().__init__(*args, **options)
         del vars(self)["send"]  # the publisher's own, which asks nobody
-        self.lost: dict[
-            Topic, int
-        ] = {}  # where the lost end of a topic begins, that nothing has followed yet
+        # Where the lost end of a topic begins, that nothing has followed yet.
+        self.lost: dict[Topic, int] = {}
 
     def lose(self, system: str, kind: str, send: Callable[[], int]) -> None:
         """Have what `send` sends go nowhere; it takes its number all the same."""
