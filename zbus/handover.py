@@ -16,6 +16,7 @@ import socket
 import termios
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from .descriptors import unix_sockets
 
@@ -34,7 +35,8 @@ class Connections:
         if wanted:
             for number, _, peer in unix_sockets():
                 if peer in wanted:
-                    self._sockets.append(socket.socket(fileno=os.dup(number)))
+                    with suppress(OSError):  # closed meanwhile, by libzmq
+                        self._sockets.append(socket.socket(fileno=os.dup(number)))
 
     def wait(self, deadline: float) -> None:
         """Wait until the peers have read everything, or until `deadline` (monotonic)."""
