@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .roster import Entry, Roster, file_errors, locate, new_id, unlocked
+from .liveness import unlocked
+from .location import file_errors, locate
+from .roster import Entry, Roster, new_id
 
 __all__ = ["Member", "Peer", "about_process", "peers"]
 

@@ -12,40 +12,29 @@ No process is trusted to clean up after itself: whoever finds a dead entry remov
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import mmap
 import os
 import re
-import socket
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-from .errors import Invalid, PermissionDenied, Unavailable
+from .errors import Unavailable
+from .liveness import answers, unlocked
+from .location import check_private, file_errors, locate
 
 __all__ = [
-    "SUN_PATH_BYTES",
     "Entry",
     "Roster",
     "clock",
-    "default_root",
-    "file_errors",
-    "locate",
     "new_id",
-    "unlocked",
 ]
 
-VERSION = "v1"
-SUN_PATH_BYTES = 107
 _TOKEN_BYTES = 8
 _ID_DIGITS = 16
-_BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ENTRY = re.compile(r"([0-9a-f]{8,32})\.([0-9]{1,18})\.(drop|block)")
 _SCRATCH_SECONDS = 86_400.0  # a day: files carry the time of a clock that somebody may set
 
@@ -66,79 +55,6 @@ def clock() -> int:
 def new_id() -> str:
     """Return a fresh random id: 16 hex digits, never reused."""
     return os.urandom(_ID_DIGITS // 2).hex()
-
-
-def default_root() -> Path:
-    """Return the directory that holds all buses of this user.
-
-    `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` under the directory for temporary files.
-    """
-    if chosen := os.environ.get("ZBUS_DIR"):
-        return Path(chosen)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "zbus"
-    return Path(tempfile.gettempdir()) / f"zbus-{os.geteuid()}"
-
-
-@contextmanager
-def file_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` into the `Error` that says what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        code = error.errno or 0
-        advice = {
-            errno.ENOSPC: "the disk is full: free some space and try again",
-            errno.EDQUOT: "the disk quota is used up: free some space and try again",
-            errno.EROFS: "it is on a read-only file system: set ZBUS_DIR to a writable directory",
-            errno.EACCES: "permission denied: set ZBUS_DIR to a directory of your own",
-            errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n) or close some",
-            errno.ENFILE: "the machine is out of file descriptors: close some",
-        }.get(code, os.strerror(code))
-        message = f"cannot {what} {path}: {advice}"
-        raise Unavailable(message, retryable=code != errno.EROFS, path=str(path), errno=code) from error
-
-
-def _check_private(path: Path) -> None:
-    """Refuse a directory that somebody else could have prepared or can write to."""
-    with file_errors("use", path):
-        info = path.lstat()
-    if path.is_symlink():
-        raise PermissionDenied(f"{path} is a symbolic link: name the directory itself", path=str(path))
-    if not path.is_dir():
-        raise PermissionDenied(f"{path} is not a directory: remove it or set ZBUS_DIR", path=str(path))
-    if info.st_uid != os.geteuid():
-        raise PermissionDenied(
-            f"{path} belongs to user {info.st_uid}, not to you: set ZBUS_DIR to a directory of your own",
-            path=str(path),
-        )
-    if info.st_mode & 0o002:
-        raise PermissionDenied(
-            f"{path} is writable by everybody: chmod o-w it, or set ZBUS_DIR to a private directory",
-            path=str(path),
-        )
-
-
-def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:
-    """Return the directory of `bus` under `root`, whether it exists or not.
-
-    Raises:
-        TypeError: `bus` is not a `str`.
-        Invalid: not a bus name, or the socket paths would be longer than the kernel takes.
-    """
-    if not isinstance(bus, str):
-        raise TypeError(f"the bus name must be a str, not {type(bus).__name__}")
-    if not _BUS.fullmatch(bus):
-        raise Invalid(f"{bus!r} is not a bus name: use letters, digits, '_', '-', '.', at most 64", value=bus)
-    path = Path(os.path.abspath(root if root is not None else default_root())) / VERSION / bus
-    length = len(os.fsencode(path / f"{'0' * _ID_DIGITS}.sock"))
-    if length > SUN_PATH_BYTES:
-        raise Invalid(
-            f"{path} is too long: its sockets would have {length} bytes of at most {SUN_PATH_BYTES}; shorten"
-            " ZBUS_DIR (or dir=), or the bus name",
-            path=str(path),
-        )
-    return path
 
 
 class Roster:
@@ -165,7 +81,7 @@ class Roster:
         for path in (top, self.path.parent, self.path):
             with file_errors("create", path), suppress(FileExistsError):
                 path.mkdir(mode=0o700)
-            _check_private(path)
+            check_private(path)
         self._map = self._open_token()
         self.token = memoryview(self._map).cast("Q")
 
@@ -303,7 +219,7 @@ class Roster:
 
     def alive(self, ident: str) -> bool:
         """Return whether somebody listens on an ingress's socket. In doubt, yes: never reap the living."""
-        return _answers(self.socket_path(ident))
+        return answers(self.socket_path(ident))
 
     def reap(self) -> int:
         """Remove what dead processes left behind; return how many ingresses and members that were."""
@@ -332,33 +248,6 @@ class Roster:
 def _sockets_last(name: str) -> bool:
     """Sort entries before the sockets by which others see whether they are alive."""
     return name.endswith(".sock")
-
-
-def _answers(path: Path) -> bool:
-    with file_errors("probe", path), socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True  # for example EAGAIN: its backlog is full, so it lives
-    return True
-
-
-def unlocked(path: Path) -> bool:
-    """Return whether no living process holds the lock of a member file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
 
 
 def _old(path: Path) -> bool:

@@ -13,7 +13,8 @@ import pytest
 
 import zbus
 from zbus import errors
-from zbus.roster import Roster, default_root
+from zbus.location import default_root
+from zbus.roster import Roster
 
 from .conftest import receive
 

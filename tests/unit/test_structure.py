@@ -17,6 +17,8 @@ PURE = ("errors", "event", "timeouts", "patterns", "typed", "wire", "loss", "dec
 ORDER = (
     *PURE,
     "descriptors",
+    "location",
+    "liveness",
     "roster",
     "members",
     "forwarder",

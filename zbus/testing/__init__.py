@@ -21,7 +21,7 @@ import zbus
 
 from ..descriptors import unix_sockets
 from ..ends import open_nodes
-from ..roster import SUN_PATH_BYTES, locate
+from ..location import SUN_PATH_BYTES, locate
 from .capture import Capture, Sent
 from .faults import Faults, FaultyBus, OtherProcess
 
