@@ -8,20 +8,19 @@
         print(evt.system, evt.kind, evt.path, evt.data)
 
 The functions of this module use a default bus, named by `$ZBUS_BUS` (else `default`) in the directory
-`$ZBUS_DIR`, that opens itself at the first use. `Bus` gives any other.
+`$ZBUS_DIR`, that opens itself at the first use. A `Bus` without a name is on the same one.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .bus import Bus
 from .channel import Channel, select
+from .default import Default
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap, Mismatch
 from .members import Peer, peers
@@ -57,23 +56,13 @@ __all__ = [
 if TYPE_CHECKING:
     from . import aio as aio
 
-_lock = threading.Lock()
-_default: Bus | None = None
+_default = Default(Bus)
 
 
 def __getattr__(name: str) -> Any:
     if name == "aio":  # when it is first used, since it imports asyncio
         return importlib.import_module("zbus.aio")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _bus() -> Bus:
-    """Return the default bus, opening it if it is not open in this process."""
-    global _default
-    with _lock:
-        if _default is None or _default.closed:
-            _default = Bus(os.environ.get("ZBUS_BUS") or "default")
-        return _default
 
 
 def subscribe(
@@ -87,26 +76,24 @@ def subscribe(
     on_error: Callable[[Mismatch], object] | None = None,
 ) -> Subscription:
     """Subscribe on the default bus; see `Bus.subscribe`."""
-    return _bus().subscribe(
+    return _default.get().subscribe(
         system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap, type=type, on_error=on_error
     )
 
 
 def send(system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT) -> None:
     """Send an event on the default bus; see `Bus.send`."""
-    _bus().send(system, kind, path, data, timeout=timeout)
+    _default.get().send(system, kind, path, data, timeout=timeout)
 
 
 def send_many(
     system: str, kind: str, items: Iterable[tuple[str, Any]], *, timeout: float | None = DEFAULT
 ) -> int:
     """Send several events of one topic on the default bus; see `Bus.send_many`."""
-    return _bus().send_many(system, kind, items, timeout=timeout)
+    return _default.get().send_many(system, kind, items, timeout=timeout)
 
 
 def close() -> None:
     """Close the default bus, if it is open; the next use opens it again."""
-    with _lock:
-        bus = _default
-    if bus is not None:
-        bus.close()
+    if _default.bus is not None:
+        _default.bus.close()

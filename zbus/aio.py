@@ -2,7 +2,7 @@
 
 Only the waiting differs. A channel sleeps on its socket's descriptor and drains it without blocking; a send
 that has to wait does so between its attempts; what may block otherwise, a join or a close, runs in a thread.
-Use a bus on one event loop at a time.
+Use a bus on one event loop at a time. The functions of this module use a default bus, as those of `zbus` do.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from math import inf
 from types import TracebackType
 from typing import Any
 
+from .default import Default
 from .event import Event, Gap, Mismatch
 from .inbox import Inbox, check_channels, expired, first
 from .inlet import Ended
@@ -23,8 +24,9 @@ from .node import BusBase, Node, Policy
 from .publisher import DEFAULT, Attempts
 from .subscription import SubscriptionBase
 from .timeouts import check_timeout
+from .waker import Waker, until
 
-__all__ = ["Bus", "Channel", "Subscription", "select"]
+__all__ = ["Bus", "Channel", "Subscription", "close", "select", "send", "send_many", "subscribe"]
 
 # A send that waits for a join looks at the roster so often, as its twin does.
 _LOOK_SECONDS = 0.005
@@ -32,93 +34,10 @@ _LOOK_SECONDS = 0.005
 _TURN_EVENTS = 256
 
 
-class _Bell:
-    """Wakes coroutines when a descriptor stirs.
-
-    It watches a duplicate, so that nobody else can close it, or get its number, while the loop has it.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._descriptor = os.dup(descriptor)
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._armed = False
-        self._rung = False
-
-    def add(self, waiter: asyncio.Future[None]) -> None:
-        """Have `waiter` done at the next ring."""
-        self._waiters.add(waiter)
-        if not self._armed and self._descriptor >= 0:
-            self.loop.add_reader(self._descriptor, self._notice)
-            self._armed = True
-
-    def remove(self, waiter: asyncio.Future[None]) -> None:
-        """Forget `waiter`, if it still waits."""
-        self._waiters.discard(waiter)
-
-    def _notice(self) -> None:
-        # The descriptor stays readable until somebody looks into the socket. So the loop calls this once more
-        # before those who were woken have: that call is to be passed over, or they would be woken in vain.
-        if self._rung:
-            self._rung = False
-        elif self._waiters:
-            self._rung = True
-            self.ring()
-        else:  # nobody will look, and the loop would spin
-            self._armed = False
-            self.loop.remove_reader(self._descriptor)
-
-    def ring(self) -> None:
-        """Wake all. On the loop's thread."""
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            _done(waiter)
-
-    def ring_soon(self) -> None:
-        """Wake all. Any thread may call this."""
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
-            self.loop.call_soon_threadsafe(self.ring)
-
-    def close(self) -> None:
-        """Let go of the descriptor. On the loop's thread, or when the loop is closed."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            if self._armed and not self.loop.is_closed():
-                self.loop.remove_reader(descriptor)
-            self._armed = False
-            os.close(descriptor)
-
-    def close_soon(self) -> None:
-        """Let go of the descriptor. Any thread may call this."""
-        try:
-            self.loop.call_soon_threadsafe(self.close)
-        except RuntimeError:  # the loop is closed
-            self.close()
-
-
-def _done(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-async def _until(waiter: asyncio.Future[None], deadline: float, bells: Iterable[_Bell]) -> None:
-    """Wait until one of `bells` rings, or until `deadline` (monotonic)."""
-    timer = None
-    if deadline != inf:
-        timer = waiter.get_loop().call_later(max(0.0, deadline - time.monotonic()), _done, waiter)
-    try:
-        await waiter
-    finally:
-        for bell in bells:
-            bell.remove(waiter)
-        if timer is not None:
-            timer.cancel()
-
-
 class Channel(Inbox):
     """The receiving end of a subscription. Several tasks of its loop may share its events."""
 
-    _bell: _Bell | None = None
+    _waker: Waker | None = None
     _turn = _TURN_EVENTS
 
     def __aiter__(self) -> Channel:
@@ -183,29 +102,29 @@ class Channel(Inbox):
                 return evt
             if late:
                 raise TimeoutError
-            assert self._bell is not None
-            await _until(waiter, deadline, (self._bell,))
+            assert self._waker is not None
+            await until(waiter, deadline, (self._waker,))
 
     def _waiter(self) -> asyncio.Future[None]:
         """Return a future that is done when there may be something to receive. Under the lock."""
-        bell = self._get_bell()
-        waiter = bell.loop.create_future()
-        bell.add(waiter)
+        waker = self._get_waker()
+        waiter = waker.loop.create_future()
+        waker.add(waiter)
         return waiter
 
     def _forget(self, waiter: asyncio.Future[None]) -> None:
-        if self._bell is not None:
-            self._bell.remove(waiter)
+        if self._waker is not None:
+            self._waker.remove(waiter)
 
-    def _get_bell(self) -> _Bell:
-        """Return the bell of this loop. Under the lock."""
-        if self._bell is not None and self._bell.loop is not asyncio.get_running_loop():
-            self._bell.close_soon()
-            self._bell = None
-        if self._bell is None:
+    def _get_waker(self) -> Waker:
+        """Return the waker of this loop. Under the lock."""
+        if self._waker is not None and self._waker.loop is not asyncio.get_running_loop():
+            self._waker.close_soon()
+            self._waker = None
+        if self._waker is None:
             handle = self._source.handle
-            self._bell = _Bell(handle if isinstance(handle, int) else handle.fileno())
-        return self._bell
+            self._waker = Waker(handle if isinstance(handle, int) else handle.fileno())
+        return self._waker
 
     async def close(self) -> None:
         """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
@@ -213,15 +132,15 @@ class Channel(Inbox):
 
     def _end(self) -> None:
         super()._end()
-        if (bell := self._bell) is not None:
-            bell.ring_soon()
+        if (waker := self._waker) is not None:
+            waker.notify_threadsafe()
             if self._source is self._inlet:  # else the end is still to come by the descriptor
-                bell.close_soon()
+                waker.close_soon()
 
     def __del__(self) -> None:
         super().__del__()
-        if self._bell is not None:
-            self._bell.close_soon()
+        if self._waker is not None:
+            self._waker.close_soon()
 
 
 async def select(
@@ -242,9 +161,9 @@ async def select(
             for channel in each:
                 held.enter_context(channel._source.lock)
             found = first(each)
-            bells = [] if found or late else [channel._get_bell() for channel in each]
-            for bell in bells:
-                bell.add(waiter)
+            wakers = [] if found or late else [channel._get_waker() for channel in each]
+            for waker in wakers:
+                waker.add(waiter)
         for channel in each:
             if channel._news:
                 channel._tell()
@@ -252,7 +171,7 @@ async def select(
             return found
         if late:
             raise expired(patience)
-        await _until(waiter, deadline, bells)
+        await until(waiter, deadline, wakers)
 
 
 class Subscription(SubscriptionBase[Channel]):
@@ -275,14 +194,14 @@ class Subscription(SubscriptionBase[Channel]):
 async def _pursue(attempts: Attempts) -> None:
     for sockets in attempts:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        bells = [_Bell(socket.fileno()) for socket in sockets]
+        wakers = [Waker(socket.fileno()) for socket in sockets]
         try:
-            for bell in bells:
-                bell.add(waiter)
-            await _until(waiter, time.monotonic() + _LOOK_SECONDS, bells)
+            for waker in wakers:
+                waker.add(waiter)
+            await until(waiter, time.monotonic() + _LOOK_SECONDS, wakers)
         finally:
-            for bell in bells:
-                bell.close()
+            for waker in wakers:
+                waker.close()
 
 
 class Bus(BusBase[Coroutine[Any, Any, None]]):
@@ -298,7 +217,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
 
     def __init__(
         self,
-        name: str = "default",
+        name: str | None = None,
         *,
         dir: str | os.PathLike[str] | None = None,
         policy: Policy | None = None,
@@ -387,3 +306,42 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
 
     async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
         await self.close()
+
+
+_default = Default(Bus)
+
+
+async def subscribe(
+    system: str,
+    kind: str | None = None,
+    *,
+    overflow: str = "drop",
+    capacity: int | None = None,
+    on_gap: Callable[[Gap], object] | None = None,
+    type: Any = None,
+    on_error: Callable[[Mismatch], object] | None = None,
+) -> Subscription:
+    """Subscribe on the default bus of asyncio, which opens at its first use; see `Bus.subscribe`."""
+    return await _default.get().subscribe(
+        system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap, type=type, on_error=on_error
+    )
+
+
+async def send(
+    system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+) -> None:
+    """Send an event on the default bus; see `Bus.send`."""
+    await _default.get().send(system, kind, path, data, timeout=timeout)
+
+
+async def send_many(
+    system: str, kind: str, items: Iterable[tuple[str, Any]], *, timeout: float | None = DEFAULT
+) -> int:
+    """Send several events of one topic on the default bus; see `Bus.send_many`."""
+    return await _default.get().send_many(system, kind, items, timeout=timeout)
+
+
+async def close() -> None:
+    """Close the default bus, if it is open; the next use opens it again, on whatever loop."""
+    if _default.bus is not None:
+        await _default.bus.close()

@@ -29,7 +29,7 @@ class Bus(BusBase[None]):
 
     def __init__(
         self,
-        name: str = "default",
+        name: str | None = None,
         *,
         dir: str | os.PathLike[str] | None = None,
         policy: Policy | None = None,
@@ -42,7 +42,7 @@ class Bus(BusBase[None]):
         """Open the bus `name`; nothing has to be started first.
 
         Args:
-            name: letters, digits, `_`, `-`, `.`, at most 64.
+            name: letters, digits, `_`, `-`, `.`, at most 64; `$ZBUS_BUS`, else `default`, if `None`.
             dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
             policy: asked `(action, system)` once per topic sent to and `(action, pattern)` once per
                 subscription; a `Policy` or any callable that returns a bool and does not use this bus.

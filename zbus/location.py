@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import Invalid, PermissionDenied, Unavailable
 
-__all__ = ["SUN_PATH_BYTES", "check_private", "default_root", "file_errors", "locate"]
+__all__ = ["SUN_PATH_BYTES", "bus_name", "check_private", "default_root", "file_errors", "locate"]
 
 VERSION = "v1"
 SUN_PATH_BYTES = 107
@@ -30,6 +30,11 @@ def default_root() -> Path:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "zbus"
     return Path(tempfile.gettempdir()) / f"zbus-{os.geteuid()}"
+
+
+def bus_name(name: str | None) -> str:
+    """Return `name`; without one that of the default bus, `$ZBUS_BUS` or else `default`."""
+    return os.environ.get("ZBUS_BUS") or "default" if name is None else name
 
 
 @contextmanager

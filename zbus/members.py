@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from .liveness import unlocked
-from .location import file_errors, locate
+from .location import bus_name, file_errors, locate
 from .roster import Entry, Roster, new_id
 
 __all__ = ["Member", "Peer", "about_process", "peers"]
@@ -120,13 +120,14 @@ class Peer(NamedTuple):
     counters: dict[str, int]
 
 
-def peers(bus: str = "default", *, dir: str | os.PathLike[str] | None = None) -> list[Peer]:
-    """Return who is on `bus`, without joining it and without touching anything.
+def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> list[Peer]:
+    """Return who is on `bus` (`None`: as for `Bus`), without joining it and without touching anything.
 
     Raises:
         TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does. A bus that nobody has opened is
             empty.
     """
+    bus = bus_name(bus)
     if not locate(dir, bus).is_dir():
         return []
     roster = Roster(dir, bus)

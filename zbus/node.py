@@ -29,6 +29,7 @@ from .inbox import Inbox, Wish
 from .ingress import Ingress
 from .inlet import Inlet
 from .links import Links
+from .location import bus_name
 from .members import Member, about_process
 from .patterns import Matcher, prefixes
 from .policy import SEND, SUBSCRIBE
@@ -74,7 +75,7 @@ class Node(Generic[Driven]):
 
     def __init__(
         self,
-        name: str,
+        name: str | None,
         dir: str | os.PathLike[str] | None,
         *,
         policy: Policy | None,
@@ -87,7 +88,7 @@ class Node(Generic[Driven]):
         try_seconds: float,
     ) -> None:
         """Open the bus; see `Bus`. For `pursue` and `try_seconds` see `Publisher`."""
-        self.name = name
+        self.name = bus_name(name)
         self.capacity = _check_count(capacity, "capacity")
         self._max = _check_count(max_event_bytes, "max_event_bytes")
         self._linger = check_timeout(linger, "linger")
@@ -96,7 +97,7 @@ class Node(Generic[Driven]):
         join_timeout = check_timeout(join_timeout, "join_timeout")
         check_timeout(send_timeout, "send_timeout")
         raise_limit()
-        self._roster = Roster(dir, name)
+        self._roster = Roster(dir, self.name)
         self.path = self._roster.path
         self._member = Member(self._roster, about_process())
         self._context = LazyContext()

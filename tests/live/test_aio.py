@@ -241,8 +241,8 @@ async def test_time_outs_over_and_over_leave_nothing_behind(abus: aio.Bus) -> No
     for _ in range(100):
         with pytest.raises(zbus.Timeout):
             await channel.receive(timeout=0.0001)
-    assert channel._bell is not None
-    assert not channel._bell._waiters
+    assert channel._waker is not None
+    assert not channel._waker._waiters
 
 
 def test_a_bus_may_be_used_on_one_loop_after_the_other(zbus_dir: str) -> None:

@@ -66,7 +66,7 @@ def zbus_bus(zbus_dir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[zbus.Bu
     bus must be closed by then, else the test fails.
     """
     with FaultyBus(dir=zbus_dir) as bus:
-        monkeypatch.setattr(zbus, "_default", bus)
+        monkeypatch.setattr(zbus._default, "bus", bus)
         yield bus
     path = str(locate(zbus_dir, bus.name))
     deadline = time.monotonic() + _CLOSE_SECONDS

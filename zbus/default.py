@@ -1,0 +1,45 @@
+"""The default bus: what the functions of `zbus`, and those of `zbus.aio`, use."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from .node import BusBase
+
+__all__ = ["Default"]
+
+B = TypeVar("B", bound=BusBase[Any])
+
+
+class Default(Generic[B]):
+    """One bus of a process. It opens at its first use, and again after it was closed, or after a fork.
+
+    Attributes:
+        bus: the one that is open, or was.
+    """
+
+    def __init__(self, open: Callable[[], B]) -> None:
+        """Prepare to `open` the bus."""
+        self.bus: B | None = None
+        self._open = open
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        # Re-entrant, since a signal handler may use the bus while its thread is about to open it.
+        self._lock = threading.RLock()
+
+    def get(self) -> B:
+        """Return the bus, open. Any thread and any signal handler may call this."""
+        bus = self.bus
+        if bus is not None and not bus.closed:
+            return bus
+        with self._lock:
+            if self.bus is None or self.bus.closed:
+                opened = self._open()
+                if self.bus is None or self.bus.closed:  # else a signal handler was faster
+                    self.bus = opened
+            return self.bus
