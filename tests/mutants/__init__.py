@@ -1,0 +1,14 @@
+"""Mutants of the package: faults that its tests must catch. `tools/mutants` puts them in, one at a time.
+
+Each list is of one part of the package. `test_mutants.py` holds them to the code of today: whoever changes
+a line of which there is a mutant changes that too.
+"""
+
+from __future__ import annotations
+
+from . import receiving
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+MUTANTS: list[Mutant] = [*receiving.MUTANTS]
