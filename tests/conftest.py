@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from zbus.threads import running
+
 
 def _descriptors() -> set[str]:
     """Return what this process has open: sockets, pipes and files by kind and number."""
@@ -21,12 +23,17 @@ def _descriptors() -> set[str]:
     return found
 
 
+def _threads() -> set[object]:
+    """Return the threads of this process, also those of zbus that `threading` does not know of."""
+    return {*threading.enumerate(), *running()}
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fail a test that leaves a thread or a descriptor open."""
     gc.collect()
-    threads, descriptors = set(threading.enumerate()), _descriptors()
+    threads, descriptors = _threads(), _descriptors()
     yield
     gc.collect()
-    assert set(threading.enumerate()) <= threads, "a thread was left running"
+    assert _threads() <= threads, "a thread was left running"
     assert _descriptors() <= descriptors, "a descriptor was left open"

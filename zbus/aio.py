@@ -23,6 +23,7 @@ from .inlet import Ended
 from .node import BusBase, Node, Policy
 from .publisher import DEFAULT, Attempts
 from .subscription import SubscriptionBase
+from .threads import run_in_thread
 from .timeouts import check_timeout
 from .waker import Waker, until
 
@@ -259,7 +260,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         `on_error` are plain functions, called in the task that receives.
         """
         wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)
-        return Subscription(await asyncio.to_thread(self._node.join, wish, Channel, self))
+        return Subscription(await run_in_thread("zbus-join", self._node.join, wish, Channel, self))
 
     async def send(
         self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
@@ -299,7 +300,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
 
     async def close(self) -> None:
         """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
-        await asyncio.to_thread(self._node.close)
+        await run_in_thread("zbus-close", self._node.close)
 
     async def __aenter__(self) -> Bus:
         return self

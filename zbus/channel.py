@@ -5,7 +5,6 @@ Iteration sleeps within libzmq; `receive` and `select` poll, so that they can lo
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -18,6 +17,7 @@ from .errors import Unavailable
 from .event import Event
 from .inbox import Inbox, check_channels, expired, first
 from .inlet import WAIT_MS, Ended
+from .locks import TIMEOUT_MAX
 from .timeouts import check_timeout, milliseconds
 
 __all__ = ["Channel", "select"]
@@ -124,7 +124,7 @@ class Channel(Inbox):
 
 def _left(deadline: float) -> float:
     """Return how many seconds there are until `deadline`; for ever is as long as a lock can wait."""
-    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+    return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
 
 
 def select(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from .locks import Lock
 from .node import BusBase
 
 __all__ = ["Default"]
@@ -25,12 +24,8 @@ class Default(Generic[B]):
         """Prepare to `open` the bus."""
         self.bus: B | None = None
         self._open = open
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
         # Re-entrant, since a signal handler may use the bus while its thread is about to open it.
-        self._lock = threading.RLock()
+        self._lock = Lock()
 
     def get(self) -> B:
         """Return the bus, open. Any thread and any signal handler may call this."""

@@ -5,9 +5,9 @@ libzmq aborts the process when it cannot accept a connection for want of one, so
 
 from __future__ import annotations
 
+import _socket as socket  # gevent's would make a hub for every thread that comes by
 import os
 import resource
-import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress

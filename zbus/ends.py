@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import os
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+from .errors import Unavailable
+from .threads import start
 
 __all__ = ["Closable", "abandon", "ended", "open_nodes", "opened"]
 
@@ -55,16 +56,10 @@ def ended(node: Closable) -> None:
 def abandon(node: Closable) -> None:
     """Close a node that nobody refers to any more.
 
-    In a thread, since garbage collection runs anywhere and closing waits for others. Another starts that one,
-    since the locks of `threading` may be held right here.
+    In a thread, since garbage collection runs anywhere and closing waits for others.
     """
-    with suppress(RuntimeError):  # the interpreter is about to end, and will come by itself
-        _thread.start_new_thread(_close_in_thread, (node,))
-
-
-def _close_in_thread(node: Closable) -> None:
-    with suppress(RuntimeError):
-        threading.Thread(target=node.close, name="zbus-close", daemon=True).start()
+    with suppress(Unavailable):  # the interpreter is about to end, and will come by itself
+        start("zbus-close", node.close, wait=False)
 
 
 @atexit.register

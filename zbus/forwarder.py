@@ -8,11 +8,12 @@ process still accepts connections, drains its socket, and passes subscriptions u
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from contextlib import suppress
 
 import zmq
+
+from .errors import Unavailable
+from .threads import start
 
 __all__ = ["Context", "Forwarder", "LazyContext"]
 
@@ -24,23 +25,26 @@ _MAX_SOCKETS = 8192
 
 
 class LazyContext:
-    """A context that is made when it is first needed."""
+    """A context that is made when it is first needed.
+
+    Without a lock: a signal handler that sends may meet any moment of a `get` of its own thread.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._context: Context | None = None
+        self._made: list[Context] = []
         self._started = False
 
     def get(self) -> Context:
         """Return the context. Any thread may call this."""
-        with self._lock:
-            if self._context is None:
-                self._context = zmq.Context()
-                self._context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
-            if not self._started:  # also if an interrupt came in between
-                _start(self._context)
-                self._started = True
-            return self._context
+        if not self._made:
+            made: Context = zmq.Context()
+            made.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+            self._made.append(made)  # if two threads do so, the first counts, and the other stays unused
+        context = self._made[0]
+        if not self._started:  # also if an interrupt came in between; twice is fine
+            _start(context)
+            self._started = True
+        return context
 
     def term(self) -> None:
         """End the context, if there is one; whoever waits in a socket must have left before.
@@ -48,33 +52,30 @@ class LazyContext:
         In a thread that gets no signals, since at the first one pyzmq gives up, and leaks the context with
         all that it lingers for.
         """
-        if self._context is None:
-            return
-        thread = threading.Thread(target=_end, args=(self._context,), name="zbus-end", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # at the end of the interpreter there are no new threads any more
-            self._context.destroy()
-            return
-        thread.join()
-
-
-def _end(context: Context) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    context.destroy()  # unlike `term` it does not wait for sockets that an interrupt has left open
+        for context in self._made:
+            # `destroy`, unlike `term`, does not wait for sockets that an interrupt has left open.
+            try:
+                thread = start("zbus-end", context.destroy)
+            except Unavailable:  # at the end of the interpreter there are no new threads any more
+                context.destroy()
+            else:
+                thread.join()
 
 
 def _start(context: Context) -> None:
     """Have libzmq start its I/O thread, in the background, see `_into_background`."""
 
-    def start() -> None:
+    def start_io() -> None:
         _into_background()
         context.socket(zmq.PAIR).close()  # libzmq starts its I/O thread with the first socket
 
     # In a thread of its own, since the I/O thread inherits what its creator has.
-    thread = threading.Thread(target=start, name="zbus-start", daemon=True)
-    thread.start()
-    thread.join()
+    try:
+        thread = start("zbus-start", start_io)
+    except Unavailable:  # as above; it blocks its signals itself
+        context.socket(zmq.PAIR).close()
+    else:
+        thread.join()
 
 
 def _into_background() -> None:
@@ -114,6 +115,7 @@ class Forwarder:
 
         Raises:
             zmq.ZMQError: the path cannot be bound.
+            Unavailable: no thread can be started.
         """
         self.front = f"inproc://{name}.front"
         self.back = f"inproc://{name}.back"
@@ -131,18 +133,17 @@ class Forwarder:
         channels.setsockopt(zmq.XPUB_NODROP, int(blocking))
         try:
             publishers.bind(f"ipc://{path}")
-        except zmq.ZMQError:
+            publishers.bind(self.front)
+            channels.bind(self.back)
+            steer.bind(f"inproc://{name}.steer")
+            self._control.connect(f"inproc://{name}.steer")
+            self._thread = start(f"zbus-{name}", _forward, publishers, channels, steer)
+        except (zmq.ZMQError, Unavailable):
             for socket in sockets:
                 socket.close()
+            with suppress(OSError):
+                os.unlink(path)
             raise
-        publishers.bind(self.front)
-        channels.bind(self.back)
-        steer.bind(f"inproc://{name}.steer")
-        self._control.connect(f"inproc://{name}.steer")
-        self._thread = threading.Thread(
-            target=_forward, args=(publishers, channels, steer), name=f"zbus-{name}", daemon=True
-        )
-        self._thread.start()
 
     def close(self) -> None:
         """Stop forwarding and free the sockets; every channel must be closed before."""

@@ -9,16 +9,17 @@ read everything.
 
 from __future__ import annotations
 
+import _socket as socket  # gevent's would make a hub for every thread that comes by
 import array
 import fcntl
 import os
-import socket
 import termios
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 
 from .descriptors import unix_sockets
+from .threads import sleep
 
 __all__ = ["Connections"]
 
@@ -41,7 +42,7 @@ class Connections:
     def wait(self, deadline: float) -> None:
         """Wait until the peers have read everything, or until `deadline` (monotonic)."""
         while any(map(_unread, self._sockets)) and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
+            sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
         """Let go of the duplicates."""

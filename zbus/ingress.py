@@ -14,7 +14,6 @@ From then on a publisher that looks at the token knows whether its link has caug
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -23,6 +22,7 @@ import zmq
 
 from .errors import Unavailable
 from .forwarder import Forwarder
+from .locks import Lock
 from .roster import Entry, Roster, new_id
 from .wire import CONTROL
 
@@ -60,7 +60,7 @@ class Ingress:
         self._barriers = 0
         self._sentinels: list[int] = []  # subscribed to, the latest last
         # Re-entrant: a garbage-collected channel may close while this thread joins another.
-        self._lock = threading.RLock()
+        self._lock = Lock()
         scratch = roster.scratch_path(self.id)
         try:
             self._forwarder = Forwarder(

@@ -7,7 +7,6 @@ channel's reader. ZeroMQ's own CONFLATE knows no keys, and collapses subscriptio
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict
 from contextlib import suppress
 
@@ -19,6 +18,7 @@ from .errors import Canceled
 from .event import Event
 from .inlet import WAIT_MS, Ended, Inlet
 from .locks import Lock
+from .threads import start
 
 __all__ = ["Latest"]
 
@@ -44,13 +44,12 @@ class Latest:
         self._decoder = decoder
         self._capacity = capacity
         self._events: OrderedDict[Key, Event] = OrderedDict()
-        self._guard = threading.Lock()  # of the events and the bell
+        self._guard = Lock()  # of the events and the bell
         self._ended = False
         self._refusal = ""
         # The bell holds one byte while there are events, or the end, to receive.
         self.handle, self._bell = os.pipe()
-        self._thread = threading.Thread(target=self._read_ahead, name="zbus-latest", daemon=True)
-        self._thread.start()
+        self._thread = start("zbus-latest", self._read_ahead)
 
     @property
     def closing(self) -> bool:

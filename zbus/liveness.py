@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _socket as socket  # gevent's would make a hub for every thread that comes by
 import fcntl
 import os
-import socket
+from contextlib import closing
 from pathlib import Path
 
 from .location import file_errors
@@ -14,7 +15,7 @@ __all__ = ["answers", "unlocked"]
 
 def answers(path: Path) -> bool:
     """Return whether somebody listens on the unix socket at `path`. In doubt, yes."""
-    with file_errors("probe", path), socket.socket(socket.AF_UNIX) as probe:
+    with file_errors("probe", path), closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import orjson
 
 from .liveness import unlocked
 from .location import bus_name, file_errors, locate
+from .locks import Lock
 from .roster import Entry, Roster, new_id
 
 __all__ = ["Member", "Peer", "about_process", "peers"]
@@ -40,7 +40,7 @@ class Member:
     def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
         """Create the file, locked before anybody can see it."""
         self.id = new_id()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._counts = dict.fromkeys(self.COUNTERS, 0)
         self._path = roster.path / f"{self.id}.member"
         scratch = roster.scratch_path(self.id)
@@ -76,7 +76,7 @@ class Member:
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._close()
 
     @classmethod

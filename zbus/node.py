@@ -11,7 +11,6 @@ forwarder and one that never does anything has no threads.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -30,6 +29,7 @@ from .ingress import Ingress
 from .inlet import Inlet
 from .links import Links
 from .location import bus_name
+from .locks import Lock
 from .members import Member, about_process
 from .patterns import Matcher, prefixes
 from .policy import SEND, SUBSCRIBE
@@ -102,13 +102,13 @@ class Node(Generic[Driven]):
         self._member = Member(self._roster, about_process())
         self._context = LazyContext()
         # Re-entrant: garbage collection may close a channel while this thread joins another.
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._shared: Ingress | None = None
         self._seats: dict[Inlet, _Seat] = {}
         self._joining = False
         self._dropped: deque[Inlet] = deque()
         self._ends: list[Ingress] = []
-        self._closing = threading.RLock()
+        self._closing = Lock()
         self.closed = ""
         self._finished = False
         self.publisher = Publisher(
@@ -204,13 +204,13 @@ class Node(Generic[Driven]):
             socket, barrier = ingress.connect(prefixes(wish.system, wish.kind), room)
             inlet = Inlet(socket, room, partial(ingress.wake, barrier), self._leave)
             decoder = Decoder(wish.system, wish.kind, wish.fit, self._member.add)
-            channel = kind(wish, decoder, inlet, self._discard)
-            patterns = (channel.system, channel.kind or "*")
-            self._seats[inlet] = _Seat(weakref.ref(channel), ingress, patterns)
             try:
+                channel = kind(wish, decoder, inlet, self._discard)
+                patterns = (channel.system, channel.kind or "*")
+                self._seats[inlet] = _Seat(weakref.ref(channel), ingress, patterns)
                 asked = ingress.publish(socket, self._describe(ingress))
             except BaseException:
-                del self._seats[inlet]
+                self._seats.pop(inlet, None)
                 inlet.close()
                 raise
         except BaseException:
@@ -314,7 +314,7 @@ class Node(Generic[Driven]):
         """In a forked child: the sockets are the parent's, so every use fails at once."""
         self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
         self._finished = True  # there is nothing of ours to close
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self.publisher.disown(self.closed)
         self._member.disown()
         # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.

@@ -6,7 +6,6 @@ happen. The blocking lane goes first, so what it refuses went to nobody.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -17,10 +16,11 @@ import zmq
 from .errors import Canceled, Invalid, Timeout, Unavailable
 from .handover import Connections
 from .links import NEVER, Full, Links
-from .locks import Lock
+from .locks import TIMEOUT_MAX, Lock
 from .loss import MAX_TOPICS
 from .patterns import check_text
 from .roster import Roster, clock, new_id
+from .threads import sleep
 from .timeouts import check_timeout
 from .wire import Stamp, check_sendable, encode_batch, encode_data, frame_template
 
@@ -160,7 +160,7 @@ class Publisher(Generic[Driven]):
         before, self._met = self._met, now
         if now - before < _CROWD_SECONDS and self._try_seconds:
             for _ in range(_WAYS):
-                time.sleep(_WAY_SECONDS)
+                sleep(_WAY_SECONDS)
                 if not self._inside:
                     return
 
@@ -244,7 +244,7 @@ class Publisher(Generic[Driven]):
     def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
         """Try to send, for `left` seconds at most; return what is in the way, or nothing."""
         try:
-            if not self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX) if self._try_seconds else 0):
+            if not self._lock.acquire(timeout=min(left, TIMEOUT_MAX) if self._try_seconds else 0):
                 return "another thread is sending"
             self._inside += 1
             try:

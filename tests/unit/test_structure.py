@@ -16,6 +16,8 @@ PURE = ("errors", "event", "timeouts", "patterns", "typed", "wire", "loss", "dec
 # A module imports only from those before it. A new one finds its place here.
 ORDER = (
     *PURE,
+    "locks",
+    "threads",
     "descriptors",
     "location",
     "liveness",
@@ -25,7 +27,6 @@ ORDER = (
     "ingress",
     "handover",
     "links",
-    "locks",
     "publisher",
     "inlet",
     "latest",
@@ -114,6 +115,50 @@ def test_the_pure_core_knows_no_socket_thread_or_clock(name: str) -> None:
     for module, imported in imports(ROOT / f"{name}.py"):
         if module.split(".")[0] != "zbus":
             assert module in allowed or f"{module}.{imported}" in allowed, f"{name} imports {module}"
+
+
+def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
+    """Threads, locks and sleeps of zbus are real whatever is patched, and its probes need no hub."""
+    patched = {
+        "threading",
+        "_thread",
+        "queue",
+        "concurrent",
+        "multiprocessing",
+        "sched",
+        "socket",
+        "subprocess",
+    }
+    allowed = {
+        "threads.py": {"threading"},
+        "testing/faults.py": {"subprocess"},
+        "cli/demo.py": {"subprocess"},
+    }
+    for path in FILES:
+        name = str(path.relative_to(ROOT))
+        tree = ast.parse(path.read_bytes())
+        typing_only = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for child in node.body
+            for inner in ast.walk(child)
+        }
+        for node in ast.walk(tree):
+            if id(node) in typing_only:
+                continue
+            if isinstance(node, ast.Import):
+                used = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                used = {(node.module or "").split(".")[0]}
+                used |= {"sleep"} & {alias.name for alias in node.names}
+            elif isinstance(node, ast.Attribute):
+                used = {ast.unparse(node)} & {"time.sleep", "asyncio.to_thread", "select.select"}
+                used |= {"executor"} if node.attr == "run_in_executor" else set()
+            else:
+                continue
+            found = used & {*patched, "sleep", "time.sleep", "asyncio.to_thread", "executor"}
+            assert found <= allowed.get(name, set()), f"{name}:{node.lineno} uses {found}"
 
 
 def functions(tree: ast.AST) -> list[Function]:

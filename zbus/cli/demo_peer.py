@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -21,6 +19,7 @@ import orjson
 
 import zbus
 
+from ..threads import Event, sleep, start
 from .lines import human_line
 
 __all__ = ["BUS", "describe", "main"]
@@ -97,7 +96,7 @@ def _subscribe(bus: zbus.Bus, number: int) -> None:
     def stop() -> None:
         for _ in range(_QUIET_TRIES):
             seen = progress.events
-            time.sleep(_QUIET_SECONDS)
+            sleep(_QUIET_SECONDS)
             if progress.events == seen:
                 break
         subscription.close()
@@ -125,11 +124,10 @@ class _Reporter:
         self.ended = False
         self._stop = stop
         self._lost = lost
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="demo-report", daemon=True)
+        self._done = Event()
 
     def __enter__(self) -> _Reporter:
-        self._thread.start()
+        self._thread = start("zbus-report", self._run)
         return self
 
     def __exit__(self, *exception: object) -> None:

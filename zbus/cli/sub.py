@@ -7,7 +7,6 @@ import os
 import select
 import stat
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ import click
 
 import zbus
 
+from ..threads import start
 from .lines import human_line, json_line
 from .options import bus_options, notice, open_bus
 from .signals import ignore_signals
@@ -106,8 +106,7 @@ def _closed_with_stdout(subscription: zbus.Subscription) -> Iterator[None]:
         poll.poll()
         subscription.close()
 
-    thread = threading.Thread(target=watch, name="zbus-stdout", daemon=True)
-    thread.start()
+    thread = start("zbus-stdout", watch)
     try:
         yield
     finally:

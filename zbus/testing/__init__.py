@@ -22,6 +22,7 @@ import zbus
 from ..descriptors import unix_sockets
 from ..ends import open_nodes
 from ..location import SUN_PATH_BYTES, locate
+from ..threads import sleep
 from .capture import Capture, Sent
 from .faults import Faults, FaultyBus, OtherProcess
 
@@ -71,7 +72,7 @@ def zbus_bus(zbus_dir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[zbus.Bu
     path = str(locate(zbus_dir, bus.name))
     deadline = time.monotonic() + _CLOSE_SECONDS
     while (left := _left_open(path)) and time.monotonic() < deadline:
-        time.sleep(0.01)  # one that was dropped is on its way
+        sleep(0.01)  # one that was dropped is on its way
     if left:
         pytest.fail(f"the test should close, or drop, what it opened: {left}")
 

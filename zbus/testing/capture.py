@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 from ..ends import open_nodes
 from ..event import Event, Gap
 from ..node import Node
+from ..threads import Condition, start
 from ..timeouts import check_timeout
 from .faults import FaultyBus
 
@@ -39,14 +38,13 @@ class Capture(Sequence[Sent]):
     def __init__(self, bus: FaultyBus) -> None:
         """Capture what is sent on `bus` from now on."""
         self._bus = bus
-        self._news = threading.Condition()
+        self._news = Condition()
         self._events: list[Event] = []
         self._skip = 0
         self._seen: dict[Topic, int] = {}
         self._sub = bus.subscribe("*", overflow="block", on_gap=self._miss)
         self._before = self._sent()
-        self._thread = threading.Thread(target=self._read, name="zbus-capture", daemon=True)
-        self._thread.start()
+        self._thread = start("zbus-capture", self._read)
 
     def _sent(self) -> dict[Topic, int]:
         """Return the numbers that the publishers of this process have used so far."""
@@ -93,13 +91,11 @@ class Capture(Sequence[Sent]):
         Raises:
             AssertionError: there were fewer after `timeout` seconds; the message shows them.
         """
-        deadline = time.monotonic() + check_timeout(timeout)
         with self._news:
-            while len(self._events) - self._skip < count:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise AssertionError(f"{count} events were expected within {timeout} s, not {[*self]}")
-                self._news.wait(min(left, threading.TIMEOUT_MAX))
+            if not self._news.wait_for(
+                lambda: len(self._events) - self._skip >= count, check_timeout(timeout)
+            ):
+                raise AssertionError(f"{count} events were expected within {timeout} s, not {[*self]}")
         return [*self]
 
     def clear(self) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
@@ -17,12 +16,14 @@ from typing import Any
 from ..bus import Bus
 from ..errors import Error
 from ..links import NEVER
+from ..locks import Lock
 from ..node import admit
 from ..patterns import Matcher, check_text
 from ..policy import SEND, SUBSCRIBE, Policy
 from ..publisher import DEFAULT
 from ..roster import Roster
 from ..subscription import Subscription
+from ..threads import Condition, Event, Thread, start
 from ..timeouts import check_timeout
 from ..wire import check_sendable, encode_batch, encode_data
 
@@ -141,15 +142,16 @@ class Faults:
     def __init__(self, bus: FaultyBus) -> None:
         """Made by the fixture `zbus_faults`."""
         self._bus = bus
-        self._gate = threading.RLock()  # a fault is for one send, whatever other threads send
+        self._gate = Lock()  # a fault is for one send, whatever other threads send
         self._drops: list[_Rule] = []
         self._delays: list[_Rule] = []
         self._denied: list[tuple[str, str, str]] = []
         self._policy = Policy([])
-        self._late: queue.Queue[tuple[float, Callable[[], int]] | None] = queue.Queue()
+        self._late: deque[tuple[float, Callable[[], int]] | None] = deque()
+        self._news = Condition()
         self._waiting = 0
-        self._hurry = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._hurry = Event()
+        self._thread: Thread | None = None
         self._processes: list[OtherProcess] = []
 
     def drop(self, system: str = "*", count: int = 1) -> None:
@@ -224,13 +226,22 @@ class Faults:
                 send()
                 return
             self._waiting += 1
-            self._late.put((time.monotonic() + seconds, send))
+            self._put((time.monotonic() + seconds, send))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._send_late, name="zbus-late", daemon=True)
-                self._thread.start()
+                self._thread = start("zbus-late", self._send_late)
+
+    def _put(self, entry: tuple[float, Callable[[], int]] | None) -> None:
+        with self._news:
+            self._late.append(entry)
+            self._news.notify_all()
+
+    def _get(self) -> tuple[float, Callable[[], int]] | None:
+        with self._news:
+            self._news.wait_for(lambda: bool(self._late))
+            return self._late.popleft()
 
     def _send_late(self) -> None:
-        while (entry := self._late.get()) is not None:
+        while (entry := self._get()) is not None:
             due, send = entry
             self._hurry.wait(max(0.0, due - time.monotonic()))
             try:
@@ -247,7 +258,7 @@ class Faults:
     def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
         self._bus.faults = None
         self._hurry.set()
-        self._late.put(None)
+        self._put(None)
         if self._thread is not None:
             self._thread.join()
         for process in self._processes:
