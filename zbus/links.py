@@ -165,20 +165,22 @@ class Links:
         entries = self._roster.entries()
         for ident in [ident for ident in self._links if ident not in entries]:
             self._unlink(self._links.pop(ident))
+        dead = []
         for ident, entry in entries.items():
             link = self._links.get(ident)
-            if link is None:
+            if link is not None:
+                if entry.epoch > link.entry.epoch:
+                    link.expect(entry)
+            elif self._roster.alive(ident):
                 self._link(entry)
-            elif entry.epoch > link.entry.epoch:
-                link.expect(entry)
+            else:
+                dead.append(ident)
+        self._roster.bury(dead)
         sends = {name: lane.send if lane.links else None for name, lane in self._lanes.items()}
         self.hold = sends.get("block")
         self.drop = sends.get("drop")
 
     def _link(self, entry: Entry) -> None:
-        if not self._roster.alive(entry.id):
-            self._roster.withdraw(entry.id)
-            return
         lane = self._lanes.get(entry.overflow)
         if lane is None:
             blocking = entry.overflow == "block"
@@ -229,9 +231,9 @@ class Links:
         return True
 
     def _bury_dead(self, links: list[Link]) -> None:
-        for link in links:
-            if not self._roster.alive(link.entry.id):
-                self._roster.withdraw(link.entry.id)
+        if dead := [link.entry.id for link in links if not self._roster.alive(link.entry.id)]:
+            self._roster.bury(dead)
+            self._listed = NEVER  # also if nothing could be removed, and so the token did not move
 
     def _wait(self) -> None:
         poller = zmq.Poller()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +22,14 @@ _BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 def default_root() -> Path:
     """Return the directory that holds all buses of this user.
 
-    `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` under the directory for temporary files.
+    `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` in `$TMPDIR` or `/tmp`. Nothing else
+    counts: `tempfile.gettempdir()`, for one, is somewhere else when `/tmp` is full, or `TMP` is set.
     """
     if chosen := os.environ.get("ZBUS_DIR"):
         return Path(chosen)
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "zbus"
-    return Path(tempfile.gettempdir()) / f"zbus-{os.geteuid()}"
+    return Path(os.environ.get("TMPDIR") or "/tmp") / f"zbus-{os.geteuid()}"
 
 
 def bus_name(name: str | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .liveness import unlocked
+from .files import is_member, open_regular, read_regular, unlocked
 from .location import bus_name, file_errors, locate
 from .locks import Lock
 from .roster import Entry, Roster, new_id
@@ -45,7 +45,7 @@ class Member:
         self._path = roster.path / f"{self.id}.member"
         scratch = roster.scratch_path(self.id)
         with file_errors("write", self._path):
-            self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._fd = open_regular(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
@@ -86,7 +86,7 @@ class Member:
         Raises:
             OSError, ValueError: it is gone or garbled.
         """
-        raw = path.read_bytes()
+        raw = read_regular(path)
         if len(raw) < cls.HEADER_BYTES:
             raise ValueError("a member file begins with 16 counters")
         counters = dict(zip(cls.COUNTERS, memoryview(raw[: cls.HEADER_BYTES]).cast("Q"), strict=False))
@@ -134,7 +134,7 @@ def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) 
     try:
         found = [_subscriber(roster, entry) for entry in roster.entries().values()]
         for name in os.listdir(roster.path):
-            if name.endswith(".member"):
+            if is_member(name):
                 with suppress(OSError, ValueError):  # gone meanwhile, or not of our making
                     found.append(Member.read(roster.path / name))
     finally:

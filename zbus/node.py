@@ -97,9 +97,8 @@ class Node(Generic[Driven]):
         join_timeout = check_timeout(join_timeout, "join_timeout")
         check_timeout(send_timeout, "send_timeout")
         raise_limit()
-        self._roster = Roster(dir, self.name)
+        self._roster, self._member = _enter(dir, self.name)
         self.path = self._roster.path
-        self._member = Member(self._roster, about_process())
         self._context = LazyContext()
         # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock = Lock()
@@ -352,6 +351,15 @@ class BusBase(Generic[Driven]):
         node = vars(self).get("_node")  # not there if it could not be opened
         if node is not None and not node.closed:
             abandon(node)
+
+
+def _enter(dir: str | os.PathLike[str] | None, name: str) -> tuple[Roster, Member]:
+    roster = Roster(dir, name)
+    try:
+        return roster, Member(roster, about_process())
+    except BaseException:
+        roster.close()
+        raise
 
 
 def admit(policy: Policy | None, action: str, what: str, resource: str) -> None:

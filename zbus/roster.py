@@ -12,49 +12,44 @@ No process is trusted to clean up after itself: whoever finds a dead entry remov
 
 from __future__ import annotations
 
-import mmap
 import os
-import re
-import time
+import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
+from .clock import clock
 from .errors import Unavailable
-from .liveness import answers, unlocked
+from .files import (
+    Entry,
+    Identity,
+    answers,
+    identity,
+    is_member,
+    open_regular,
+    parse_entry,
+    read_regular,
+    unlocked,
+    write_regular,
+)
 from .location import check_private, file_errors, locate
+from .reaping import Reaper, remove
+from .token import Token
 
-__all__ = [
-    "Entry",
-    "Roster",
-    "clock",
-    "new_id",
-]
+__all__ = ["Entry", "Roster", "clock", "new_id"]
 
-_TOKEN_BYTES = 8
-_ID_DIGITS = 16
-_ENTRY = re.compile(r"([0-9a-f]{8,32})\.([0-9]{1,18})\.(drop|block)")
-_SCRATCH_SECONDS = 86_400.0  # a day: files carry the time of a clock that somebody may set
-
-
-class Entry(NamedTuple):
-    """One listening ingress: its id, subscription epoch, and overflow policy (`drop` or `block`)."""
-
-    id: str
-    epoch: int
-    overflow: str
-
-
-def clock() -> int:
-    """Return the time by which peers compare notes: CLOCK_MONOTONIC in microseconds."""
-    return time.monotonic_ns() // 1000
+_ID_BYTES = 8
+# How long one call may clean up: on the way of who joins, and of who sends.
+_REAP_SECONDS = 0.05
+_BURY_SECONDS = 0.02
 
 
 def new_id() -> str:
     """Return a fresh random id: 16 hex digits, never reused."""
-    return os.urandom(_ID_DIGITS // 2).hex()
+    return os.urandom(_ID_BYTES).hex()
 
 
 class Roster:
@@ -82,23 +77,15 @@ class Roster:
             with file_errors("create", path), suppress(FileExistsError):
                 path.mkdir(mode=0o700)
             check_private(path)
-        self._map = self._open_token()
-        self.token = memoryview(self._map).cast("Q")
-
-    def _open_token(self) -> mmap.mmap:
-        path = self.path / "token"
-        if not path.exists():
+        token = self.path / "token"
+        if not token.exists():
             self._check_unused()
-        with file_errors("open", path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                # Empty: new, or cut short by a crash. The write also makes sure that the page exists: a
-                # mapping of a hole on a full disk would kill the process at its first use.
-                if os.fstat(fd).st_size < _TOKEN_BYTES:
-                    os.pwrite(fd, os.urandom(_TOKEN_BYTES), 0)
-                return mmap.mmap(fd, _TOKEN_BYTES)
-            finally:
-                os.close(fd)
+        self._token = Token(token)
+        self.token = self._token.value
+        self._reaper = Reaper(self.path, self.alive)
+        self._listed: dict[str, list[str]] = {}  # the names of each ingress's entries, as of the last listing
+        self._own: dict[str, set[str]] = {}  # the same of our own
+        self._dead: dict[str, Identity | None] = {}  # that did not answer, with the socket they had then
 
     def _check_unused(self) -> None:
         """Refuse to make a second token beside living members: they would not notice each other's changes.
@@ -106,8 +93,8 @@ class Roster:
         A member has a token from before it has a file. So if one lives and there is still no token, it was
         removed; that there was none before may just mean that the first member was about to make it.
         """
-        living = any(not unlocked(file) for file in self.path.glob("*.member"))
-        if living and not (self.path / "token").exists():
+        members = [self.path / name for name in os.listdir(self.path) if is_member(name)]
+        if any(not unlocked(file) for file in members) and not (self.path / "token").exists():
             raise Unavailable(
                 f"the token of a running bus was removed from {self.path}: end the processes that use it, and"
                 " start them again",
@@ -115,34 +102,52 @@ class Roster:
             )
 
     def close(self) -> None:
-        """Unmap the token. The files stay: they belong to whoever wrote them."""
-        self.token.release()
-        self._map.close()
+        """Let go of the token. The files stay: they belong to whoever wrote them."""
+        self._token.close()
 
     def touch(self) -> int:
-        """Tell everybody that the roster changed; return the time just before, see `clock`."""
-        token, now = os.urandom(_TOKEN_BYTES), clock()
-        self._map[:] = token
+        """Tell everybody that the roster changed; return the time just before, see `clock`.
+
+        Raises:
+            Unavailable: the file system refused.
+        """
+        now = clock()
+        with file_errors("write", self.path / "token"):
+            self._token.write()
         return now
 
     def entries(self) -> dict[str, Entry]:
         """List the ingresses by id, each with its highest epoch, as of one moment.
 
         Lists again while the token moves: a directory read in several pieces can miss an entry that is
-        replaced meanwhile, and the replacement has moved the token.
+        replaced meanwhile, and the replacement has moved the token. Leaves out whoever was found dead (see
+        `alive`) and has no other socket since: its files may be there to stay.
         """
         while True:
             before = self.token[0]
             found: dict[str, Entry] = {}
+            listed: dict[str, list[str]] = {}
             with file_errors("list", self.path):
                 names = os.listdir(self.path)
             for name in names:
-                if match := _ENTRY.fullmatch(name):
-                    entry = Entry(match[1], int(match[2]), match[3])
+                if (entry := parse_entry(name)) is not None:
+                    listed.setdefault(entry.id, []).append(name)
                     if entry.id not in found or found[entry.id].epoch < entry.epoch:
                         found[entry.id] = entry
             if self.token[0] == before:
+                self._listed = listed
+                for ident in self._still_dead(listed):
+                    del found[ident]
                 return found
+
+    def _still_dead(self, listed: dict[str, list[str]]) -> list[str]:
+        still = []
+        for ident, before in list(self._dead.items()):
+            if ident not in listed or identity(self.socket_path(ident)) != before:
+                self._dead.pop(ident, None)
+            else:
+                still.append(ident)
+        return still
 
     def socket_path(self, ident: str) -> Path:
         """Return the path of an ingress's socket."""
@@ -164,28 +169,37 @@ class Roster:
 
     def has_socket(self, ident: str) -> bool:
         """Return whether an ingress's socket is still where others look for it."""
-        return self.socket_path(ident).is_socket()
+        with suppress(OSError):
+            return stat.S_ISSOCK(os.lstat(self.socket_path(ident)).st_mode)
+        return False
 
     def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> int:
         """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0.
 
         Returns:
             The time until which nobody knew; see `clock`.
+
+        Raises:
+            Unavailable: the file system refused; then `entry` is not shown.
         """
-        scratch = self.scratch_path(entry.id)
-        path = self._entry_path(entry)
+        scratch, path = self.scratch_path(entry.id), self.path / entry.name
+        names = self._own.setdefault(entry.id, set())
         with file_errors("write", path):
             try:
-                scratch.write_bytes(orjson.dumps(info))
+                write_regular(scratch, orjson.dumps(info))
                 scratch.rename(path)
             except OSError:
-                with suppress(OSError):
-                    scratch.unlink()
+                remove(scratch)
                 raise
-        asked = self.touch()
-        if previous.epoch:
-            with suppress(FileNotFoundError):
-                self._entry_path(previous).unlink()
+        names.add(entry.name)
+        try:
+            asked = self.touch()
+        except Unavailable:
+            if remove(path):
+                names.discard(entry.name)
+            raise
+        if previous.epoch and remove(self.path / previous.name):
+            names.discard(previous.name)
         return asked
 
     def describe(self, entry: Entry, info: dict[str, Any]) -> None:
@@ -194,65 +208,48 @@ class Roster:
         In place: a listing could miss a name that another file is renamed to meanwhile, and publishers would
         let go of an ingress that lives. A reader may find it half written, which is no text to them.
         """
-        with suppress(OSError), open(self._entry_path(entry), "r+b") as file:
+        with suppress(OSError), open(open_regular(self.path / entry.name, os.O_RDWR), "r+b") as file:
             file.write(orjson.dumps(info))
             file.truncate()
 
-    def _entry_path(self, entry: Entry) -> Path:
-        return self.path / f"{entry.id}.{entry.epoch}.{entry.overflow}"
-
     def info(self, entry: Entry) -> dict[str, Any]:
         """Return what an entry says about itself; empty if it is unreadable or gone."""
-        with suppress(OSError, orjson.JSONDecodeError):
-            info = orjson.loads(self._entry_path(entry).read_bytes())
+        with suppress(OSError, ValueError):
+            info = orjson.loads(read_regular(self.path / entry.name))
             if isinstance(info, dict):
                 return info
         return {}
 
     def withdraw(self, ident: str) -> None:
-        """Remove every file of an ingress, entries first, and tell everybody."""
-        names = [name for name in os.listdir(self.path) if name.startswith(f"{ident}.")]
-        for name in sorted(names, key=_sockets_last):
-            with suppress(OSError):
-                (self.path / name).unlink()
-        self.touch()
+        """Remove every file of an ingress of ours, entries first, and tell everybody."""
+        names = self._own.pop(ident, set())
+        paths = [*(self.path / name for name in names), self.socket_path(ident), self.scratch_path(ident)]
+        if remove(*paths):
+            self._tell()
+
+    def bury(self, idents: Iterable[str]) -> None:
+        """Remove the files of ingresses that were found dead, as of the last listing, and tell everybody.
+
+        What cannot be removed, or not in so short a time, is no longer listed all the same.
+        """
+        if self._reaper.bury({ident: self._listed.get(ident, []) for ident in idents}, _BURY_SECONDS):
+            self._tell()
 
     def alive(self, ident: str) -> bool:
         """Return whether somebody listens on an ingress's socket. In doubt, yes: never reap the living."""
-        return answers(self.socket_path(ident))
-
-    def reap(self) -> int:
-        """Remove what dead processes left behind; return how many ingresses and members that were."""
-        names = os.listdir(self.path)
-        listed = {match[1] for name in names if (match := _ENTRY.fullmatch(name))}
-        listed |= {name[:-5] for name in names if name.endswith(".sock")}
-        dead = {ident for ident in listed if not self.alive(ident)}
-        for name in sorted(names, key=_sockets_last):
-            path = self.path / name
-            owner = name.split(".")[0]
-            stale = owner in dead and not name.endswith(".member")
-            if (
-                stale
-                or (name.endswith(".member") and unlocked(path))
-                or (name.endswith(".new") and _old(path))
-            ):
-                with suppress(OSError):
-                    path.unlink()
-                if name.endswith(".member"):
-                    dead.add(name)
-        if dead:
-            self.touch()
-        return len(dead)
-
-
-def _sockets_last(name: str) -> bool:
-    """Sort entries before the sockets by which others see whether they are alive."""
-    return name.endswith(".sock")
-
-
-def _old(path: Path) -> bool:
-    """Return whether a file that is visible for microseconds has been there for long."""
-    try:
-        return time.time() - path.stat().st_mtime > _SCRATCH_SECONDS
-    except OSError:
+        path = self.socket_path(ident)
+        before = identity(path)
+        if answers(path):
+            return True
+        self._dead[ident] = before
         return False
+
+    def reap(self) -> None:
+        """Remove what dead processes left behind, for a moment; what is left then, the next call removes."""
+        if self._reaper.reap(_REAP_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell everybody of what was removed, if the file system allows: who misses it just looks later."""
+        with suppress(Unavailable):
+            self.touch()

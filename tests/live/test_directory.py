@@ -26,8 +26,25 @@ def test_the_root_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("ZBUS_DIR")
     assert default_root() == Path("/run/user/1/zbus")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert default_root() == tmp_path / f"zbus-{os.geteuid()}"
+    monkeypatch.setenv("TMPDIR", "")
+    assert default_root() == Path(f"/tmp/zbus-{os.geteuid()}")
+    monkeypatch.delenv("TMPDIR")
+    assert default_root() == Path(f"/tmp/zbus-{os.geteuid()}")
+
+
+def test_the_root_does_not_depend_on_the_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Python's own choice depends on other variables, the working directory, and how full `/tmp` is."""
+    for name in ("ZBUS_DIR", "XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TMP", "TEMP"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert default_root() == Path(f"/tmp/zbus-{os.geteuid()}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    assert default_root() == tmp_path / "missing" / f"zbus-{os.geteuid()}"
 
 
 def test_it_is_created_private(zbus_dir: str) -> None:
