@@ -6,10 +6,24 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from zbus.threads import running
+
+_HERE = Path(__file__).parent
+_CHEAP = ("unit", "conformance", "live")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the cheap tests first, so that most mistakes show within seconds."""
+    items.sort(key=_cost)
+
+
+def _cost(item: pytest.Item) -> int:
+    directory = item.path.relative_to(_HERE).parts[0]
+    return _CHEAP.index(directory) if directory in _CHEAP else len(_CHEAP)
 
 
 def _descriptors() -> set[str]:

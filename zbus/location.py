@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import Invalid, PermissionDenied, Unavailable
+from .patterns import plain
 
 __all__ = ["SUN_PATH_BYTES", "bus_name", "check_private", "default_root", "file_errors", "locate"]
 
@@ -34,7 +35,8 @@ def default_root() -> Path:
 
 def bus_name(name: str | None) -> str:
     """Return `name`; without one that of the default bus, `$ZBUS_BUS` or else `default`."""
-    return os.environ.get("ZBUS_BUS") or "default" if name is None else name
+    text: str = plain(os.environ.get("ZBUS_BUS") or "default" if name is None else name)
+    return text
 
 
 @contextmanager
@@ -83,11 +85,12 @@ def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:
         TypeError: `bus` is not a `str`.
         Invalid: not a bus name, or the socket paths would be longer than the kernel takes.
     """
-    if not isinstance(bus, str):
+    bus = plain(bus)
+    if type(bus) is not str:
         raise TypeError(f"the bus name must be a str, not {type(bus).__name__}")
     if not _BUS.fullmatch(bus):
         raise Invalid(f"{bus!r} is not a bus name: use letters, digits, '_', '-', '.', at most 64", value=bus)
-    path = Path(os.path.abspath(root if root is not None else default_root())) / VERSION / bus
+    path = Path(os.path.abspath(plain(root) if root is not None else default_root())) / VERSION / bus
     length = len(os.fsencode(path / _LONGEST_NAME))
     if length > SUN_PATH_BYTES:
         raise Invalid(

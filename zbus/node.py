@@ -31,7 +31,7 @@ from .links import Links
 from .location import bus_name
 from .locks import Lock
 from .members import Member, about_process
-from .patterns import Matcher, prefixes
+from .patterns import Matcher, plain, prefixes
 from .policy import SEND, SUBSCRIBE
 from .publisher import Attempts, Publisher
 from .roster import Roster, clock
@@ -145,7 +145,9 @@ class Node(Generic[Driven]):
     ) -> Wish:
         """Check what a subscription asks for; see `Bus.subscribe`."""
         what = Matcher(system, "system pattern")
+        kind = plain(kind)
         which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
+        overflow = plain(overflow)
         if overflow not in _OVERFLOWS:
             choices = ", ".join(map(repr, _OVERFLOWS))
             raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
@@ -154,7 +156,7 @@ class Node(Generic[Driven]):
         _check_callback(on_error, "on_error")
         if on_error is not None and type is None:
             raise Invalid("on_error is told of data that is not of a type: give type= too")
-        admit(self._policy, SUBSCRIBE, "subscribe to events from system", system)
+        admit(self._policy, SUBSCRIBE, "subscribe to events from system", what.pattern)
         return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
 
     def join(self, wish: Wish, kind: Callable[..., Channel], bus: BusBase[Driven]) -> Channel:

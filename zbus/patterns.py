@@ -10,10 +10,11 @@ file never meets an odd name.
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 from .errors import Invalid
 
-__all__ = ["Matcher", "check_name", "check_text", "covers", "overlaps", "prefixes"]
+__all__ = ["ALIKE", "Matcher", "alike", "check_name", "check_text", "covers", "overlaps", "plain", "prefixes"]
 
 _ANY = "*"
 _ANY_DEPTH = "**"
@@ -21,17 +22,50 @@ _ANY_DEPTH = "**"
 _MAX_PREFIXES = 16
 _MAX_SAMPLES = 4096
 
+ALIKE: set[type] = {str}
+"""Classes of `str` that `alike` has seen and found to be."""
+
+_MAX_ALIKE = 1000  # a program that makes classes all the time must not keep them here
+_ASKED = {"__class__", "__contains__", "__eq__", "__hash__"}
+
 Segment = str | frozenset[str]
 
 
+def plain(value: Any) -> Any:
+    """Return the text of a `str` of any class as a plain `str`; anything else as it is.
+
+    A member of a `(str, Enum)` has a text of its own, but prints, hashes and formats as `Kind.CREATED`. Other
+    classes compare in a way of their own. Behind this only the text counts.
+    """
+    if type(value) is str or not issubclass(type(value), str):
+        return value
+    return str.__str__(value)
+
+
+def alike(*values: object) -> bool:
+    """Return whether all are `str` of classes that hash, compare and search as `str` itself does; note them.
+
+    Enums do. Where this is noted (`ALIKE`), a look-up may take them as they are.
+    """
+    for kind in map(type, values):
+        line = kind.__mro__
+        own = line[: line.index(str)] if str in line else (str,)
+        if any(_ASKED & vars(base).keys() for base in own):
+            return False
+        if len(ALIKE) < _MAX_ALIKE:
+            ALIKE.add(kind)
+    return True
+
+
 def check_text(value: object, what: str) -> str:
-    """Return `value` if it is a non-empty `str` that UTF-8 can carry and that holds no NUL.
+    """Return `value` as a plain `str` if it is non-empty text that UTF-8 can carry and that holds no NUL.
 
     Raises:
         TypeError: it is not a `str`.
         Invalid: it is empty, or holds NUL or a lone surrogate. `what` names it in the message.
     """
-    if not isinstance(value, str):
+    value = plain(value)
+    if type(value) is not str:
         raise TypeError(f"{what} must be a str, not {type(value).__name__}")
     if not value:
         raise Invalid(f"{what} is required", value=value)
@@ -49,7 +83,7 @@ def check_text(value: object, what: str) -> str:
 
 
 def check_name(value: object, what: str) -> str:
-    """Return `value` if it can be sent as a system or kind, else raise as `check_text` does.
+    """Return `value` as a plain `str` if it can be sent as a system or kind, else raise as `check_text` does.
 
     Beyond that a name has no empty segment and none of the characters of a pattern.
     """

@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from .errors import Invalid
-from .patterns import Matcher, covers, overlaps
+from .patterns import Matcher, covers, overlaps, plain
 
 __all__ = ["SEND", "SUBSCRIBE", "Policy", "Rule"]
 
@@ -84,6 +84,7 @@ class Policy:
 
     def __call__(self, action: str, resource: str) -> bool:
         """Return whether `action` on `resource` (a system; to subscribe, the pattern) is allowed."""
+        action, resource = plain(action), plain(resource)
         wanted = Matcher(resource) if action == SUBSCRIBE else None
         verdict = self.default == "allow"
         for rule, matcher in self._compiled:
@@ -103,20 +104,21 @@ def _rule(rule: Rule | tuple[str, str, str]) -> Rule:
         made = Rule(*rule)
     except TypeError as error:
         raise Invalid(f"rule {rule!r}: give (effect, action, system)") from error
-    _one_of(made.effect, _EFFECTS, "effect")
-    _one_of(made.action, _ACTIONS, "action")
-    return made
+    effect = _one_of(made.effect, _EFFECTS, "effect")
+    action = _one_of(made.action, _ACTIONS, "action")
+    return Rule(effect, action, plain(made.system))
 
 
 def _from_table(row: Any) -> Rule:
     if not isinstance(row, Mapping) or not {"effect", "system"} <= set(row) <= {"effect", "action", "system"}:
         raise Invalid(f"rule {row!r}: give effect and system, and optionally action")
-    if not isinstance(row["system"], str):
+    if type(plain(row["system"])) is not str:
         raise Invalid(f"rule {row!r}: system must be a string, a pattern such as 'orders.**'")
     return Rule(row["effect"], row.get("action", "*"), row["system"])
 
 
 def _one_of(value: object, choices: tuple[str, ...], what: str) -> str:
-    if not isinstance(value, str) or value not in choices:
+    text = plain(value)
+    if type(text) is not str or text not in choices:
         raise Invalid(f"{what} {value!r} is not one of {', '.join(map(repr, choices))}", value=value)
-    return value
+    return text

@@ -18,7 +18,7 @@ from .handover import Connections
 from .links import NEVER, Full, Links
 from .locks import TIMEOUT_MAX, Lock
 from .loss import MAX_TOPICS
-from .patterns import check_text
+from .patterns import ALIKE, alike, check_text, plain
 from .roster import Roster, clock, new_id
 from .threads import sleep
 from .timeouts import check_timeout
@@ -45,6 +45,7 @@ _WAYS = 10
 Driven = TypeVar("Driven")
 
 _dumps = orjson.dumps
+_encode = str.encode
 
 
 class _Topic:
@@ -56,6 +57,11 @@ class _Topic:
         self.born = born
         self.seq = 0
         self.template = b""
+
+
+def _looked_up(*texts: str) -> tuple[str, ...]:
+    """Return texts as a look-up may take them: by what they say, whatever their class says."""
+    return texts if alike(*texts) else tuple(map(plain, texts))
 
 
 def exhaust(attempts: Attempts) -> None:
@@ -114,17 +120,22 @@ class Publisher(Generic[Driven]):
         # One function, for the common case: each call saved is 100 ns of 1,000 (all figures measured).
         try:
             body = _dumps(data)
-            # None, or a NaN that orjson wrote as null? `rfind` is the fastest search.
-            if body.rfind(b"null") >= 0:
+            # None, or a NaN that orjson wrote as null? `rpartition` is the fastest search: 40 ns, `rfind` 54.
+            if body.rpartition(b"null")[1]:
                 body = encode_data(data)
         except TypeError:
             self._explain(system, kind, path)
             body = encode_data(data)
+        # A member of an enum may look up its topic as it is. `__class__` takes 4 ns where `type()` takes 7.
+        if not (system.__class__ is kind.__class__ is path.__class__ is str) and not (
+            system.__class__ in ALIKE and kind.__class__ in ALIKE and path.__class__ in ALIKE
+        ):
+            system, kind, path = _looked_up(system, kind, path)
         try:
-            raw = path.encode()
+            raw = _encode(path)
             if not raw or "\0" in path:
                 raise ValueError
-        except (AttributeError, ValueError):
+        except (TypeError, ValueError):
             self._explain(system, kind, path)
             raise
         if self._inside:
@@ -135,19 +146,19 @@ class Publisher(Generic[Driven]):
                 if timeout is DEFAULT and self._token[0] == self._known:
                     topic = self._current[system, kind]
                     # `%` on bytes takes 100 ns less than join or an f-string.
-                    frame = topic.template % (raw, topic.seq + 1, body)
+                    frame = topic.template % (raw, seq := topic.seq + 1, body)
                     if len(frame) <= self._max:
-                        if self._hold is not None:
-                            self._hold(frame)
-                        if self._drop is not None:
-                            self._drop(frame)
-                        topic.seq += 1
+                        if (hold := self._hold) is not None:
+                            hold(frame)
+                        if (drop := self._drop) is not None:
+                            drop(frame)
+                        topic.seq = seq
                         return None
         except (KeyError, TypeError, zmq.Again):
             pass
         finally:
             self._inside -= 1
-        return self._pursue(self._attempts(system, kind, raw, body, 1, timeout))
+        return self._pursue(self._attempts(plain(system), plain(kind), raw, body, 1, timeout))
 
     def _give_way(self) -> None:
         """Let a thread that sends at full speed go on for a while, if threads keep meeting here.
@@ -180,7 +191,7 @@ class Publisher(Generic[Driven]):
         except (Invalid, TypeError):
             check_sendable(system, kind)
             raise
-        check_sendable(system, kind)
+        system, kind = check_sendable(system, kind)
         if not count:
             return 0, None
         return count, self._pursue(self._attempts(system, kind, b"", body, count, timeout))

@@ -78,17 +78,18 @@ class Frame(NamedTuple):
     events: list[Event]
 
 
-def check_sendable(system: object, kind: object) -> None:
-    """Raise unless `system` and `kind` are names that a user may send to.
+def check_sendable(system: object, kind: object) -> tuple[str, str]:
+    """Return `system` and `kind` as plain strings if they are names that a user may send to.
 
     Raises:
         TypeError: one is not a `str`.
         Invalid: one is empty or not a name, or the system is `zbus` or below it.
     """
     name = check_name(system, "system")
-    check_name(kind, "kind")
+    which = check_name(kind, "kind")
     if name == "zbus" or name.startswith("zbus."):
         raise Invalid(f"system {name!r} is reserved for the bus's own events: choose another", value=name)
+    return name, which
 
 
 def frame_template(system: str, kind: str, stamp: Stamp) -> bytes:
@@ -208,7 +209,7 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
         Invalid: an empty path, or data that a batch cannot carry (bytes go by `send`).
     """
     try:
-        rows = items if isinstance(items, list) else list(items)
+        rows = items if type(items) is list else list(items)
     except TypeError as error:
         raise TypeError(f"items must be (path, data) pairs, not {items!r}") from error
     if not rows:
@@ -216,7 +217,11 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
     # Columns instead of a loop: 60 in place of 110 ns an event (measured). What fails is looked at closely.
     try:
         paths, _ = zip(*rows, strict=True)
-        if "\0" in "".join(paths) or not all(paths) or not {*map(type, rows)} <= {tuple, list}:
+        # By the text, whatever a subclass says of itself: a NUL between each two, none in them, none empty.
+        all_paths = "\0".join(("", *paths, ""))
+        if all_paths.count("\0") != len(rows) + 1 or "\0\0" in all_paths:
+            raise ValueError
+        if not {*map(type, rows)} <= {tuple, list}:
             raise ValueError
         text = orjson.dumps(rows)
     except (TypeError, ValueError):
@@ -228,13 +233,16 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
 
 def _encode_rows(rows: list[Any]) -> bytes:
     """Encode a batch that is not plain, or say which item is wrong."""
+    pairs = []
     for index, row in enumerate(rows):
-        if not isinstance(row, (tuple, list)) or len(row) != 2:
+        pair = tuple(row) if isinstance(row, (tuple, list)) else ()
+        if len(pair) != 2:
             raise TypeError(f"items[{index}] must be a (path, data) pair, not {row!r}")
-        check_text(row[0], f"path of items[{index}]")
-        if isinstance(row[1], _BYTES_LIKE):
+        path, data = pair
+        if isinstance(data, _BYTES_LIKE):
             raise Invalid(f"items[{index}] has bytes, which a batch cannot carry: use send()", index=index)
-    return _encode_odd([tuple(row) for row in rows], "items")
+        pairs.append((check_text(path, f"path of items[{index}]"), data))
+    return _encode_odd(pairs, "items")
 
 
 def decode(frame: bytes) -> Frame:

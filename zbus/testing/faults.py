@@ -18,7 +18,7 @@ from ..errors import Error
 from ..links import NEVER
 from ..locks import Lock
 from ..node import admit
-from ..patterns import Matcher, check_text
+from ..patterns import Matcher, check_text, plain
 from ..policy import SEND, SUBSCRIBE, Policy
 from ..publisher import DEFAULT
 from ..roster import Roster
@@ -60,6 +60,7 @@ class FaultyBus(Bus):
 
     def lose(self, system: str, kind: str, send: Callable[[], int]) -> None:
         """Have what `send` sends go nowhere; it takes its number all the same."""
+        system, kind = plain(system), plain(kind)
         publisher = self._node.publisher
         vars(publisher)["_emit"] = lambda _: None
         publisher._known = NEVER  # not by the short way, which does not pass there
@@ -214,7 +215,7 @@ class Faults:
 
     def _send(self, system: str, kind: str, check: Callable[[], object], send: Callable[[], int]) -> None:
         with self._gate:
-            check_sendable(system, kind)
+            system, kind = check_sendable(system, kind)
             check()
             self._admit(SEND, system)
             if any(rule.takes(system) for rule in self._drops):
