@@ -318,6 +318,7 @@ class Node(Generic[Driven]):
         self._lock = Lock()
         self.publisher.disown(self.closed)
         self._member.disown()
+        self._roster.disown()
         # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
         close_connections(str(self.path))
         for seat in self._seats.values():

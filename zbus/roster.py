@@ -35,9 +35,9 @@ from .files import (
     unlocked,
     write_regular,
 )
-from .location import check_private, file_errors, locate
+from .location import file_errors, locate
+from .place import Place
 from .reaping import Reaper, remove
-from .token import Token
 
 __all__ = ["Entry", "Roster", "clock", "new_id"]
 
@@ -70,18 +70,9 @@ class Roster:
             Unavailable: the file system refused.
         """
         self.path = locate(root, bus)
-        top = self.path.parent.parent
-        with file_errors("create", top.parent), suppress(FileExistsError):
-            top.parent.mkdir(parents=True)
-        for path in (top, self.path.parent, self.path):
-            with file_errors("create", path), suppress(FileExistsError):
-                path.mkdir(mode=0o700)
-            check_private(path)
-        token = self.path / "token"
-        if not token.exists():
-            self._check_unused()
-        self._token = Token(token)
-        self.token = self._token.value
+        self._check_unused()
+        self._place = Place(self.path)
+        self.token = self._place.token.value
         self._reaper = Reaper(self.path, self.alive)
         self._listed: dict[str, list[str]] = {}  # the names of each ingress's entries, as of the last listing
         self._own: dict[str, set[str]] = {}  # the same of our own
@@ -93,8 +84,16 @@ class Roster:
         A member has a token from before it has a file. So if one lives and there is still no token, it was
         removed; that there was none before may just mean that the first member was about to make it.
         """
-        members = [self.path / name for name in os.listdir(self.path) if is_member(name)]
-        if any(not unlocked(file) for file in members) and not (self.path / "token").exists():
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            return
+        members = [self.path / name for name in names if is_member(name)]
+        if (
+            "token" not in names
+            and any(not unlocked(file) for file in members)
+            and not (self.path / "token").exists()
+        ):
             raise Unavailable(
                 f"the token of a running bus was removed from {self.path}: end the processes that use it, and"
                 " start them again",
@@ -102,8 +101,12 @@ class Roster:
             )
 
     def close(self) -> None:
-        """Let go of the token. The files stay: they belong to whoever wrote them."""
-        self._token.close()
+        """Let go of the directory. The files stay: they belong to whoever wrote them."""
+        self._place.close()
+
+    def disown(self) -> None:
+        """In a forked child: let go of what the parent holds, so that it does not outlive the parent."""
+        self._place.retire()
 
     def touch(self) -> int:
         """Tell everybody that the roster changed; return the time just before, see `clock`.
@@ -113,7 +116,7 @@ class Roster:
         """
         now = clock()
         with file_errors("write", self.path / "token"):
-            self._token.write()
+            self._place.token.write()
         return now
 
     def entries(self) -> dict[str, Entry]:

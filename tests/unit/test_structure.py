@@ -23,6 +23,7 @@ ORDER = (
     "clock",
     "files",
     "token",
+    "place",
     "reaping",
     "roster",
     "members",
