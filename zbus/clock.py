@@ -1,12 +1,62 @@
-"""The clock by which peers compare notes."""
+"""The clock by which peers compare notes: that of the machine, whatever time namespace they are in.
+
+CLOCK_MONOTONIC is shared by the processes of a machine, but for those in a time namespace of their own
+(`unshare -T`, a restored container): the kernel adds an offset there, and says which.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 
 __all__ = ["clock"]
 
+_PROC = "/proc/self"
+_CHECK_NS = 1_000_000_000  # a container that is restored gets another offset
+
+
+class _Offset:
+    """What the kernel adds to CLOCK_MONOTONIC for this process, in nanoseconds; `None` if that is unknown."""
+
+    def __init__(self) -> None:
+        self._value: int | None = None
+        self._namespace = ""  # of which it is
+        self._checked = -_CHECK_NS
+
+    def at(self, now: int) -> int | None:
+        """Return it, looked up again if that was too long ago, or if time went backwards."""
+        if not 0 <= now - self._checked < _CHECK_NS:
+            self._look_up()
+            self._checked = now
+        return self._value
+
+    def _look_up(self) -> None:
+        try:
+            namespace = os.readlink(f"{_PROC}/ns/time")
+            # The offsets are of the namespace that children will be in. That is this process's own too,
+            # unless it has called `unshare` itself. What was known of its own before stays true.
+            if namespace == os.readlink(f"{_PROC}/ns/time_for_children"):
+                self._namespace, self._value = namespace, _read()
+            elif namespace != self._namespace:
+                self._namespace, self._value = namespace, None
+        except OSError:  # no such namespaces here
+            self._namespace, self._value = "", 0
+
+
+def _read() -> int | None:
+    with open(f"{_PROC}/timens_offsets", encoding="ascii") as file:
+        for line in file:
+            name, *numbers = line.split()
+            if name == "monotonic" and len(numbers) == 2:
+                return int(numbers[0]) * 1_000_000_000 + int(numbers[1])
+    return None
+
+
+_offset = _Offset()
+
 
 def clock() -> int:
-    """Return the time by which peers compare notes: CLOCK_MONOTONIC in microseconds."""
-    return time.monotonic_ns() // 1000
+    """Return the machine's CLOCK_MONOTONIC in microseconds, or -1 if this process cannot tell."""
+    now = time.monotonic_ns()
+    offset = _offset.at(now)
+    return -1 if offset is None else (now - offset) // 1000

@@ -87,10 +87,13 @@ class Streams:
     def joined(self, asked: int, now: int) -> None:
         """Note when this channel joined (CLOCK_MONOTONIC in microseconds).
 
-        No publisher that had settled until `asked` counts it in; from `now` on every one does.
+        No publisher that had settled until `asked` counts it in; from `now` on every one does. If they
+        are unknown (-1), the first sight of a stream is never a loss.
         """
+        known = now >= 0
         self._asked = asked
-        self._since = now
+        self._since = now if known else float("inf")
+        self._forgetful = not known
 
     def due(self, seq: int, born: int, settled: int, first: int) -> int:
         """Return what was due when a stream shows `seq` and none of its numbers is known.

@@ -93,13 +93,14 @@ def check_sendable(system: object, kind: object) -> tuple[str, str]:
 
 
 def frame_template(system: str, kind: str, stamp: Stamp) -> bytes:
-    """Return the bytes-format of a topic's frames; `% (path, seq, data)` completes one; `born` must be told.
+    """Return the bytes-format of a topic's frames; `% (path, seq, data)` completes one.
 
     One format operation per event costs 100 ns less than joining the parts (measured).
     """
     topic = f"{system}\0{kind}\0".replace("%", "%%")
-    since = f".{stamp.settled}.{stamp.first}" if stamp.settled >= 0 else ""
-    return f"{topic}%b\0{stamp.origin}.%d.{stamp.born}{since}\0%b".encode()
+    born = f".{stamp.born}" if stamp.born >= 0 else ""
+    since = f".{stamp.settled}.{stamp.first}" if born and stamp.settled >= 0 else ""
+    return f"{topic}%b\0{stamp.origin}.%d{born}{since}\0%b".encode()
 
 
 def encode_data(data: Any) -> bytes:

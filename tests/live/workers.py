@@ -236,5 +236,15 @@ def audience(subscribers: str, total: str) -> None:
         told()
 
 
+def sender() -> None:
+    """Send as many events of a system as told, again and again."""
+    with zbus.Bus() as bus:
+        tell(ready=True)
+        while words := told().split():
+            for _ in range(int(words[1])):
+                bus.send(words[0], "k", "/1", timeout=30)
+            tell(sent=int(words[1]))
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

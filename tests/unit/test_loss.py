@@ -90,6 +90,13 @@ def test_a_late_join_is_no_loss() -> None:
     assert Receiver().take(1_000_000) == []
 
 
+def test_a_channel_that_does_not_know_when_it_joined_counts_from_what_comes_first() -> None:
+    receiver = Receiver()
+    receiver.streams.joined(-1, -1)
+    assert receiver.take(7, born=1000, settled=1001, first=5) == []
+    assert receiver.take(9, born=1000, settled=1001, first=5) == [gap(8, 8)]
+
+
 def test_a_stream_born_before_the_join_is_counted_from_what_comes_first() -> None:
     receiver = Receiver()
     receiver.streams.joined(1000, 1000)

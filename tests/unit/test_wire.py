@@ -107,6 +107,14 @@ def test_a_per_cent_sign_in_a_name_is_no_format(name: str) -> None:
     assert (frame.system, frame.kind) == (name, name)
 
 
+def test_times_that_are_unknown_are_left_out() -> None:
+    for stamp in (Stamp(ORIGIN), Stamp(ORIGIN, settled=5, first=2)):
+        raw = frame_template("s", "k", stamp) % (b"/p", 3, b"1")
+        assert raw == f"s\0k\0/p\0{ORIGIN}.3\x001".encode()
+        assert decode(raw).stamp == Stamp(ORIGIN, 3)
+    assert b".3.9\0" in frame_template("s", "k", Stamp(ORIGIN, born=9)) % (b"/p", 3, b"1")
+
+
 # -- what may be sent
 
 
