@@ -46,6 +46,7 @@ __all__ = [
     "Unavailable",
     "close",
     "errors",
+    "flush",
     "peers",
     "select",
     "send",
@@ -91,6 +92,12 @@ def send_many(
 ) -> int:
     """Send several events of one topic on the default bus; see `Bus.send_many`."""
     return _default.get().send_many(system, kind, items, timeout=timeout)
+
+
+def flush(timeout: float | None = DEFAULT) -> None:
+    """Wait until everybody has taken what was sent on the default bus, if it is open; see `Bus.flush`."""
+    if _default.bus is not None and not _default.bus.closed:
+        _default.bus.flush(timeout)
 
 
 def close() -> None:

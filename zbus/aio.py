@@ -27,7 +27,7 @@ from .threads import run_in_thread
 from .timeouts import check_timeout
 from .waker import Waker, until
 
-__all__ = ["Bus", "Channel", "Subscription", "close", "select", "send", "send_many", "subscribe"]
+__all__ = ["Bus", "Channel", "Subscription", "close", "flush", "select", "send", "send_many", "subscribe"]
 
 # A send that waits for a join looks at the roster so often, as its twin does.
 _LOOK_SECONDS = 0.005
@@ -298,6 +298,11 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         self._turn = _TURN_EVENTS
         await asyncio.sleep(0)
 
+    async def flush(self, timeout: float | None = DEFAULT) -> None:
+        """Wait until every subscriber's process has taken what this bus has sent; see `zbus.Bus.flush`."""
+        for pause in self._node.flushing(timeout):
+            await asyncio.sleep(pause)
+
     async def close(self) -> None:
         """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
         await run_in_thread("zbus-close", self._node.close)
@@ -340,6 +345,12 @@ async def send_many(
 ) -> int:
     """Send several events of one topic on the default bus; see `Bus.send_many`."""
     return await _default.get().send_many(system, kind, items, timeout=timeout)
+
+
+async def flush(timeout: float | None = DEFAULT) -> None:
+    """Wait until everybody has taken what was sent on the default bus, if it is open; see `Bus.flush`."""
+    if _default.bus is not None and not _default.bus.closed:
+        await _default.bus.flush(timeout)
 
 
 async def close() -> None:

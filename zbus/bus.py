@@ -12,6 +12,7 @@ from .event import Gap, Mismatch
 from .node import BusBase, Node, Policy
 from .publisher import DEFAULT, TRY_SECONDS, exhaust
 from .subscription import Subscription
+from .threads import sleep
 
 __all__ = ["Bus"]
 
@@ -145,6 +146,22 @@ class Bus(BusBase[None]):
         """
         count, _ = self._node.publisher.send_many(system, kind, items, timeout)
         return count
+
+    def flush(self, timeout: float | None = DEFAULT) -> None:
+        """Wait until the process of every subscriber has taken what this bus has sent so far.
+
+        Then nothing of it is lost however this process ends. Its receiver may still have to read it from its
+        queue. A signal handler may call this.
+
+        Args:
+            timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
+
+        Raises:
+            Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
+            Canceled: the bus is closed.
+        """
+        for pause in self._node.flushing(timeout):
+            sleep(pause)
 
     def close(self) -> None:
         """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""

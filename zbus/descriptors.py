@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import _socket as socket  # gevent's would make a hub for every thread that comes by
 import os
+import re
 import resource
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
 from .errors import Unavailable
 
-__all__ = ["check_headroom", "close_connections", "raise_limit", "unix_sockets"]
+__all__ = ["check_headroom", "close_connections", "raise_limit", "socket_id", "unix_sockets"]
 
 _HEADROOM = 16
 _LOWEST_LIMIT = 128
+_SOCKET = re.compile(r"([0-9a-f]{8,32})\.(?:new|sock)")
 _LISTING = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
@@ -60,9 +62,13 @@ def _descriptors() -> list[int]:
         return []
 
 
-def unix_sockets() -> Iterator[tuple[int, str, str]]:
-    """Yield each unix socket of this process: its descriptor, its own name and its peer's, if any."""
-    for number in _descriptors():
+def unix_sockets(among: Iterable[int] | None = None) -> Iterator[tuple[int, str, str]]:
+    """Yield each unix socket of this process, or `among` these descriptors.
+
+    Yields:
+        Its descriptor, its own name and its peer's, if any.
+    """
+    for number in _descriptors() if among is None else among:
         with suppress(OSError):  # closed meanwhile, by libzmq
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
@@ -82,8 +88,18 @@ def _name(ask: Callable[[], object]) -> str:
     return name if isinstance(name, str) else ""  # an abstract name is bytes
 
 
-def close_connections(directory: str) -> None:
-    """Close every unix socket whose name, or whose peer's, is in `directory`."""
+def socket_id(name: str) -> str:
+    """Return the id in the name of an ingress's socket, else nothing.
+
+    The kernel tells the path by which the peer bound it, and a directory has several where a parent of it is
+    a symbolic link, or is mounted twice. The id is in all of them.
+    """
+    match = _SOCKET.fullmatch(os.path.basename(name))
+    return match[1] if match else ""
+
+
+def close_connections(directory: str, idents: Collection[str]) -> None:
+    """Close every unix socket whose name, or whose peer's, is of one of these ids, or is in `directory`."""
     for number, *names in unix_sockets():
-        if directory in map(os.path.dirname, names):
+        if directory in map(os.path.dirname, names) or any(socket_id(name) in idents for name in names):
             os.close(number)

@@ -13,6 +13,7 @@ from contextlib import suppress
 import zmq
 
 from .errors import Unavailable
+from .iothreads import IoThreads
 from .threads import start
 
 __all__ = ["Context", "Forwarder", "LazyContext"]
@@ -33,12 +34,18 @@ class LazyContext:
     def __init__(self) -> None:
         self._made: list[Context] = []
         self._started = False
+        self._threads = IoThreads()
+
+    def threads(self) -> IoThreads | None:
+        """Return the I/O threads, if they have been needed. It takes no lock."""
+        return self._threads if self._started else None
 
     def get(self) -> Context:
         """Return the context. Any thread may call this."""
         if not self._made:
             made: Context = zmq.Context()
             made.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+            made.set(zmq.THREAD_NAME_PREFIX, self._threads.prefix)
             self._made.append(made)  # if two threads do so, the first counts, and the other stays unused
         context = self._made[0]
         if not self._started:  # also if an interrupt came in between; twice is fine

@@ -5,6 +5,11 @@ because its queue is full, takes the end of the connection for an error and drop
 (`in_event_internal` in its source at v4.3.5). So a closing publisher keeps a duplicate of each connection's
 descriptor, while libzmq writes what is left and closes its own, until the kernel says that the peer has
 read everything.
+
+A flush asks the same of the connections themselves, and looks whether the I/O thread has written all it can.
+
+Connections are told by the id in the name of the peer's socket, not by its path: a directory has several, if
+a parent of it is a symbolic link or mounted twice.
 """
 
 from __future__ import annotations
@@ -15,33 +20,43 @@ import fcntl
 import os
 import termios
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
-from .descriptors import unix_sockets
+from .descriptors import socket_id, unix_sockets
+from .errors import Timeout
+from .iothreads import IoThreads
 from .threads import sleep
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "FirstWrites", "flushing"]
 
 _LOOK_SECONDS = 0.001
+# Of a flush: the first pause between two looks, each twice as long as the one before, and the longest.
+_SOON_SECONDS = 0.00005
+_LATER_SECONDS = 0.005
+# Where I/O threads cannot be seen, how long everything must have been read.
+_GRACE_SECONDS = 0.02
+# Of the writes that a send waits for: so many always, and then as many as take a twentieth of the time.
+_FIRST_WRITES = 64
+_OTHERWISE_BUSY = 20
 
 
 class Connections:
-    """Duplicates of this process's connections to some unix sockets."""
+    """Duplicates of this process's connections to some ingresses."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        """Duplicate every connection to one of `paths`."""
+    def __init__(self, idents: Iterable[str]) -> None:
+        """Duplicate every connection to one of these ids."""
         self._sockets: list[socket.socket] = []
-        wanted = set(paths)
+        wanted = set(idents)
         if wanted:
             for number, _, peer in unix_sockets():
-                if peer in wanted:
+                if socket_id(peer) in wanted:
                     with suppress(OSError):  # closed meanwhile, by libzmq
                         self._sockets.append(socket.socket(fileno=os.dup(number)))
 
     def wait(self, deadline: float) -> None:
         """Wait until the peers have read everything, or until `deadline` (monotonic)."""
-        while any(map(_unread, self._sockets)) and time.monotonic() < deadline:
+        while any(_unread(held.fileno()) for held in self._sockets) and time.monotonic() < deadline:
             sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
@@ -50,11 +65,87 @@ class Connections:
             connection.close()
 
 
-def _unread(connection: socket.socket) -> int:
+def _unread(number: int) -> int:
     """Return how many bytes the peer has not read yet; 0 if it is gone."""
     pending = array.array("i", [0])
     try:
-        fcntl.ioctl(connection, termios.TIOCOUTQ, pending)
+        fcntl.ioctl(number, termios.TIOCOUTQ, pending)
     except OSError:
         return 0
     return pending[0]
+
+
+def flushing(
+    threads: IoThreads | None, idents: Callable[[], Collection[str]], seconds: float
+) -> Iterator[float]:
+    """Look until the peers have read all that was sent; between two looks yield how long to wait.
+
+    It takes no lock, so a signal handler may run it, and so may a process on its way out.
+
+    Args:
+        threads: of the context; `None` if it was not needed yet, so that nothing was sent.
+        idents: returns the ids of the ingresses that are connected.
+        seconds: how long that may take.
+
+    Raises:
+        Timeout: it takes longer.
+    """
+    deadline = time.monotonic() + seconds
+    behind: list[int] = []
+    pause, calm = _SOON_SECONDS, False
+    while threads is not None:
+        asleep = threads.asleep()
+        if asleep is not None:
+            behind = _behind(idents(), behind) if behind else []
+            behind = behind or _behind(idents(), None)
+            # A thread that waits for room in a connection is woken before the kernel says that this is empty.
+            # So if it slept all the time, and nothing is unread, it has nothing left to write.
+            if not behind and threads.asleep() == asleep and (threads.visible or calm):
+                return
+            calm = not behind
+        if (left := deadline - time.monotonic()) <= 0:
+            raise Timeout(
+                f"a subscriber has not taken what was sent within {seconds:g} s: try again, or see with 'zbus"
+                " ls' who is on the bus",
+                timeout=seconds,
+            )
+        yield min(left, pause if threads.visible else max(pause, _GRACE_SECONDS))
+        pause = min(2 * pause, _LATER_SECONDS)
+
+
+def _behind(idents: Collection[str], among: Iterable[int] | None) -> list[int]:
+    """Return the descriptors, of all or of `among`, of connections whose peer has not read everything."""
+    wanted = set(idents)
+    found = unix_sockets(among)
+    return [number for number, _, peer in found if socket_id(peer) in wanted and _unread(number)]
+
+
+class FirstWrites:
+    """Waits until the I/O thread has written what was just sent, for sends that are the first of their kind.
+
+    A process that ends at once, however it does, has then handed its event over to the kernel. It costs 0.1
+    ms, so a publisher of many topics does it only as often as it does not feel it.
+    """
+
+    def __init__(self, threads: Callable[[], IoThreads | None]) -> None:
+        """Watch the threads that `threads` returns, if there are any."""
+        self._threads = threads
+        self._left = _FIRST_WRITES
+        self._next = 0.0
+
+    def wait(self, limit: float) -> None:
+        """Wait, `limit` seconds at most."""
+        start = time.monotonic()
+        if self._left > 0:
+            self._left -= 1
+        elif start < self._next:
+            return
+        threads = self._threads()
+        if threads is None or not threads.visible:
+            return
+        pause = _SOON_SECONDS
+        while threads.asleep() is None and time.monotonic() - start < limit:
+            sleep(pause)
+            pause = min(2 * pause, _LATER_SECONDS)
+        now = time.monotonic()
+        self._next = now + _OTHERWISE_BUSY * (now - start)

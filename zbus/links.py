@@ -153,6 +153,10 @@ class Links:
         """Return the sockets that hear from peers what a sender may wait for."""
         return [lane.socket for lane in self._lanes.values()]
 
+    def idents(self) -> list[str]:
+        """Return the ids of the ingresses that are connected. Any thread may call this, without the lock."""
+        return [*self._links]
+
     def hear(self) -> None:
         """Take in at once what peers have made known, such as room.
 
@@ -248,8 +252,7 @@ class Links:
             The connections, to be waited for and closed when the context has ended.
         """
         self.hold = self.drop = None
-        paths = (path for ident in self._links for path in self._roster.socket_names(ident))
-        connections = Connections(paths)
+        connections = Connections(self.idents())
         for lane in self._lanes.values():
             lane.socket.close(linger=milliseconds(max(0.0, deadline - time.monotonic())))
         self._lanes.clear()

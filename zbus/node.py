@@ -14,7 +14,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from .ends import abandon, ended, opened
 from .errors import Canceled, Invalid, Unavailable
 from .event import Gap, Mismatch
 from .forwarder import LazyContext
+from .handover import FirstWrites, flushing
 from .inbox import Inbox, Wish
 from .ingress import Ingress
 from .inlet import Inlet
@@ -33,7 +34,7 @@ from .locks import Lock
 from .members import Member, about_process
 from .patterns import Matcher, plain, prefixes
 from .policy import SEND, SUBSCRIBE
-from .publisher import Attempts, Publisher
+from .publisher import DEFAULT, Attempts, Publisher
 from .roster import Roster, clock
 from .timeouts import check_timeout
 from .typed import fitter
@@ -95,7 +96,7 @@ class Node(Generic[Driven]):
         _check_callback(policy, "policy")
         self._policy = policy
         join_timeout = check_timeout(join_timeout, "join_timeout")
-        check_timeout(send_timeout, "send_timeout")
+        self._send_timeout = check_timeout(send_timeout, "send_timeout")
         raise_limit()
         self._roster, self._member = _enter(dir, self.name)
         self.path = self._roster.path
@@ -125,6 +126,7 @@ class Node(Generic[Driven]):
             send_timeout=send_timeout,
             pursue=pursue,
             try_seconds=try_seconds,
+            written=FirstWrites(self._context.threads).wait,
         )
         opened(self)
         try:
@@ -261,6 +263,12 @@ class Node(Generic[Driven]):
             finally:
                 self._lock.release()
 
+    def flushing(self, timeout: float | None) -> Iterator[float]:
+        """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
+        seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
+        self._check_open()
+        return flushing(self._context.threads(), self.publisher.idents, seconds)
+
     def close(self) -> None:
         """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end."""
         with self._closing:
@@ -320,7 +328,11 @@ class Node(Generic[Driven]):
         self._member.disown()
         self._roster.disown()
         # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
-        close_connections(str(self.path))
+        idents = {
+            *self.publisher.idents(),
+            *(ingress.id for ingress in (*self._all_ingresses(), *self._ends)),
+        }
+        close_connections(str(self.path), idents)
         for seat in self._seats.values():
             if (channel := seat.channel()) is not None:
                 channel._disown(self.closed)

@@ -37,6 +37,9 @@ TRY_SECONDS = 0.02
 """How long one try holds the lock at most: other threads, with time-outs of their own, get in between."""
 
 _CLOSE_SECONDS = 0.2
+# How long the first send of a topic waits, at most, for it to be out of this process; on an event loop a
+# tenth of that. On an idle core it takes 0.1 ms.
+_WRITE_SECONDS = 0.05
 # Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
 _CROWD_SECONDS = 0.005
 _WAY_SECONDS = 0.002
@@ -84,6 +87,7 @@ class Publisher(Generic[Driven]):
         send_timeout: float | None,
         pursue: Callable[[Attempts], Driven],
         try_seconds: float,
+        written: Callable[[float], None],
     ) -> None:
         """Prepare to send over `links`.
 
@@ -92,6 +96,7 @@ class Publisher(Generic[Driven]):
             timed_out: called when a send gave up.
             pursue: drives the attempts of a send that could not be done in one go.
             try_seconds: how long one of them may wait; 0 if their driver waits between them.
+            written: waits, so many seconds at most, until what was sent is out of this process.
         """
         self._links = links
         self._admit = admit
@@ -111,6 +116,8 @@ class Publisher(Generic[Driven]):
         self._closed = ""
         self._pursue = pursue
         self._try_seconds = try_seconds
+        self._written = written
+        self._fresh = False  # whether the latest frame was the first of its topic, or since a settling
         links.wait_at_most(try_seconds)
 
     def send(  # noqa: C901  # in one piece, since each call is 100 ns
@@ -216,6 +223,10 @@ class Publisher(Generic[Driven]):
         if self._drop is not None:
             self._drop(frame)
 
+    def idents(self) -> list[str]:
+        """Return the ids of the ingresses that this publisher is connected to. It takes no lock."""
+        return self._links.idents()
+
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
         return self._origin, system, kind
@@ -241,6 +252,9 @@ class Publisher(Generic[Driven]):
                 self._lock.let_go()
                 raise
             if not obstacle:
+                if self._fresh:
+                    self._fresh = False
+                    self._written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
                 return
             if time.monotonic() >= deadline:
                 self._timed_out()
@@ -301,6 +315,7 @@ class Publisher(Generic[Driven]):
         stamp = Stamp(self._origin, 0, topic.born, self._links.settled, topic.seq + 1)
         topic.template = frame_template(system, kind, stamp)
         self._current[system, kind] = topic
+        self._fresh = True
         return topic
 
     def _add_topic(self, system: str, kind: str) -> _Topic:

@@ -160,10 +160,6 @@ class Roster:
         """Return the path at which to bind or write before `rename` makes it visible."""
         return self.path / f"{ident}.new"
 
-    def socket_names(self, ident: str) -> tuple[str, str]:
-        """Return what the kernel may call an ingress's socket: its path, or the one it was bound at."""
-        return str(self.socket_path(ident)), str(self.scratch_path(ident))
-
     def show_socket(self, ident: str) -> None:
         """Give the socket that listens at the scratch path its name."""
         path = self.socket_path(ident)

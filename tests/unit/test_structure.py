@@ -27,6 +27,7 @@ ORDER = (
     "reaping",
     "roster",
     "members",
+    "iothreads",
     "forwarder",
     "ingress",
     "handover",

@@ -1,0 +1,73 @@
+"""The I/O threads of libzmq, as the kernel sees them: whether they have written all that they can.
+
+A send wakes the I/O thread by a write to its eventfd, which makes it runnable before the call returns. So a
+thread that sleeps has done what it was asked to: written what it was given, or as much as there is room for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+
+__all__ = ["IoThreads"]
+
+_TASKS = "/proc/self/task"
+_NAME = re.compile(rb"Name:\t([^\n]*)")
+_STATE = re.compile(rb"State:\t(\w)")
+_SLEEPS = re.compile(rb"voluntary_ctxt_switches:\t(\d+)")
+# How long a thread that was just started may have no name yet.
+_UNNAMED_SECONDS = 0.2
+_contexts = itertools.count()
+
+
+class IoThreads:
+    """The I/O threads of one context.
+
+    Attributes:
+        prefix: what the names of the context's threads begin with: `zmq.THREAD_NAME_PREFIX`.
+        visible: whether this system shows threads, and libzmq names them.
+    """
+
+    def __init__(self) -> None:
+        """Take a prefix that no other context of this process has."""
+        self.prefix = next(_contexts) % 10_000  # a thread's name has 15 characters
+        self.visible = os.path.isdir(_TASKS)
+        self._name = f"{self.prefix}/ZMQbg/IO/".encode()
+        self._tasks: list[str] = []
+        self._missed = 0.0
+
+    def asleep(self) -> tuple[int, ...] | None:
+        """Return how often each of them has fallen asleep so far, if all of them sleep; else `None`."""
+        if not self.visible:
+            return ()
+        if not self._tasks and not self._find():
+            return None
+        sleeps = []
+        for task in self._tasks:
+            status = _status(task)
+            state, count = _STATE.search(status), _SLEEPS.search(status)
+            if state is None or count is None or state[1] != b"S":
+                return None
+            sleeps.append(int(count[1]))
+        return tuple(sleeps)
+
+    def _find(self) -> bool:
+        self._tasks = [task for task in os.listdir(_TASKS) if self._is_ours(_status(task))]
+        now = time.monotonic()
+        self._missed = self._missed or now
+        self.visible = bool(self._tasks) or now < self._missed + _UNNAMED_SECONDS
+        return bool(self._tasks)
+
+    def _is_ours(self, status: bytes) -> bool:
+        name = _NAME.match(status)
+        return name is not None and name[1].startswith(self._name)
+
+
+def _status(task: str) -> bytes:
+    try:
+        with open(f"{_TASKS}/{task}/status", "rb", buffering=0) as file:
+            return file.read()
+    except OSError:  # it has ended
+        return b""
