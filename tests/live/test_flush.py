@@ -31,11 +31,11 @@ def end(*arguments: object) -> int:
 
 
 def numbers(sub: zbus.Subscription, pause: float = 0.0) -> list[Any]:
-    """Return the data of all that has come, reading slowly until nothing comes any more."""
-    found = []
+    """Return the data of `COUNT` events, read slowly, or of as many as come."""
+    found: list[Any] = []
     try:
-        while True:
-            evt, _ = sub.channel().receive(timeout=0.5)
+        while len(found) < COUNT:
+            evt, _ = sub.channel().receive(timeout=15)
             assert evt is not None
             found.append(evt.data)
             time.sleep(pause)
