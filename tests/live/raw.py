@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -15,7 +16,12 @@ import zmq
 
 from zbus.wire import Stamp, parse_stamp
 
-__all__ = ["RawSubscriber", "sentinel", "stamp_of", "touch"]
+__all__ = ["RawSubscriber", "clock", "joined", "sentinel", "stamp_of", "touch"]
+
+
+def clock() -> int:
+    """Return the time by which peers compare notes: CLOCK_MONOTONIC in microseconds (W8)."""
+    return time.monotonic_ns() // 1000
 
 
 def sentinel(ident: str, epoch: int) -> bytes:

@@ -110,3 +110,23 @@ def test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity(bus: zbus.
     with zbus.Bus(dir=zbus_dir, capacity=capacity, linger=0) as sender:
         assert 3 * capacity <= accepted(sender, 300_000, 5 * capacity) <= 3 * capacity + 5
         full.close()
+
+
+def test_what_a_full_subscriber_refuses_takes_no_number(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("a", overflow="block", capacity=5)
+    sent = 0
+    with zbus.Bus(dir=zbus_dir, capacity=5, send_timeout=0.02) as sender:
+        for _ in range(3):
+            with pytest.raises(zbus.Timeout):
+                while True:
+                    sender.send("a", "b", "/1", [sent, "x" * 300_000])
+                    sent += 1
+            with pytest.raises(zbus.Timeout):
+                sender.send_many("a", "b", [("/1", "x" * 300_000)])
+            for _ in range(5):
+                receive(sub)
+        while receive(sub).data[0] != sent - 1:
+            pass
+        sender.send("a", "b", "/1", "last")
+        evt = receive(sub)
+    assert (evt.data, evt.seq, sub.lost) == ("last", sent + 1, 0)

@@ -1,0 +1,167 @@
+"""Faults between `send` and the sockets: the publisher, its stamps and its policy."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_STAMPS = "live/test_stamps.py::"
+_SETTLED = (
+    _STAMPS + "test_a_settling_is_told_on_every_frame_with_the_first_number_since",
+    _STAMPS + "test_the_head_of_a_stream_in_use_is_counted_when_it_is_lost_after_the_join",
+)
+_NUMBERED = (_STAMPS + "test_a_stream_is_numbered_from_1_without_holes",)
+_REFUSED = (_STAMPS + "test_what_is_refused_takes_no_number",)
+_BORN = (_STAMPS + "test_a_topic_keeps_the_time_it_was_born_and_is_younger_than_one_before",)
+_ORIGIN = (_STAMPS + "test_one_topic_too_many_begins_a_new_origin_for_all",)
+_NEW = (_STAMPS + "test_whoever_joins_while_a_topic_is_new_gets_it_from_number_1",)
+_DENIED = (_STAMPS + "test_a_denied_topic_is_denied_each_time",)
+_LIMIT = (_STAMPS + "test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",)
+_TOKEN_AGAIN = (
+    "        if self._token[0] != self._known:\n            self._settle()\n        return self._topics"
+)
+
+MUTANTS = [
+    Mutant(
+        "templates are kept over a settling",
+        "publisher.py",
+        "self._known = known\n        self._current.clear()",
+        "self._known = known",
+        _SETTLED,
+    ),
+    Mutant(
+        "templates are kept over a new origin",
+        "publisher.py",
+        "self._topics.clear()\n            self._current.clear()",
+        "self._topics.clear()",
+        _ORIGIN,
+    ),
+    Mutant(
+        "topics are kept over a new origin",
+        "publisher.py",
+        "self._topics.clear()\n            self._current.clear()",
+        "self._current.clear()",
+        _ORIGIN,
+    ),
+    Mutant(
+        "no new origin for one topic too many",
+        "publisher.py",
+        "self._origin = new_id()\n            self._topics",
+        "self._topics",
+        _ORIGIN,
+    ),
+    Mutant(
+        "a new origin one topic late",
+        "publisher.py",
+        "len(self._topics) >= MAX_TOPICS",
+        "len(self._topics) > MAX_TOPICS",
+        _ORIGIN,
+    ),
+    Mutant(
+        "the token is not looked at again for a first event",
+        "publisher.py",
+        _TOKEN_AGAIN,
+        "        return self._topics",
+        _NEW,
+    ),
+    Mutant(
+        "a topic is born after the token was looked at again",
+        "publisher.py",
+        "        born = clock()\n" + _TOKEN_AGAIN,
+        _TOKEN_AGAIN.removesuffix("        return self._topics")
+        + "        born = clock()\n        return self._topics",
+        (_STAMPS + "test_whoever_joins_at_the_moment_a_topic_is_born_gets_it_from_number_1",),
+    ),
+    Mutant(
+        "a policy is asked once, and a denied topic goes the second time",
+        "publisher.py",
+        "        self._admit(system)\n",
+        "        self._topics.setdefault((system, kind), _Topic(clock()))\n        self._admit(system)\n",
+        _DENIED,
+    ),
+    Mutant(
+        "the policy is not asked about what is sent",
+        "publisher.py",
+        "        self._admit(system)\n",
+        "",
+        _DENIED,
+    ),
+    Mutant(
+        "the first number since the settling is the one before",
+        "publisher.py",
+        "self._links.settled, topic.seq + 1)",
+        "self._links.settled, topic.seq)",
+        _SETTLED,
+    ),
+    Mutant(
+        "a topic is born anew with each settling",
+        "publisher.py",
+        "Stamp(self._origin, 0, topic.born,",
+        "Stamp(self._origin, 0, clock(),",
+        _BORN,
+    ),
+    Mutant(
+        "a batch takes one number",
+        "publisher.py",
+        "topic.seq += count",
+        "topic.seq += 1",
+        _NUMBERED,
+    ),
+    Mutant(
+        "what is too large takes a number",
+        "publisher.py",
+        "        if len(frame) > self._max:\n            raise",
+        "        if len(frame) > self._max:\n            topic.seq += count\n            raise",
+        _REFUSED,
+    ),
+    Mutant(
+        "the short way sends what is too large",
+        "publisher.py",
+        "if len(frame) <= self._max:",
+        "if len(frame) <= 2 * self._max:",
+        _REFUSED,
+    ),
+    Mutant(
+        "a frame at the limit is too large",
+        "publisher.py",
+        "if len(frame) > self._max:",
+        "if len(frame) >= self._max:",
+        _LIMIT,
+    ),
+    Mutant(
+        "a frame one byte above the limit is sent",
+        "publisher.py",
+        "if len(frame) > self._max:",
+        "if len(frame) > self._max + 1:",
+        _LIMIT,
+    ),
+    Mutant(
+        "the short way sends a frame one byte above the limit",
+        "publisher.py",
+        "if len(frame) <= self._max:",
+        "if len(frame) <= self._max + 1:",
+        _LIMIT,
+    ),
+    Mutant(
+        "the short way numbers before it sends",
+        "publisher.py",
+        "                        if self._hold is not None:\n                            self._hold(frame)\n",
+        "                        topic.seq += 1\n"
+        "                        if self._hold is not None:\n                            self._hold(frame)\n"
+        "                        topic.seq -= 1\n",
+        ("live/test_queues.py::test_what_a_full_subscriber_refuses_takes_no_number",),
+    ),
+    Mutant(
+        "the drop lane goes first",
+        "publisher.py",
+        "    def _emit(self, frame: bytes) -> None:\n",
+        "    def _emit(self, frame: bytes) -> None:\n"
+        "        if self._drop is not None:\n            self._drop(frame)\n"
+        "        if self._hold is not None:\n            self._hold(frame)\n"
+        "        return\n",
+        (
+            "live/test_overflow.py::test_a_stopped_block_subscriber_makes_send_raise_in_time_and_its_death_frees",
+        ),
+    ),
+]
