@@ -10,6 +10,10 @@ _QUEUES = "live/test_queues.py::"
 _EXACT = (_QUEUES + "test_a_channel_holds_as_many_events_as_its_capacity_says",)
 _EACH = (_QUEUES + "test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity",)
 
+_STEPS = ("live/test_steps.py::test_a_receive_that_is_interrupted_anywhere_leaves_the_channel_to_others",)
+_WAITS = "live/test_waits.py::"
+_COUNTED = "live/test_counters.py::"
+
 MUTANTS = [
     Mutant(
         "the forwarder's queue of an ingress is twice as long",
@@ -94,5 +98,152 @@ MUTANTS = [
         "range(self._capacity + 1)",
         "range(self._capacity)",
         (_QUEUES + "test_a_full_channel_that_closes_keeps_all_that_it_holds",),
+    ),
+    Mutant(
+        "select keeps its locks after an interrupt",
+        "channel.py",
+        "        except BaseException:  # see `locks`\n            _let_go(each)\n            raise",
+        "        except BaseException:\n            raise",
+        _STEPS,
+    ),
+    Mutant(
+        "select keeps its locks after an interrupt of the wait",
+        "channel.py",
+        "            finally:\n                _let_go(each)\n        except BaseException:",
+        "            finally:\n                _let_go(each if found else ())\n        except AssertionError:",
+        _STEPS,
+    ),
+    Mutant(
+        "receive keeps its lock after an interrupt",
+        "channel.py",
+        "        except BaseException:  # see `locks`\n            lock.let_go()\n            raise",
+        "        except BaseException:\n            raise",
+        _STEPS,
+    ),
+    Mutant(
+        "a wait is in seconds where libzmq takes milliseconds",
+        "channel.py",
+        "min(WAIT_MS, milliseconds(_left(deadline)))",
+        "int(min(WAIT_MS, _left(deadline)))",
+        (_WAITS + "test_a_wait_costs_no_cpu_time",),
+    ),
+    Mutant(
+        "a wait is in milliseconds and takes seconds",
+        "channel.py",
+        "min(WAIT_MS, milliseconds(_left(deadline)))",
+        "min(WAIT_MS, milliseconds(1000 * _left(deadline)))",
+        (_WAITS + "test_a_wait_ends_in_time",),
+    ),
+    Mutant(
+        "select waits in seconds where libzmq takes milliseconds",
+        "channel.py",
+        "longest = milliseconds(min(seconds,",
+        "longest = int(min(seconds,",
+        (_WAITS + "test_a_wait_costs_no_cpu_time",),
+    ),
+    Mutant(
+        "select always waits for a second",
+        "channel.py",
+        "milliseconds(min(seconds, ",
+        "milliseconds(max(seconds, ",
+        (_WAITS + "test_a_wait_ends_in_time",),
+    ),
+    Mutant(
+        "select does not ask again for a channel that another thread has",
+        "channel.py",
+        "_SHARED_SECONDS if held else WAIT_MS / 1000",
+        "WAIT_MS / 1000",
+        (_WAITS + "test_select_asks_again_for_a_channel_that_another_thread_held",),
+    ),
+    Mutant(
+        "what was lost is not written to the member file",
+        "decoder.py",
+        '        self._count("lost", events)\n',
+        "",
+        (_COUNTED + "test_what_goes_wrong_is_counted_for_others_to_read",),
+    ),
+    Mutant(
+        "malformed frames are not written to the member file",
+        "decoder.py",
+        '            self._count("malformed", 1)\n',
+        "",
+        (_COUNTED + "test_what_goes_wrong_is_counted_for_others_to_read",),
+    ),
+    Mutant(
+        "data that does not fit is not written to the member file",
+        "decoder.py",
+        '            self._count("mismatched", 1)\n',
+        "",
+        (_COUNTED + "test_what_goes_wrong_is_counted_for_others_to_read",),
+    ),
+    Mutant(
+        "a gap counts as one event in the member file",
+        "decoder.py",
+        'self._count("lost", events)',
+        'self._count("lost", 1)',
+        (_COUNTED + "test_what_goes_wrong_is_counted_for_others_to_read",),
+    ),
+    Mutant(
+        "what latest forgets is not lost",
+        "latest.py",
+        "                self._decoder.lose(1)\n",
+        "",
+        ("live/test_twins.py::test_latest_with_more_keys_than_capacity_counts_what_it_forgets",),
+    ),
+    Mutant(
+        "latest keeps one key more",
+        "latest.py",
+        "len(self._events) == self._capacity",
+        "len(self._events) == self._capacity + 1",
+        ("live/test_twins.py::test_latest_with_more_keys_than_capacity_counts_what_it_forgets",),
+    ),
+    Mutant(
+        "latest forgets the newest key",
+        "latest.py",
+        "self._events.popitem(last=False)\n                self._decoder",
+        "self._events.popitem(last=True)\n                self._decoder",
+        ("live/test_twins.py::test_latest_with_more_keys_than_capacity_counts_what_it_forgets",),
+    ),
+    Mutant(
+        "latest does not move a key that changes to the end",
+        "latest.py",
+        "            self._events.move_to_end(key)",
+        "            pass",
+        ("live/test_twins.py::test_latest_keeps_the_order_in_which_keys_changed_last",),
+    ),
+    Mutant(
+        "the bell of latest rings on after the last event",
+        "latest.py",
+        "if not self._events and not self._ended:",
+        "if self._ended:",
+        (_WAITS + "test_a_wait_costs_no_cpu_time",),
+    ),
+    Mutant(
+        "warnings of a channel have no limit of rate",
+        "inbox.py",
+        "if now - self._logged < _LOG_INTERVAL:",
+        "if False:",
+        ("live/test_overflow.py::test_gaps_are_logged_at_a_limited_rate",),
+    ),
+    Mutant(
+        "malformed frames are told again and again",
+        "inbox.py",
+        "            self._told_malformed += count\n",
+        "",
+        (_COUNTED + "test_a_malformed_frame_is_told_once",),
+    ),
+    Mutant(
+        "an exception of on_gap costs an event",
+        "inbox.py",
+        "        except Exception:  # must",
+        "        except AssertionError:  # must",
+        (_COUNTED + "test_a_callback_that_raises_costs_no_event",),
+    ),
+    Mutant(
+        "of a channel that is dropped nobody closes the socket",
+        "inbox.py",
+        "        if not self._inlet.closing:",
+        "        if self._inlet.closing:",
+        ("live/test_lifetimes.py::test_a_subscription_that_is_dropped_closes_itself",),
     ),
 ]

@@ -1,0 +1,87 @@
+"""What goes wrong is counted, told once, and there for others to read; it costs nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+import zbus
+
+from .conftest import receive
+from .test_foreign import Foreign
+
+
+def counters(pid: int) -> dict[str, int]:
+    """Return the counters of the only member of a process, as any other process reads them."""
+    [peer] = [peer for peer in zbus.peers() if peer.role == "member" and peer.pid == pid]
+    return peer.counters
+
+
+def overflow(bus: zbus.Bus, sub: zbus.Subscription, lost: int) -> None:
+    """Lose `lost` events of a channel whose capacity is 2, and receive the one that shows it."""
+    every = bus.subscribe("a")
+    for number in range(2 + lost):
+        bus.send("a", "b", "/1", number)
+    for number in range(2 + lost):
+        assert receive(every).data == number
+    every.close()
+    assert [receive(sub).data for _ in range(2)] == [0, 1]
+    bus.send("a", "b", "/1", "shows it")
+    assert receive(sub).data == "shows it"
+    assert sub.lost == lost
+
+
+def test_what_goes_wrong_is_counted_for_others_to_read(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("a", capacity=2)
+    typed = bus.subscribe("typed", type=int)
+    overflow(bus, sub, 7)
+    bus.send("typed", "b", "/1", "no number")
+    bus.send("typed", "b", "/1", 1)
+    assert receive(typed).data == 1
+    foreign = Foreign(zbus_dir)
+    try:
+        for frame in (b"a\0b\0/1\0wrong\0", b"a\0b\0/1\0\0wrong", b"a\0b\0/1\0\0true"):
+            foreign.socket.send(frame)
+        assert receive(sub).data is True
+    finally:
+        foreign.close()
+    full = bus.subscribe("full", overflow="block", capacity=2)
+    with pytest.raises(zbus.Timeout):
+        while True:
+            bus.send("full", "b", "/1", "x" * 300_000, timeout=0.05)
+    full.close()
+    found = counters(os.getpid())
+    assert found["lost"] == 7
+    assert found["malformed"] == 2
+    assert found["mismatched"] == 1
+    assert found["send_timeouts"] == 1
+    assert found["join_timeouts"] == 0
+
+
+def test_a_malformed_frame_is_told_once(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("zbus.inbox._LOG_INTERVAL", 0.0)
+    sub = bus.subscribe("a")
+    foreign = Foreign(zbus_dir)
+    try:
+        foreign.socket.send(b"a\0b\0/1\0wrong\0")
+        for _ in range(3):
+            foreign.socket.send(b"a\0b\0/1\0\0true")
+            assert receive(sub).data is True
+    finally:
+        foreign.close()
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 1
+    assert "skipped 1 malformed frames" in told[0]
+
+
+def test_a_callback_that_raises_costs_no_event(bus: zbus.Bus, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: zbus.Gap) -> None:
+        raise ZeroDivisionError
+
+    sub = bus.subscribe("a", capacity=2, on_gap=fail)
+    overflow(bus, sub, 1)
+    assert any("on_gap failed" in record.message for record in caplog.records)
