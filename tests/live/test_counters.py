@@ -42,9 +42,9 @@ def test_what_goes_wrong_is_counted_for_others_to_read(bus: zbus.Bus, zbus_dir: 
     assert receive(typed).data == 1
     foreign = Foreign(zbus_dir)
     try:
-        for frame in (b"a\0b\0/1\0wrong\0", b"a\0b\0/1\0\0wrong", b"a\0b\0/1\0\0true"):
+        for frame in (b"typed\0b\0/1\0wrong\0", b"typed\0b\0/1\0\0wrong", b"typed\0b\0/1\0\x002"):
             foreign.socket.send(frame)
-        assert receive(sub).data is True
+        assert receive(typed).data == 2
     finally:
         foreign.close()
     full = bus.subscribe("full", overflow="block", capacity=2)

@@ -147,7 +147,8 @@ MUTANTS = [
         "the short way numbers before it sends",
         "publisher.py",
         "                        if (hold := self._hold) is not None:\n",
-        "                        topic.seq = seq\n                        if (hold := self._hold) is not None:\n",
+        "                        topic.seq = seq\n"
+        "                        if (hold := self._hold) is not None:\n",
         ("live/test_queues.py::test_what_a_full_subscriber_refuses_takes_no_number",),
     ),
     Mutant(
