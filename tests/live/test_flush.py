@@ -39,8 +39,9 @@ def numbers(sub: zbus.Subscription, pause: float = 0.0) -> list[Any]:
             assert evt is not None
             found.append(evt.data)
             time.sleep(pause)
-    except zbus.Timeout:
-        return found
+    except zbus.Timeout:  # the caller will see what is missing
+        pass
+    return found
 
 
 @pytest.mark.parametrize("how", HARD_ENDS)
