@@ -14,13 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import repeat
-from math import isfinite
+from operator import countOf
 from typing import Any, NamedTuple, NoReturn
 
 import orjson
 
 from .errors import Invalid
 from .event import Event
+from .exact import fragments_about, unsendable, verify
 from .patterns import check_name, check_text
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Frame",
     "Malformed",
     "Stamp",
+    "check_data",
     "check_sendable",
     "decode",
     "decode_batch",
@@ -114,14 +116,23 @@ def encode_data(data: Any) -> bytes:
     if data is None:
         return b""
     if isinstance(data, _BYTES_LIKE):
-        return b"\0" + (data.tobytes() if isinstance(data, memoryview) else data)
+        try:
+            return b"".join((b"\0", data.tobytes() if isinstance(data, memoryview) else data))
+        except ValueError as error:
+            raise Invalid(f"data is a memoryview that cannot be read: {error}", where="data") from error
     try:
         text = orjson.dumps(data)
     except TypeError:
-        text = _encode_odd(data, "data")
-    # orjson writes NaN and infinities as null, silently. `rfind` searches twice as fast as `find` (measured).
-    if text.rfind(b"null") >= 0:
-        _refuse_non_finite(data, "data")
+        return _encode_odd(data, "data")
+    return check_data(data, text)
+
+
+def check_data(data: Any, text: bytes) -> bytes:
+    """Return the data field for `data`, of which orjson has made `text`; raise as `encode_data` does."""
+    if data is None:
+        return b""
+    if text.rpartition(b"null")[1] or fragments_about():
+        verify(data, text, "data")
     return text
 
 
@@ -129,77 +140,9 @@ def _encode_odd(data: Any, where: str) -> bytes:
     try:
         text = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
     except TypeError as error:
-        raise _unsendable(data, where, error) from error
-    _refuse_twin_keys(data, where)
+        raise unsendable(data, where, error) from error
+    verify(data, text, where, odd=True)
     return text
-
-
-def _children(value: Any, where: str) -> Iterable[tuple[Any, str]]:
-    if isinstance(value, dict):
-        return ((item, f"{where}[{key!r}]") for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ((item, f"{where}[{index}]") for index, item in enumerate(value))
-    fields = getattr(value, "__dataclass_fields__", ())  # orjson writes dataclasses as objects
-    return ((getattr(value, name, None), f"{where}.{name}") for name in fields)
-
-
-def _refuse_non_finite(value: Any, where: str) -> None:
-    if isinstance(value, float) and not isfinite(value):
-        raise Invalid(f"{where} is {value!r}, which JSON cannot carry: send None or a string", where=where)
-    for item, place in _children(value, where):
-        _refuse_non_finite(item, place)
-
-
-def _refuse_twin_keys(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        names: dict[str, Any] = {}
-        for key in value:
-            if isinstance(key, float) and not isfinite(key):
-                raise Invalid(
-                    f"{where} has the key {key!r}, which JSON cannot carry: use a string", where=where
-                )
-            twin = names.setdefault(_json_name(key), key)
-            if twin is not key:
-                raise Invalid(f"{where} has both {twin!r} and {key!r}, one key in JSON", where=where)
-    for item, place in _children(value, where):
-        _refuse_twin_keys(item, place)
-
-
-def _json_name(key: Any) -> str:
-    """Return what JSON calls a key that orjson has accepted."""
-    if isinstance(key, str):
-        return key
-    name: str = next(iter(orjson.loads(orjson.dumps({key: None}, option=orjson.OPT_NON_STR_KEYS))))
-    return name
-
-
-def _unsendable(value: Any, where: str, error: TypeError) -> Invalid:
-    """Find the first value that orjson refuses and say where it is."""
-    whole = where
-    reason = str(error)
-    # Walk down: the culprit is a child that fails alone, else the value itself. The depth limit of
-    # orjson ends the walk for a structure that contains itself.
-    for _ in range(256):
-        for item, place in _children(value, where):
-            try:
-                orjson.dumps(item, option=orjson.OPT_NON_STR_KEYS)
-            except TypeError as inner:
-                value, where, reason = item, place, str(inner)
-                break
-        else:
-            break
-    if "Recursion" in reason:
-        return Invalid(f"{whole} is nested more than 254 deep, or contains itself: flatten it", where=whole)
-    if isinstance(value, int):
-        return Invalid(f"{where} is {value}, beyond 64 bits: send it as a string", where=where)
-    if isinstance(value, str):
-        return Invalid(f"{where} holds a lone surrogate, which UTF-8 cannot carry: {value!r}", where=where)
-    if isinstance(value, _BYTES_LIKE):
-        return Invalid(f"{where} is bytes: send bytes as the whole data, or encode them as text", where=where)
-    if isinstance(value, dict):
-        return Invalid(f"{where} has a key that JSON cannot carry: {reason}", where=where)
-    kind = type(value).__name__
-    return Invalid(f"{where} is of type {kind}, which JSON cannot carry: convert it first", where=where)
 
 
 def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
@@ -219,16 +162,20 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
     try:
         paths, _ = zip(*rows, strict=True)
         # By the text, whatever a subclass says of itself: a NUL between each two, none in them, none empty.
-        all_paths = "\0".join(("", *paths, ""))
-        if all_paths.count("\0") != len(rows) + 1 or "\0\0" in all_paths:
+        joined = "\0".join(paths)
+        if joined.count("\0") != len(rows) - 1 or joined.rfind("\0\0") >= 0:
             raise ValueError
-        if not {*map(type, rows)} <= {tuple, list}:
+        if not joined or "\0" in (joined[0], joined[-1]):
+            raise ValueError
+        # To count is faster than to make a set, and all are tuples nearly always.
+        if countOf(map(type, rows), tuple) != len(rows) and not {*map(type, rows)} <= {tuple, list}:
             raise ValueError
         text = orjson.dumps(rows)
     except (TypeError, ValueError):
         text = _encode_rows(rows)
-    if text.rfind(b"null") >= 0:
-        _refuse_non_finite(rows, "items")
+        return text, len(rows)
+    if text.rpartition(b"null")[1] or fragments_about():
+        verify(rows, text, "items")
     return text, len(rows)
 
 

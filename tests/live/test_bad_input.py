@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
+import orjson
 import pytest
 
 import zbus
 from zbus import errors, node
+
+
+class Limit(Enum):
+    NONE = math.inf
+
 
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
@@ -72,6 +79,11 @@ def test_names_that_cannot_be_sent(
         (2**64, "beyond 64 bits"),
         ({"n": [-(2**63) - 1]}, r"data\['n'\]\[0\] is -9223372036854775809, beyond 64 bits"),
         (math.nan, "data is nan"),
+        (Limit.NONE, "which JSON cannot carry"),
+        ({"x": [None, Limit.NONE]}, "which JSON cannot carry"),
+        ({"x": (orjson.Fragment(b"{bad"),)}, "orjson.Fragment"),
+        (orjson.Fragment(b"\0bytes"), "orjson.Fragment"),
+        ([10**5000], "beyond 64 bits"),
         ({"x": [None, math.inf]}, r"data\['x'\]\[1\] is inf"),
         (["ok", "\ud800"], r"data\[1\] holds a lone surrogate"),
         ({"k": b"x"}, r"data\['k'\] is bytes"),

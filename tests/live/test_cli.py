@@ -250,6 +250,38 @@ def test_data_that_is_not_json_is_a_usage_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "18446744073709551616",
+        '{"a": [-9223372036854775809]}',
+        "1e400",
+        "0.1234567890123456789",
+        '{"a": 1, "a": 2}',
+        "[" * 100_000,
+    ],
+)
+def test_data_that_would_arrive_as_something_else_is_refused(text: str) -> None:
+    for args, stdin in (((text,), ""), (("-",), text)):
+        sent = run("send", "a", "b", "/c", *args, stdin=stdin)
+        assert (sent.returncode, sent.stdout) == (2, "")
+        assert re.fullmatch(r"zbus: the data cannot be sent as it is: .*\n", sent.stderr)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', "[" * 300 + "]" * 300])
+def test_data_that_a_frame_cannot_carry_is_refused(text: str) -> None:
+    sent = run("send", "a", "b", "/c", text)
+    assert (sent.returncode, sent.stdout) == (1, "")
+    assert re.fullmatch(r"zbus: data .*\n", sent.stderr)
+
+
+@pytest.mark.parametrize("text", ["18446744073709551615", "-9223372036854775808", "0.1", "5e-324"])
+def test_data_at_the_limits_arrives_exactly(text: str) -> None:
+    with subscribed("a", "--count", "1") as process:
+        assert_sent("a", "b", "/c", text)
+        assert ended(process) == (f"a  b  /c  {text}\n", "", 0)
+
+
+@pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         (("send", "", "b", "/c"), 1, "zbus: system "),

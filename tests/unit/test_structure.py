@@ -12,7 +12,7 @@ import pytest
 import zbus
 
 ROOT = Path(zbus.__file__).parent
-PURE = ("errors", "event", "timeouts", "patterns", "typed", "wire", "loss", "decoder", "policy")
+PURE = ("errors", "event", "timeouts", "patterns", "typed", "exact", "wire", "loss", "decoder", "policy")
 # A module imports only from those before it. A new one finds its place here.
 ORDER = (
     *PURE,
@@ -53,7 +53,8 @@ ORDER = (
 HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}
 ALSO = {
     "typed": {"functools", "importlib"},
-    "wire": {"orjson"},
+    "exact": {"enum", "gc", "json", "marshal", "orjson", "sys"},
+    "wire": {"operator", "orjson"},
     "decoder": {"collections", "orjson", "weakref"},
     "policy": {"tomllib", "os.PathLike"},
 }

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 import click
-import orjson
 
+from ..exact import Inexact, parse_exactly
 from .options import bus_options, open_bus
 
 __all__ = ["send"]
@@ -43,7 +43,9 @@ def send(system: str, kind: str, path: str, data: str | None, bus: str, director
 
 def _parse(text: str | bytes) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        return parse_exactly(text)
+    except Inexact as error:
+        raise click.UsageError(f"the data cannot be sent as it is: {error}") from error
+    except ValueError as error:
         hint = ", and text needs its own quotes: '\"text\"'" if isinstance(text, str) else ""
         raise click.UsageError(f"the data is not JSON ({error}){hint}") from error
