@@ -138,6 +138,10 @@ class Channel(Inbox):
             if self._source is self._inlet:  # else the end is still to come by the descriptor
                 waker.close_soon()
 
+    def _disown(self, reason: str) -> None:
+        super()._disown(reason)
+        self._waker = None  # the loop, and what it waits with, are the parent's
+
     def __del__(self) -> None:
         super().__del__()
         if self._waker is not None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from .errors import Unavailable
 
-__all__ = ["check_headroom", "close_connections", "raise_limit", "socket_id", "unix_sockets"]
+__all__ = ["check_headroom", "close_connections", "open_files", "raise_limit", "socket_id", "unix_sockets"]
 
 _HEADROOM = 16
 _LOWEST_LIMIT = 128
@@ -60,6 +60,13 @@ def _descriptors() -> list[int]:
         return [int(name) for name in os.listdir(_LISTING)]
     except OSError:  # neither listing here: the limit was raised, that has to do
         return []
+
+
+def open_files() -> Iterator[tuple[int, str]]:
+    """Yield each descriptor of this process and the path of what it is of, where the kernel tells."""
+    for number in _descriptors():
+        with suppress(OSError):
+            yield number, os.readlink(f"{_LISTING}/{number}")
 
 
 def unix_sockets(among: Iterable[int] | None = None) -> Iterator[tuple[int, str, str]]:

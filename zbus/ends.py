@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import Unavailable
+from .members import close_inherited
 from .threads import start
 
 __all__ = ["Closable", "abandon", "ended", "open_nodes", "opened"]
@@ -70,9 +71,12 @@ def _close_all() -> None:
 
 
 def _disown_all() -> None:
-    for node in open_nodes():
-        node.disown()
+    nodes = open_nodes()
     _open.clear()
+    for node in nodes:
+        with suppress(Exception):  # each by itself: the others are the parent's all the same
+            node.disown()
+    close_inherited()  # also of a node that another thread of the parent was about to open or to close
 
 
 os.register_at_fork(after_in_child=_disown_all)

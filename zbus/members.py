@@ -8,24 +8,39 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from .descriptors import open_files
 from .files import is_member, open_regular, read_regular, unlocked
 from .location import bus_name, file_errors, locate
 from .locks import Lock
 from .roster import Entry, Roster, new_id
 
-__all__ = ["Member", "Peer", "about_process", "peers"]
+__all__ = ["Member", "Peer", "about_process", "close_inherited", "peers"]
 
 
 def about_process() -> dict[str, Any]:
     """Return what this process says about itself on the roster."""
     name = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
     return {"process": name, "pid": os.getpid(), "language": "python"}
+
+
+_ids: set[str] = set()
+"""Of the member files that this process has open, or is about to open or to close."""
+
+
+def close_inherited() -> None:
+    """In a forked child: close the parent's member files, also one that a thread had in hand."""
+    for number, path in open_files():
+        if os.path.basename(path).split(".")[0] in _ids:
+            with suppress(OSError):
+                os.close(number)
+    _ids.clear()
 
 
 class Member:
@@ -41,28 +56,44 @@ class Member:
         """Create the file, locked before anybody can see it."""
         self.id = new_id()
         self._lock = Lock()
+        self._added: deque[tuple[str, int]] = deque()
         self._counts = dict.fromkeys(self.COUNTERS, 0)
         self._path = roster.path / f"{self.id}.member"
         scratch = roster.scratch_path(self.id)
+        self._fd = -1
+        _ids.add(self.id)
         with file_errors("write", self._path):
-            self._fd = open_regular(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
+                self._fd = open_regular(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
                 scratch.rename(self._path)
             except OSError:
-                os.close(self._fd)
+                self._close()
                 with suppress(OSError):
                     scratch.unlink()
                 raise
 
     def add(self, counter: str, number: int = 1) -> None:
-        """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold."""
-        with self._lock:
-            count = self._counts[counter] = min(self._counts[counter] + number, 2**64 - 1)
-            # Not mapped: who truncates a file that is mapped kills its owner, by SIGBUS.
-            with suppress(OSError):
-                os.pwrite(self._fd, count.to_bytes(8, "little"), 8 * self.COUNTERS.index(counter))
+        """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold.
+
+        It waits for nobody: a signal handler may come by in the middle, and then wait for another thread that
+        is here, too. So who has the lock adds for the others.
+        """
+        self._added.append((counter, number))
+        while self._added and self._lock.acquire(blocking=False):
+            try:
+                with suppress(IndexError):  # a signal handler was faster
+                    self._count(*self._added.popleft())
+            finally:
+                self._lock.release()
+
+    def _count(self, counter: str, number: int) -> None:
+        self._counts[counter] = min(self._counts[counter] + number, 2**64 - 1)
+        offset = 8 * self.COUNTERS.index(counter)
+        # Not mapped: who truncates a file that is mapped kills its owner, by SIGBUS.
+        with suppress(OSError):
+            os.pwrite(self._fd, self._counts[counter].to_bytes(8, "little"), offset)
 
     def close(self) -> None:
         """Remove the file and let go of the lock."""
@@ -72,12 +103,14 @@ class Member:
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1  # the number may soon be another file's
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
+        _ids.discard(self.id)
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
-        self._lock = Lock()
-        self._close()
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     @classmethod
     def read(cls, path: Path) -> Peer:

@@ -15,9 +15,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from .checks import check_callback, check_count
 from .decoder import Decoder
 from .descriptors import check_headroom, close_connections, raise_limit
 from .ends import abandon, ended, opened
@@ -89,11 +91,12 @@ class Node(Generic[Driven]):
         try_seconds: float,
     ) -> None:
         """Open the bus; see `Bus`. For `pursue` and `try_seconds` see `Publisher`."""
+        self._pid = os.getpid()
         self.name = bus_name(name)
-        self.capacity = _check_count(capacity, "capacity")
-        self._max = _check_count(max_event_bytes, "max_event_bytes")
+        self.capacity = check_count(capacity, "capacity")
+        self._max = check_count(max_event_bytes, "max_event_bytes")
         self._linger = check_timeout(linger, "linger")
-        _check_callback(policy, "policy")
+        check_callback(policy, "policy")
         self._policy = policy
         join_timeout = check_timeout(join_timeout, "join_timeout")
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
@@ -153,9 +156,9 @@ class Node(Generic[Driven]):
         if overflow not in _OVERFLOWS:
             choices = ", ".join(map(repr, _OVERFLOWS))
             raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
-        room = self.capacity if capacity is None else _check_count(capacity, "capacity")
-        _check_callback(on_gap, "on_gap")
-        _check_callback(on_error, "on_error")
+        room = self.capacity if capacity is None else check_count(capacity, "capacity")
+        check_callback(on_gap, "on_gap")
+        check_callback(on_error, "on_error")
         if on_error is not None and type is None:
             raise Invalid("on_error is told of data that is not of a type: give type= too")
         admit(self._policy, SUBSCRIBE, "subscribe to events from system", what.pattern)
@@ -254,8 +257,9 @@ class Node(Generic[Driven]):
 
         Garbage collection runs anywhere, also in a thread that the holder of the lock waits for.
         """
-        self._dropped.append(inlet)
-        self._sweep()
+        if not self.inherited:
+            self._dropped.append(inlet)
+            self._sweep()
 
     def _sweep(self) -> None:
         while self._dropped and self._lock.acquire(blocking=False):
@@ -272,8 +276,9 @@ class Node(Generic[Driven]):
 
     def close(self) -> None:
         """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end."""
-        with self._closing:
-            self._close_once()
+        if not self.inherited:
+            with self._closing:
+                self._close_once()
 
     def _close_once(self) -> None:
         with self._lock:
@@ -325,18 +330,25 @@ class Node(Generic[Driven]):
         self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
         self._finished = True  # there is nothing of ours to close
         self._lock = Lock()
-        self.publisher.disown(self.closed)
-        self._member.disown()
-        self._roster.disown()
-        # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
-        idents = {
-            *self.publisher.idents(),
-            *(ingress.id for ingress in (*self._all_ingresses(), *self._ends)),
-        }
-        close_connections(str(self.path), idents)
-        for seat in self._seats.values():
+        steps: list[Callable[[], object]] = [partial(self.publisher.disown, self.closed)]
+        steps += self._member.disown, self._roster.disown, self._disconnect
+        for seat in list(self._seats.values()):
             if (channel := seat.channel()) is not None:
-                channel._disown(self.closed)
+                steps.append(partial(channel._disown, self.closed))
+        for step in steps:
+            with suppress(Exception):  # another thread of the parent was about to change it
+                step()
+
+    def _disconnect(self) -> None:
+        # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
+        ingresses = (*self._all_ingresses(), *self._ends)
+        idents = {*self.publisher.idents(), *(ingress.id for ingress in ingresses)}
+        close_connections(str(self.path), idents)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is the parent's. A forked child may collect garbage before anything is disowned."""
+        return self._pid != os.getpid()
 
 
 class BusBase(Generic[Driven]):
@@ -365,7 +377,7 @@ class BusBase(Generic[Driven]):
 
     def __del__(self) -> None:
         node = vars(self).get("_node")  # not there if it could not be opened
-        if node is not None and not node.closed:
+        if node is not None and not node.closed and not node.inherited:
             abandon(node)
 
 
@@ -382,16 +394,3 @@ def admit(policy: Policy | None, action: str, what: str, resource: str) -> None:
     """Raise if `policy` denies `action` on `resource`; `what` says it in words."""
     if policy is not None and not policy(action, resource):
         raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)
-
-
-def _check_count(value: object, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
-    if not 1 <= value < 2**31:
-        raise Invalid(f"{what} is {value}: give a number from 1 to {2**31 - 1}", value=value)
-    return value
-
-
-def _check_callback(value: object, what: str) -> None:
-    if value is not None and not callable(value):
-        raise TypeError(f"{what} must be callable, not {type(value).__name__}")

@@ -250,6 +250,8 @@ class Publisher(Generic[Driven]):
         deadline = time.monotonic() + patience
         while True:
             self._check_not_in_use()
+            if self._closed:  # in a forked child, the sockets must not even be looked at
+                raise Canceled(self._closed)
             try:
                 obstacle = self._attempt(
                     max(0.0, deadline - time.monotonic()), system, kind, raw, body, count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,12 +10,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 import zbus
+from zbus import threads
+from zbus.descriptors import open_files
+from zbus.locks import Lock
 
 from .conftest import Spawn, receive
 
@@ -196,3 +201,214 @@ else:
 def members(directory: str) -> int:
     """Return how many processes have left no member file behind, the test's own among them."""
     return len(list(Path(directory, "v1", "default").glob("*.member")))
+
+
+AMID = """
+import gc, os, sys, threading, time, warnings
+from contextlib import suppress
+if {garbage}:  # before zbus does anything in the child
+    os.register_at_fork(after_in_child=gc.collect)
+import zbus
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of fork with threads
+stop = threading.Event()
+
+def again_and_again(call):
+    while not stop.is_set():
+        with suppress(zbus.Canceled, zbus.Timeout):  # closed meanwhile, or held up by other children
+            call()
+
+def subscribe():
+    for overflow in ("drop", "block", "latest"):
+        with zbus.subscribe("x", overflow=overflow):
+            pass
+
+def open_and_close():
+    with zbus.Bus() as bus:
+        bus.send("a", "b", "/bus")
+
+def drop():
+    bus = zbus.Bus()
+    bus.send("a", "b", "/dropped")
+    bus.subscribe("x").itself = bus  # garbage that refers to itself
+
+def close():
+    stop.wait(0.01)
+    zbus.close()
+
+def child(number):
+    zbus.send("a", "b", "/child", number, timeout=30)
+    with zbus.subscribe("c") as sub:
+        zbus.send("c", "b", "/child", number, timeout=30)
+        while sub.channel().receive(timeout=30)[0].data != number:
+            pass
+    zbus.close()
+    zbus.send("a", "b", "/child", number, timeout=30)
+    if number % 2:
+        sys.exit(0)  # as a program that comes to its end
+    zbus.close()
+    os._exit(0)
+
+calls = [lambda: zbus.send("a", "b", "/thread"), subscribe, open_and_close, drop, close]
+threads = [threading.Thread(target=again_and_again, args=(call,)) for call in calls]
+for thread in threads:
+    thread.start()
+for number in range({count}):
+    pid = os.fork()
+    if not pid:
+        child(number)
+    deadline = time.monotonic() + 40
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(pid, 9)
+            ended = os.waitpid(pid, 0)
+            print("hung:", number, flush=True)
+            break
+        time.sleep(0.001)
+    print(ended[1], flush=True)
+stop.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("garbage", [False, True])
+def test_forks_amid_what_other_threads_do(zbus_dir: str, garbage: bool) -> None:
+    """They open, send, subscribe, drop and close, and are anywhere in it."""
+    count = 30
+    program = AMID.format(count=count, garbage=garbage)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0"] * count, "")
+    zbus.Bus(dir=zbus_dir).close()
+    assert [path.name for path in Path(zbus_dir, "v1", "default").iterdir()] == ["token"]
+
+
+def test_every_lock_is_free_in_the_child_but_those_of_the_thread_that_forks(zbus_dir: str) -> None:
+    ours, theirs, held, go = Lock(), Lock(), threads.Event(), threads.Event()
+
+    def hold() -> None:
+        with theirs, zbus._default._lock:
+            held.set()
+            go.wait()
+
+    thread = threads.start("zbus-test", hold)
+    assert held.wait(10)
+
+    def work() -> None:
+        assert ours.held()
+        assert theirs.acquire(blocking=False)
+        assert thread.join(0)
+        assert threads.running() == []
+        zbus.send("a", "b", "/1")
+        zbus.close()
+
+    with ours:
+        in_child(work)
+    assert not theirs.acquire(blocking=False)
+    go.set()
+    assert thread.join(10)
+    assert theirs.acquire(blocking=False)
+
+
+def test_a_bus_that_cannot_be_disowned_leaves_no_other_undone(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [zbus.Bus(dir=zbus_dir) for _ in range(4)]
+    subs = [other.subscribe("a") for other in others]
+
+    def fail(*_: object) -> None:
+        raise OSError
+
+    def work() -> None:
+        for other in others:
+            refused(partial(other.send, "a", "b", "/1"))
+        for sub in subs[1:]:
+            refused(partial(sub.channel().receive, timeout=5))
+        inside = [path for _, path in open_files() if path.startswith(zbus_dir)]
+        assert [path for path in inside if path.endswith((".member", ".new"))] == []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(others[0]._node, "disown", fail)
+        patch.setattr(others[1]._node.publisher, "disown", fail)
+        patch.setattr(others[2]._node._member, "disown", fail)
+        patch.setattr(subs[0].channel(), "_disown", fail)
+        in_child(lambda: [refused(partial(other.send, "a", "b", "/1")) for other in others[2:]])
+        patch.undo()
+        in_child(work)
+    for other in others:
+        other.close()
+
+
+def test_a_member_file_that_another_thread_is_about_to_make_is_not_kept_by_the_child(
+    zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock would make a parent that has died seem alive."""
+    reached, go = threads.Event(), threads.Event()
+    rename = Path.rename
+
+    def wait(path: Path, target: Path) -> Path:
+        reached.set()
+        go.wait()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", wait)
+    thread = threads.start("zbus-test", lambda: zbus.Bus(dir=zbus_dir).close())
+    assert reached.wait(10)
+
+    def work() -> None:
+        inside = [path for _, path in open_files() if path.startswith(zbus_dir)]
+        assert [path for path in inside if path.endswith((".member", ".new"))] == []
+
+    in_child(work)
+    go.set()
+    assert thread.join(10)
+
+
+def test_garbage_of_the_parent_harms_nothing_in_the_child(zbus_dir: str) -> None:
+    program = """
+import gc, os
+gc.disable()
+os.register_at_fork(after_in_child=gc.collect)
+import zbus
+kept = zbus.Bus().subscribe("a")
+def drop():
+    bus = zbus.Bus()
+    for overflow in ("drop", "block", "latest"):
+        sub = bus.subscribe("a", overflow=overflow)
+        sub.itself = bus, sub
+drop()
+files = sorted(os.listdir(kept.channel()._bus._node.path))
+pid = os.fork()
+if not pid:
+    os._exit(gc.collect() > 1000)
+assert os.waitpid(pid, 0)[1] == 0
+assert sorted(os.listdir(kept.channel()._bus._node.path)) == files
+zbus.send("a", "b", "/1", 1)
+assert kept.channel().receive(timeout=5)[0].data == 1
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in Path(zbus_dir, "v1", "default").iterdir()] == ["token"]
+
+
+async def test_a_child_of_an_event_loop_leaves_the_loop_alone(zbus_dir: str) -> None:
+    """The child shares what the loop waits with: to take a descriptor out there takes it out here."""
+    async with zbus.aio.Bus(dir=zbus_dir) as bus:
+        sub = await bus.subscribe("a")
+        loop = asyncio.get_running_loop()
+        waiting = asyncio.ensure_future(sub.channel().receive(timeout=60))
+        await asyncio.sleep(0)
+
+        def work() -> None:
+            sub.channel()._end()
+            loop.call_soon(lambda: None)
+            loop._run_once()  # type: ignore[attr-defined]
+
+        in_child(work)
+        await bus.send("a", "b", "/1", 1)
+        evt, ok = await asyncio.wait_for(waiting, 10)
+        assert ok
+        assert evt is not None
+        assert evt.data == 1

@@ -12,7 +12,19 @@ import pytest
 import zbus
 
 ROOT = Path(zbus.__file__).parent
-PURE = ("errors", "event", "timeouts", "patterns", "typed", "exact", "wire", "loss", "decoder", "policy")
+PURE = (
+    "errors",
+    "event",
+    "timeouts",
+    "checks",
+    "patterns",
+    "typed",
+    "exact",
+    "wire",
+    "loss",
+    "decoder",
+    "policy",
+)
 # A module imports only from those before it. A new one finds its place here.
 ORDER = (
     *PURE,

@@ -1,0 +1,27 @@
+"""Counts and callbacks as the API takes them."""
+
+from __future__ import annotations
+
+from .errors import Invalid
+
+__all__ = ["check_callback", "check_count"]
+
+
+def check_count(value: object, what: str) -> int:
+    """Return `value`, a number of things, one at least.
+
+    Raises:
+        TypeError: it is not an int.
+        Invalid: it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if not 1 <= value < 2**31:
+        raise Invalid(f"{what} is {value}: give a number from 1 to {2**31 - 1}", value=value)
+    return value
+
+
+def check_callback(value: object, what: str) -> None:
+    """Raise TypeError unless `value` is `None` or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{what} must be callable, not {type(value).__name__}")
