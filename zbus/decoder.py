@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import orjson
 
 from .event import Event, Gap, Mismatch
-from .loss import Stream, Streams
+from .loss import MAX_GAP, Stream, Streams
 from .patterns import Matcher
 from .typed import Fit
 from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields
@@ -88,30 +88,46 @@ class Decoder:
         try:
             system, kind, stamp, events = decode_fields(fields)
         except Malformed as error:
-            self.malformed += 1
-            self.why = str(error)
-            self._count("malformed", 1)
+            self._reject(str(error))
             return
         key = (system.encode(), kind.encode(), stamp.origin.encode())
         stream = self._streams.find(key) or self._streams.add(key)
-        if stamp.origin:
-            self._account(stream, stamp, len(events))
-        if stream.wanted:
+        if stamp.origin and not self._account(stream, stamp, len(events)):
+            self._reject(f"number {stamp.seq} is beyond what a stream can lose at once")
+        elif stream.wanted:
             self._keep(events)
 
-    def _account(self, stream: Stream, stamp: Stamp, events: int) -> None:
+    def _account(self, stream: Stream, stamp: Stamp, events: int) -> bool:
+        """Count what is missing before a frame, of no events if it is a mark; return whether that can be."""
+        due = stream.next if stream.next >= 0 else self._streams.due(*stamp[1:])
+        if 0 <= due < stamp.seq - MAX_GAP:
+            return False
         if stream.next < 0:
-            stream.expect(self._streams.due(*stamp[1:]))
-        if (gap := stream.jump(stamp.seq)) is not None:
+            stream.begin_at(due)
+        elif not events:
+            self._tell(self._streams.head(stream, stamp.settled, stamp.first))
+        self._tell(stream.jump(stamp.seq))
+        if stream.next >= 0 and (events or stamp.seq > stream.next):
+            stream.expect(stamp.seq + events)
+        return True
+
+    def _tell(self, gap: Gap | None) -> None:
+        if gap is not None:
             self.gaps.append(gap)
             self.news.append(gap)
             self.lose(gap.events)
-        if stream.next >= 0:
-            stream.expect(stamp.seq + events)
 
-    def _decode_batch(self, stream: Stream, data: bytes) -> None:
+    def _reject(self, why: str) -> None:
+        self.malformed += 1
+        self.why = why
+        self._count("malformed", 1)
+
+    def _decode_batch(self, stream: Stream, fields: list[bytes]) -> None:
         """Decode the batch of a stream in use, the one due."""
-        events = decode_batch(stream.system, stream.kind, stream.origin, stream.next, data)
+        events = decode_batch(stream.system, stream.kind, stream.origin, stream.next, fields[4])
+        if not events:  # a mark, which says more by its stamp
+            self._decode_any(fields)
+            return
         stream.expect(stream.next + len(events))
         self._keep(events)
 
@@ -136,7 +152,7 @@ class Decoder:
 
 def _short_cut(
     streams: Streams,
-    batch: Callable[[Stream, bytes], Event | None],
+    batch: Callable[[Stream, list[bytes]], Event | None],
     otherwise: Callable[[list[bytes]], Event | None],
 ) -> Callable[[bytes], Event | None]:
     """Return the decoder for what comes a million times: JSON of a stream in use, the number due.
@@ -168,7 +184,7 @@ def _short_cut(
             if seq != stream.next or len(digits) > stream.width:
                 return otherwise(fields)
             if not path:
-                return batch(stream, data)
+                return batch(stream, fields)
             # Filling the slots by hand instead of `Event(...)` saves 100 ns.
             evt = new(event)
             # Neither empty nor bytes, which begin with NUL, in one comparison.

@@ -151,14 +151,16 @@ def answers(path: Path) -> bool:
         return False
     except OSError:
         return True
-    with file_errors("probe", path), closing(socket.socket(socket.AF_UNIX)) as probe:
+    # Of another type than what listens there, so the kernel says no (EPROTOTYPE) and the peer is spared an
+    # accept, a handshake and a close for each time that somebody asks.
+    with file_errors("probe", path), closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            return True  # for example EAGAIN: its backlog is full, so it lives
+            return True
     return True
 
 

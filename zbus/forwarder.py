@@ -23,6 +23,9 @@ Context = zmq.Context[zmq.Socket[bytes]]
 # Per connection, on top of the channel's own capacity: enough that the I/O thread seldom waits.
 _LINK_EVENTS = 1000
 _MAX_SOCKETS = 8192
+# Of connections that wait to be accepted. Who finds it full tries again after ever longer pauses, and 100,
+# libzmq's own, are less than a crowd that starts at once. The kernel takes as many as it allows.
+_BACKLOG = 4096
 
 
 class LazyContext:
@@ -136,6 +139,7 @@ class Forwarder:
         publishers.rcvhwm = min(_LINK_EVENTS, capacity)
         publishers.sndhwm = 0  # else libzmq cuts the subscriptions of a new connection at 1000, silently
         publishers.setsockopt(zmq.MAXMSGSIZE, max_event_bytes)
+        publishers.setsockopt(zmq.BACKLOG, _BACKLOG)
         channels.sndhwm = 1  # a channel's queue is this plus its own: see Ingress.connect
         channels.setsockopt(zmq.XPUB_NODROP, int(blocking))
         try:

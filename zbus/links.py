@@ -5,6 +5,10 @@ then the sender waits until each link has *shown* the sentinel of its listed epo
 subscriptions of that epoch are in force on this side. Every sentinel is recorded, awaited or not, and
 the roster is read again whenever the token moves meanwhile, so a peer that leaves costs no time-out.
 
+Who does not answer is given up in the end (see `joining`), and still gets what is sent after its
+subscriptions have arrived. What it misses until then must be told to it: `late` holds the times as of which
+somebody was left out, `returned` those whose joiners have answered since.
+
 There is a *lane*, one XPUB, for each overflow policy in use, because `XPUB_NODROP` holds all links of
 a socket for one full one.
 """
@@ -20,6 +24,7 @@ from contextlib import suppress
 import zmq
 
 from .handover import Connections
+from .joining import Patience, Wait, Workload
 from .roster import Entry, Roster, clock
 from .timeouts import milliseconds
 from .wire import CONTROL
@@ -31,8 +36,11 @@ log = logging.getLogger("zbus")
 NEVER = -1
 """No token has this value."""
 
-# While links are awaited, how often the roster and the liveness of those links are looked at.
-_LOOK_MS = 5
+# While links are awaited, how often they and the roster are looked at: soon, then after an eighth of the time
+# that it has taken so far. And how many at a time: looks are what a crowd that starts at once is slowed by.
+_CHECK_SECONDS = (0.005, 0.05)
+_CHECK_SHARE = 8
+_CHECKED_AT_ONCE = 4
 _BLOCKING_LANE_EVENTS = 1000
 _RECONNECT_MAX_MS = 5000
 # As entries are named. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
@@ -46,25 +54,24 @@ class Full(Exception):
 class Link:
     """The connection to one ingress: the epoch it should reach, and the one it has shown."""
 
-    __slots__ = ("endpoint", "entry", "given_up", "lane", "shown", "since")
+    __slots__ = ("entry", "lane", "missed", "path", "shown", "wait")
 
-    def __init__(self, entry: Entry, lane: Lane, endpoint: str) -> None:
-        self.entry = entry
+    def __init__(self, entry: Entry, lane: Lane, path: str) -> None:
         self.lane = lane
-        self.endpoint = endpoint
+        self.path = path
         self.shown = 0
+        self.missed: list[tuple[int, int]] = []  # epochs that were given up, and as of when
         self.expect(entry)
 
     def expect(self, entry: Entry) -> None:
         """Begin to wait for the epoch of `entry`."""
         self.entry = entry
-        self.since = time.monotonic()
-        self.given_up = False
+        self.wait = Wait(self.path, time.monotonic())
 
     @property
-    def awaited(self) -> bool:
-        """Whether a send has to wait for this link."""
-        return self.shown < self.entry.epoch and not self.given_up
+    def endpoint(self) -> str:
+        """The ZeroMQ address of the ingress."""
+        return f"ipc://{self.path}"
 
 
 class Lane:
@@ -90,6 +97,9 @@ class Links:
         hold: sends to the `block` ingresses, or raises `zmq.Again`; `None` while there are none.
         drop: sends to the `drop` ingresses, never waiting; `None` while there are none.
         settled: as of when (see `clock`) everybody who listens is known.
+        late: as of when somebody was left out who has not come back, sorted.
+        returned: those of them whose joiners have come back; whoever has told them takes them out.
+        progressed: when (monotonic) a joiner answered last, or was seen to wait for a CPU.
     """
 
     def __init__(
@@ -99,55 +109,66 @@ class Links:
         *,
         capacity: int,
         join_timeout: float,
+        send_timeout: float,
         gave_up: Callable[[], None],
     ) -> None:
         """Prepare; nothing is connected before the first `settle`.
 
-        `gave_up` is called when a link did not show its epoch within `join_timeout` seconds.
+        `gave_up` is called when a link did not show its epoch within `join_timeout` seconds, or one to a
+        `block` ingress within `send_timeout`.
         """
         self._roster = roster
         self._context = context
         self._capacity = capacity
-        self._join_timeout = join_timeout
+        self._patience = Patience(join_timeout, send_timeout)
+        self._workload = Workload()
         self._gave_up = gave_up
         self._listed = NEVER
         self.settled = 0
+        self.late: list[int] = []
+        self.returned: list[int] = []
+        self.progressed = 0.0
         self._links: dict[str, Link] = {}
+        self._awaited: dict[str, Link] = {}
         self._lanes: dict[str, Lane] = {}
-        self._patience_ms = 0
+        self._timeout_ms = 0
         self.hold: Callable[[bytes], object] | None = None
         self.drop: Callable[[bytes], object] | None = None
 
-    def settle(self, patience: float) -> int:
-        """Return the token as of which every ingress on the roster is linked and up to date.
+    def settle(self, timeout: float) -> int:
+        """Return the token as of which every ingress on the roster is linked and up to date, or given up.
 
         Raises:
-            Full: one is not after `patience` seconds.
+            Full: one is not after `timeout` seconds.
         """
-        until = time.monotonic() + patience
+        now = begun = time.monotonic()
+        overslept = False
         while True:
-            now = clock()
+            asof = clock()
             token = self._roster.token[0]
             if token != self._listed:
                 self._list()
                 self._listed = token
             self._read()
-            waiting = [link for link in self._links.values() if link.awaited and not self._give_up(link)]
-            if not waiting:
+            self._check(now, asof, overslept)
+            if not self._awaited:
                 if self._roster.token[0] == token:
-                    self.settled = now
+                    self.settled = asof
+                    self._count_late()
                     return token
                 continue
-            self._bury_dead(waiting)
-            if time.monotonic() >= until:
-                raise Full(f"subscriber {waiting[0].entry.id} has not finished joining")
-            self._wait()
+            if now >= begun + timeout:
+                first = next(iter(self._awaited.values()))
+                raise Full(f"{self._name(first)} has not finished joining")
+            pause = min(max(_CHECK_SECONDS[0], (now - begun) / _CHECK_SHARE), _CHECK_SECONDS[1])
+            self._wait(pause)
+            now, overslept = time.monotonic(), time.monotonic() > now + 2 * pause
 
     def wait_at_most(self, seconds: float) -> None:
         """Let `hold` wait this long for room before it raises."""
-        self._patience_ms = milliseconds(seconds)
+        self._timeout_ms = milliseconds(seconds)
         for lane in self._lanes.values():
-            lane.socket.sndtimeo = self._patience_ms
+            lane.socket.sndtimeo = self._timeout_ms
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
         """Return the sockets that hear from peers what a sender may wait for."""
@@ -165,16 +186,25 @@ class Links:
         for socket in self.sockets():
             socket.getsockopt(zmq.EVENTS)
 
+    def look(self) -> None:
+        """Take in who has come back of those that were given up."""
+        self._read()
+        self._count_late()
+
+    def _count_late(self) -> None:
+        self.late = sorted({since for link in self._links.values() for _, since in link.missed})
+
     def _list(self) -> None:
         entries = self._roster.entries()
         for ident in [ident for ident in self._links if ident not in entries]:
+            self._awaited.pop(ident, None)
             self._unlink(self._links.pop(ident))
         dead = []
         for ident, entry in entries.items():
             link = self._links.get(ident)
             if link is not None:
                 if entry.epoch > link.entry.epoch:
-                    link.expect(entry)
+                    self._expect(link, entry)
             elif self._roster.alive(ident):
                 self._link(entry)
             else:
@@ -189,12 +219,18 @@ class Links:
         if lane is None:
             blocking = entry.overflow == "block"
             lane = Lane(self._context(), blocking=blocking, capacity=self._capacity)
-            lane.socket.sndtimeo = self._patience_ms
+            lane.socket.sndtimeo = self._timeout_ms
             self._lanes[entry.overflow] = lane
-        endpoint = f"ipc://{self._roster.socket_path(entry.id)}"
-        lane.socket.connect(endpoint)
+        link = self._links[entry.id] = Link(entry, lane, str(self._roster.socket_path(entry.id)))
+        self._expect(link, entry)
+        lane.socket.connect(link.endpoint)
         lane.links += 1
-        self._links[entry.id] = Link(entry, lane, endpoint)
+
+    def _expect(self, link: Link, entry: Entry) -> None:
+        """Begin to wait for the epoch of `entry`, unless it has been shown already."""
+        link.expect(entry)
+        if link.shown < entry.epoch:
+            self._awaited[entry.id] = link
 
     def _unlink(self, link: Link) -> None:
         link.lane.links -= 1
@@ -218,32 +254,63 @@ class Links:
         epoch = int(sentinel[2])
         if change[0]:
             link.shown = max(link.shown, epoch)
+            if link.shown >= link.entry.epoch:
+                self._awaited.pop(link.entry.id, None)
+            self.progressed = time.monotonic()
+            self.returned += [since for missed, since in link.missed if missed <= link.shown]
+            link.missed = [(missed, since) for missed, since in link.missed if missed > link.shown]
         elif epoch == link.shown:
             link.shown = 0  # the connection went, not just an older epoch: wait for it to come back
+            self._expect(link, link.entry)
 
-    def _give_up(self, link: Link) -> bool:
-        """Stop waiting for a link whose time is over, until its epoch moves. A `block` one counts as full."""
-        if link.lane.blocking or time.monotonic() < link.since + self._join_timeout:
-            return False
-        link.given_up = True
+    def _check(self, now: float, asof: int, overslept: bool) -> None:
+        """Look at some of the links that are awaited: remove the dead, give up those whose time is over.
+
+        What these miss is sent later than `asof`. A `block` ingress whose process is stopped has time without
+        end: like any full one it holds its publishers, which can say so.
+        """
+        due = [link for link in self._awaited.values() if link.wait.due <= now]
+        if not due:
+            return
+        if self._workload.note(overslept):
+            self.progressed = now
+        for link in sorted(due, key=lambda link: link.wait.due)[:_CHECKED_AT_ONCE]:
+            if not self._roster.alive(link.entry.id):
+                self._roster.bury([link.entry.id])
+                self._listed = NEVER  # also if nothing could be removed, and so the token did not move
+                continue
+            timeout = self._patience.left(now, blocking=link.lane.blocking)
+            if link.wait.over(now, timeout, self._workload) and not (
+                link.lane.blocking and link.wait.stopped
+            ):
+                self._give_up(link, timeout, asof)
+                self._patience.spend(now)
+            elif link.wait.held_up:
+                self.progressed = now
+
+    def _give_up(self, link: Link, timeout: float, asof: int) -> None:
+        """Stop waiting for a link, until its epoch moves."""
+        del self._awaited[link.entry.id]
+        link.missed.append((link.entry.epoch, asof))
         self._gave_up()
         log.warning(
-            "subscriber %s did not finish joining within %g s: sending without it (is it stopped?)",
-            link.entry.id,
-            self._join_timeout,
+            "%s did not finish joining within %g s: sending without it; it is told what it misses",
+            self._name(link),
+            timeout,
         )
-        return True
 
-    def _bury_dead(self, links: list[Link]) -> None:
-        if dead := [link.entry.id for link in links if not self._roster.alive(link.entry.id)]:
-            self._roster.bury(dead)
-            self._listed = NEVER  # also if nothing could be removed, and so the token did not move
+    def _name(self, link: Link) -> str:
+        """Say which subscriber a link leads to, for people."""
+        info = self._roster.info(link.entry)
+        stopped = ", stopped" if link.wait.stopped else ""
+        process, pid = info.get("process", "?"), info.get("pid", "?")
+        return f"subscriber {link.entry.id} ({process}, process {pid}{stopped})"
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         poller = zmq.Poller()
         for lane in self._lanes.values():
             poller.register(lane.socket, zmq.POLLIN)
-        poller.poll(_LOOK_MS)
+        poller.poll(milliseconds(seconds))
 
     def close(self, deadline: float) -> Connections:
         """Close the sockets; libzmq still writes what was accepted, until `deadline` (monotonic).
@@ -257,4 +324,5 @@ class Links:
             lane.socket.close(linger=milliseconds(max(0.0, deadline - time.monotonic())))
         self._lanes.clear()
         self._links.clear()
+        self._awaited.clear()
         return connections

@@ -7,6 +7,9 @@ when the stream was *born*: one that is younger than the channel was meant for i
 as of when the publisher had *settled* who listens, and the *first* number it sent since. While that time is
 before the join, numbers may have holes: what arrives was on its way to another channel of the same process.
 After that, `first` was the first that was meant for this one.
+
+A publisher that gave up a joiner, and settled again since, tells it by a *mark* from which number on it was
+counted in. So a stream remembers from where it counts, and what a mark adds before that is missing too.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from collections.abc import Callable
 
 from .event import Gap
 
-__all__ = ["MAX_TOPICS", "Stream", "Streams"]
+__all__ = ["MAX_GAP", "MAX_TOPICS", "Stream", "Streams"]
 
 MAX_TOPICS = 65_536
+MAX_GAP = 2**40
+"""A stream cannot lose more at once: that is a million events a second for twelve days. More is a forgery."""
 
 Key = tuple[bytes, bytes, bytes]
 
@@ -26,6 +31,7 @@ class Stream:
     """One (system, kind, origin) as a channel sees it: its names, the verdict, and what comes next."""
 
     __slots__ = (
+        "begin",
         "kind",
         "kind_key",
         "next",
@@ -44,7 +50,12 @@ class Stream:
         self.origin = key[2].decode()
         self.wanted = wanted
         # -1 is no number that a stamp can bear: none is due yet. Without an origin nothing is numbered.
-        self.expect(-1)
+        self.begin_at(-1)
+
+    def begin_at(self, due: int) -> None:
+        """Begin to count with the number that is due."""
+        self.begin = due
+        self.expect(due)
 
     def expect(self, due: int) -> None:
         """Set the number that is due, and `width`, how many digits it has."""
@@ -108,6 +119,16 @@ class Streams:
         if settled <= self._asked:
             return -1
         return first if 0 < first <= seq and not self._forgetful else seq
+
+    def head(self, stream: Stream, settled: int, first: int) -> Gap | None:
+        """Return what a mark adds to the losses of a stream in use: the gap before it began to be counted.
+
+        Both numbers are of the mark's stamp. To a channel that joined later than `settled` it says nothing.
+        """
+        if not stream.wanted or self._forgetful or settled <= self._asked or not 0 < first < stream.begin:
+            return None
+        last, stream.begin = stream.begin - 1, first
+        return Gap(stream.origin, stream.system, stream.kind, first, last)
 
     def find(self, key: Key) -> Stream | None:
         """Return the stream of `key` if it is known, and keep it known."""

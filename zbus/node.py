@@ -121,6 +121,7 @@ class Node(Generic[Driven]):
                 self._context.get,
                 capacity=self.capacity,
                 join_timeout=join_timeout,
+                send_timeout=self._send_timeout,
                 gave_up=partial(self._member.add, "join_timeouts"),
             ),
             admit=partial(admit, self._policy, SEND, "send events to system"),

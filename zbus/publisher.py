@@ -17,9 +17,11 @@ import zmq
 from .errors import Canceled, Invalid, Timeout, Unavailable
 from .exact import Fragment, count_references
 from .handover import Connections
+from .latecomers import Latecomers
 from .links import NEVER, Full, Links
 from .locks import TIMEOUT_MAX, Lock
 from .loss import MAX_TOPICS
+from .marks import Topic
 from .patterns import ALIKE, alike, check_text, plain
 from .roster import Roster, clock, new_id
 from .threads import sleep
@@ -54,17 +56,6 @@ _encode = str.encode
 _references = getrefcount
 _Fragment = Fragment
 _NO_FRAGMENTS = count_references()
-
-
-class _Topic:
-    """A (system, kind) this publisher sends to: since when, the last number, and the form of its frames."""
-
-    __slots__ = ("born", "seq", "template")
-
-    def __init__(self, born: int) -> None:
-        self.born = born
-        self.seq = 0
-        self.template = b""
 
 
 def _looked_up(*texts: str) -> tuple[str, ...]:
@@ -112,10 +103,11 @@ class Publisher(Generic[Driven]):
         self._inside = 0  # how many threads send or wait to; a hint, since they count without a lock
         self._met = 0.0
         self._origin = new_id()
-        self._topics: dict[tuple[str, str], _Topic] = {}
-        self._current: dict[tuple[str, str], _Topic] = {}  # those whose template is of the latest settling
+        self._topics: dict[tuple[str, str], Topic] = {}
+        self._current: dict[tuple[str, str], Topic] = {}  # those whose template is of the latest settling
         self._token = roster.token
         self._known = NEVER
+        self._latecomers = Latecomers(links, self._emit, self.look)
         self._hold: Callable[[bytes], object] | None = None
         self._drop: Callable[[bytes], object] | None = None
         self._closed = ""
@@ -220,6 +212,7 @@ class Publisher(Generic[Driven]):
         frame = topic.template % (raw, topic.seq + 1, body)
         if len(frame) > self._max:
             raise self._too_large(frame)
+        self._latecomers.send_marks()
         self._emit(frame)
         topic.seq += count
 
@@ -232,6 +225,17 @@ class Publisher(Generic[Driven]):
     def idents(self) -> list[str]:
         """Return the ids of the ingresses that this publisher is connected to. It takes no lock."""
         return self._links.idents()
+
+    def look(self) -> None:
+        """Tell joiners that were given up and have come back what they missed. Any thread may call this.
+
+        Called once a second while there are some; a `send` that settles does it too.
+        """
+        try:
+            if self._lock.acquire(blocking=False) and not self._closed:
+                self._latecomers.tell()
+        finally:
+            self._lock.let_go()
 
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
@@ -264,6 +268,9 @@ class Publisher(Generic[Driven]):
                     self._fresh = False
                     self._written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
                 return
+            if timeout is DEFAULT:
+                # While joiners answer, or cannot for want of a CPU, no time is over: slow is not stopped.
+                deadline = max(deadline, self._links.progressed + patience)
             if time.monotonic() >= deadline:
                 self._timed_out()
                 raise Timeout(
@@ -312,21 +319,23 @@ class Publisher(Generic[Driven]):
         if self._closed:  # meanwhile, by a signal handler
             raise Canceled(self._closed)
         self._known = known
+        self._latecomers.account()
         self._current.clear()
         self._hold, self._drop = self._links.hold, self._links.drop
 
-    def _bring_up_to_date(self, system: str, kind: str) -> _Topic:
+    def _bring_up_to_date(self, system: str, kind: str) -> Topic:
         try:
             topic = self._topics[system, kind]
         except (KeyError, TypeError):
             topic = self._add_topic(system, kind)
+        self._latecomers.note(self.stream(system, kind), topic)
         stamp = Stamp(self._origin, 0, topic.born, self._links.settled, topic.seq + 1)
         topic.template = frame_template(system, kind, stamp)
         self._current[system, kind] = topic
         self._fresh = True
         return topic
 
-    def _add_topic(self, system: str, kind: str) -> _Topic:
+    def _add_topic(self, system: str, kind: str) -> Topic:
         check_sendable(system, kind)
         self._admit(system)
         if len(self._topics) >= MAX_TOPICS:
@@ -338,7 +347,7 @@ class Publisher(Generic[Driven]):
         born = clock()
         if self._token[0] != self._known:
             self._settle()
-        return self._topics.setdefault((system, kind), _Topic(born))
+        return self._topics.setdefault((system, kind), Topic(born))
 
     def _too_large(self, frame: bytes) -> Invalid:
         return Invalid(
@@ -368,6 +377,7 @@ class Publisher(Generic[Driven]):
                 return None
             self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
             self._known = NEVER
+            self._latecomers.close()
             self._hold = self._drop = None
             return self._links.close(deadline)
         finally:

@@ -26,6 +26,7 @@ from .patterns import check_name, check_text
 
 __all__ = [
     "CONTROL",
+    "EMPTY_BATCH",
     "Frame",
     "Malformed",
     "Stamp",
@@ -43,6 +44,9 @@ __all__ = [
 
 CONTROL = b"\xff"
 """First byte of a topic that is the bus's own (barriers and sentinels); no UTF-8 text begins so."""
+
+EMPTY_BATCH = b"[]"
+"""Data of a mark: a batch without items, which tells what numbers have gone before it."""
 
 _ORIGIN = re.compile(rb"[0-9a-f]{8,16}")
 _SEQ = re.compile(rb"[0-9]{1,19}")
@@ -239,8 +243,12 @@ def decode_batch(system: str, kind: str, origin: str, seq: int, data: bytes) -> 
         Malformed: `data` is not a batch.
     """
     rows = decode_data(data)
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list):
         raise Malformed("a batch is a JSON array with at least one item")
+    if not rows and origin:
+        return []  # a mark
+    if not rows:
+        raise Malformed("a batch is a JSON array with at least one item, unless a stamp makes it a mark")
     try:
         paths, datas = zip(*rows, strict=True)
         if {*map(type, rows)} != {list} or not all(paths) or "\0" in "".join(paths):

@@ -6,6 +6,7 @@ outlives its test. `tests/live/conftest.py` has the other end.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import mmap
@@ -105,6 +106,44 @@ def joiner(progress_path: str, rounds: str) -> None:
 def send_once(number: str) -> None:
     """Be a new process that sends one event and exits."""
     zbus.send("jobs", "done", f"/job/{number}", int(number))
+
+
+def listener(system: str, overflow: str) -> None:
+    """Subscribe. Told a number, receive until as many events are accounted for, and tell the data and gaps.
+
+    Told a pattern, subscribe to that as well.
+    """
+    with zbus.Bus() as bus:
+        subs = [bus.subscribe(system, overflow=overflow)]
+        tell(ready=True)
+        numbers: list[int] = []
+        while line := told():
+            if line.isdigit():
+                account(subs, numbers, int(line))
+                tell(numbers=numbers, gaps=[gap[-2:] for sub in subs for gap in sub.channel().gaps])
+            else:
+                subs.append(bus.subscribe(line, overflow=overflow))
+                tell(ready=True)
+
+
+def account(subs: list[zbus.Subscription], numbers: list[int], least: int) -> None:
+    """Receive until `least` events have come or are told to be lost."""
+    deadline = time.monotonic() + 30
+    while len(numbers) + sum(sub.lost for sub in subs) < least and time.monotonic() < deadline:
+        with contextlib.suppress(TimeoutError):
+            _, evt, _ = zbus.select(*(sub.channel() for sub in subs), timeout=0.05)
+            if evt is not None:
+                numbers.append(evt.data)
+
+
+def subscribe_when_told(system: str, overflow: str) -> None:
+    """Subscribe when told to."""
+    with zbus.Bus() as bus:
+        tell(ready=True)
+        if told():
+            bus.subscribe(system, overflow=overflow)
+            tell(subscribed=True)
+            told()
 
 
 def publisher(origin: str, count: str, capacity: str = "65536") -> None:

@@ -9,6 +9,7 @@ import pytest
 from zbus import wire
 from zbus.decoder import Decoder
 from zbus.event import Event, Gap
+from zbus.loss import MAX_GAP
 from zbus.patterns import Matcher
 
 from .frames import known, mutated, noise
@@ -23,6 +24,7 @@ class Plain:
         self.malformed = 0
         self.gaps: list[Gap] = []
         self.due: dict[tuple[str, str, str], int] = {}
+        self.begin: dict[tuple[str, str, str], int] = {}
 
     def take(self, data: bytes) -> list[Event]:
         try:
@@ -36,9 +38,17 @@ class Plain:
             stream = (frame.stamp.origin, frame.system, frame.kind)
             _, seq, _, settled, first = frame.stamp
             due = self.due.get(stream, first if settled >= 0 and 0 < first <= seq else seq)
-            if frame.stamp.seq > due:
-                self.gaps.append(Gap(*stream, due, frame.stamp.seq - 1))
-            self.due[stream] = frame.stamp.seq + len(frame.events)
+            if seq - due > MAX_GAP:
+                self.malformed += 1
+                return []
+            begin = self.begin.setdefault(stream, due)
+            if stream in self.due and not frame.events and settled >= 0 and 0 < first < begin:
+                self.gaps.append(Gap(*stream, first, begin - 1))
+                self.begin[stream] = first
+            if seq > due:
+                self.gaps.append(Gap(*stream, due, seq - 1))
+            if frame.events or seq > due or stream not in self.due:
+                self.due[stream] = seq + len(frame.events)
         return frame.events
 
 

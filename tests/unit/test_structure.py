@@ -22,6 +22,7 @@ PURE = (
     "exact",
     "wire",
     "loss",
+    "marks",
     "decoder",
     "policy",
 )
@@ -30,6 +31,9 @@ ORDER = (
     *PURE,
     "locks",
     "threads",
+    "housekeeping",
+    "processes",
+    "joining",
     "descriptors",
     "location",
     "clock",
@@ -44,6 +48,7 @@ ORDER = (
     "ingress",
     "handover",
     "links",
+    "latecomers",
     "publisher",
     "inlet",
     "latest",
@@ -68,6 +73,7 @@ ALSO = {
     "exact": {"enum", "gc", "json", "marshal", "orjson", "sys"},
     "wire": {"operator", "orjson"},
     "decoder": {"collections", "orjson", "weakref"},
+    "marks": {"collections"},
     "policy": {"tomllib", "os.PathLike"},
 }
 MAX_LINES = 400

@@ -1,0 +1,252 @@
+"""Joiners that do not answer: what they cost, what they are told once they are back, and who is never one."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+import zbus
+from zbus import housekeeping, joining
+from zbus.processes import look
+from zbus.roster import Entry, Roster, new_id
+
+from .conftest import Spawn, Worker, receive
+
+
+def counted(worker: Worker, least: int) -> tuple[list[int], list[list[int]]]:
+    """Have a `listener` tell what it received once it has accounted for `least` events; and its gaps."""
+    worker.tell(least)
+    facts = worker.hear()
+    return facts["numbers"], facts["gaps"]
+
+
+def heard(worker: Worker) -> dict[str, Any] | None:
+    """Return what a worker told, if it has."""
+    try:
+        return worker.hear(0.02)
+    except queue.Empty:
+        return None
+
+
+def missed(gaps: list[list[int]]) -> list[int]:
+    """Return the numbers in gaps."""
+    return sorted(number for first, last in gaps for number in range(first, last + 1))
+
+
+@contextmanager
+def stopped(worker: Worker) -> Iterator[None]:
+    """Stop a process, all its threads, for the time of a block."""
+    worker.signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while not ((seen := look(worker.pid)) and seen.stopped):
+        assert time.monotonic() < deadline
+    try:
+        yield
+    finally:
+        worker.signal(signal.SIGCONT)
+
+
+class Silent:
+    """Ingresses that listen and never say a word; the process itself runs."""
+
+    def __init__(self, root: str) -> None:
+        self.roster = Roster(root, "default")
+        self._sockets: dict[str, socket.socket] = {}
+
+    def add(self, overflow: str = "drop") -> None:
+        entry = Entry(new_id(), 1, overflow)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(self.roster.socket_path(entry.id)))
+        listening.listen()
+        self.roster.announce(entry, {}, entry._replace(epoch=0))
+        self._sockets[entry.id] = listening
+
+    def leave(self) -> None:
+        for ident, listening in self._sockets.items():
+            self.roster.withdraw(ident)
+            listening.close()
+        self.roster.close()
+
+
+@pytest.fixture
+def silent(zbus_dir: str) -> Iterator[Silent]:
+    made = Silent(zbus_dir)
+    yield made
+    made.leave()
+
+
+@pytest.mark.parametrize("overflow", ["drop", "latest"])
+def test_what_a_stopped_joiner_missed_is_told_to_it_exactly(
+    spawn: Spawn, zbus_dir: str, overflow: str
+) -> None:
+    """Though the topic is older than the join, and the publisher has settled again since."""
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus, zbus.Bus(dir=zbus_dir) as other:
+        bus.send("a", "b", "/before", 1)
+        late = spawn("listener", "a", overflow).ready()
+        with stopped(late):
+            for number in range(2, 5):
+                bus.send("a", "b", f"/{number}", number)
+            sub = other.subscribe("a")
+            for number in range(5, 8):
+                bus.send("a", "b", f"/{number}", number)
+            assert [receive(sub).data for _ in range(3)] == [5, 6, 7]
+        numbers, gaps = counted(late, 6)
+        assert numbers == []
+        assert gaps == [[2, 7]]
+        bus.send("a", "b", "/8", 8)
+        assert counted(late, 7) == ([8], [[2, 7]])
+        assert receive(sub).data == 8
+        assert sub.lost == 0
+        assert late.end() == 0
+
+
+def test_each_of_several_stopped_joiners_is_told_what_it_missed_itself(spawn: Spawn, zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus, ExitStack() as stops:
+        bus.send("a", "b", "/before", 1)
+        late = []
+        for number in range(2, 6):
+            late.append(spawn("listener", "a", "drop").ready())
+            stops.enter_context(stopped(late[-1]))
+            bus.send("a", "b", f"/{number}", number)
+        stops.close()
+        for first, worker in enumerate(late, 2):
+            numbers, gaps = counted(worker, 6 - first)
+            assert numbers == []
+            assert missed(gaps) == [*range(first, 6)]
+            assert worker.end() == 0
+
+
+def test_a_publisher_that_closes_tells_joiners_that_are_back(
+    spawn: Spawn, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_INTERVAL", 1000.0)
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2, linger=20) as bus:
+        bus.send("a", "b", "/before", 1)
+        late = spawn("listener", "(a|c)", "drop").ready()
+        with stopped(late):
+            bus.send("a", "b", "/2", 2)
+        late.tell(1)
+        while (facts := heard(late)) is None:  # until something has come, so that it is surely back
+            bus.send("c", "d", "/c", 0)
+        sent = len(facts["numbers"]) + sum(last - first + 1 for first, last in facts["gaps"])
+        assert [2, 2] not in facts["gaps"]
+    late.tell("e")  # it has joined once more, so whatever the publisher handed over has come
+    assert late.hear()["ready"]
+    _, gaps = counted(late, sent + 1)
+    assert [2, 2] in gaps
+    assert late.end() == 0
+
+
+def test_a_second_channel_that_is_left_out_is_told_and_the_first_loses_nothing(
+    spawn: Spawn, zbus_dir: str
+) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
+        first = spawn("listener", "a", "drop").ready()
+        bus.send("a", "b", "/1", 1)
+        first.tell("c")  # subscribe to another topic too
+        assert first.hear()["ready"]
+        with stopped(first):
+            bus.send("c", "d", "/1", 101)
+            bus.send("a", "b", "/2", 2)
+        numbers, gaps = counted(first, 3)
+        assert numbers[:2] == [1, 2]
+        # Of the second topic, unless its subscription was quicker than the signal.
+        assert gaps == [[1, 1]] if len(numbers) == 2 else numbers == [1, 2, 101]
+        assert first.end() == 0
+
+
+def test_fourteen_joiners_that_are_stopped_cost_a_publisher_its_second_once(
+    spawn: Spawn, zbus_dir: str
+) -> None:
+    workers = [spawn("subscribe_when_told", "a", "drop").ready() for _ in range(14)]
+    with zbus.Bus(dir=zbus_dir) as bus, ExitStack() as stops:
+        sub = bus.subscribe("a")
+        slow: list[float] = []
+        for worker in workers:
+            worker.tell("subscribe")
+            assert worker.hear()["subscribed"]
+            stops.enter_context(stopped(worker))
+            begun = time.monotonic()
+            bus.send("a", "b", "/1")
+            slow.append(time.monotonic() - begun)
+        assert 1.0 <= slow[0] < 3
+        assert sum(slow[1:]) < 13 * 0.5
+        for _ in workers:
+            receive(sub)
+        stops.close()
+        for worker in workers:
+            assert worker.end() == 0
+
+
+def test_silent_listeners_that_keep_coming_cost_a_moment_each(zbus_dir: str, silent: Silent) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.5) as bus:
+        took = []
+        for _ in range(10):
+            silent.add()
+            begun = time.monotonic()
+            bus.send("a", "b", "/1")
+            took.append(time.monotonic() - begun)
+        assert took[0] >= 0.5
+        assert sum(took[1:]) < 9 * 0.25
+
+
+def test_a_block_listener_that_runs_and_never_answers_is_given_up(zbus_dir: str, silent: Silent) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.1, send_timeout=0.5) as bus:
+        sub = bus.subscribe("a", overflow="block")
+        silent.add("block")
+        begun = time.monotonic()
+        while True:
+            try:
+                bus.send("a", "b", "/1")
+            except zbus.Timeout as error:
+                assert "has not finished joining" in error.message
+            else:
+                break
+        assert 0.5 <= time.monotonic() - begun < 5
+        begun = time.monotonic()
+        bus.send("a", "b", "/2")
+        assert time.monotonic() - begun < 0.5
+        assert [receive(sub).path for _ in range(2)] == ["/1", "/2"]
+
+
+def test_a_stopped_block_joiner_holds_its_publishers_which_say_who_it_is(spawn: Spawn, zbus_dir: str) -> None:
+    late = spawn("listener", "a", "block").ready()
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.1, send_timeout=0.5) as bus:
+        with stopped(late):
+            for _ in range(3):
+                with pytest.raises(zbus.Timeout, match=f"process {late.pid}, stopped") as caught:
+                    bus.send("a", "b", "/lost", 0, timeout=1.0)
+                assert caught.value.retryable
+        for number in range(1, 4):
+            bus.send("a", "b", f"/{number}", number, timeout=20)
+        assert counted(late, 3) == ([1, 2, 3], [])
+        assert late.end() == 0
+
+
+def test_a_send_keeps_to_its_timeout_whoever_joins(zbus_dir: str, silent: Silent) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=30) as bus:
+        silent.add()
+        begun = time.monotonic()
+        with pytest.raises(zbus.Timeout, match="has not finished joining"):
+            bus.send("a", "b", "/1", timeout=0.2)
+        assert 0.2 <= time.monotonic() - begun < 5
+
+
+def test_a_joiner_on_a_machine_that_is_busy_is_waited_for(
+    zbus_dir: str, silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if its process waited for a CPU, until the send itself has no more time."""
+    monkeypatch.setattr(joining, "held_up", lambda *_: True)
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.1) as bus:
+        silent.add()
+        with pytest.raises(zbus.Timeout, match="has not finished joining"):
+            bus.send("a", "b", "/1", timeout=1.5)
+        monkeypatch.undo()
+        bus.send("a", "b", "/1", timeout=20)

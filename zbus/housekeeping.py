@@ -1,0 +1,81 @@
+"""What has to happen now and then though nobody calls: one thread for the process, while it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from .locks import Lock
+from .threads import Event, Thread, start
+
+__all__ = ["register", "unregister"]
+
+log = logging.getLogger("zbus")
+
+Task = Callable[[], None]
+
+_INTERVAL = 1.0
+_END_SECONDS = 1.0
+
+
+class _Housekeeper:
+    """The tasks of a process and the thread that runs them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tasks: dict[Task, None] = {}
+        self._thread: Thread | None = None
+        self._ended = Event()
+
+    def add(self, task: Task) -> None:
+        with self._lock:
+            self._tasks[task] = None
+            if self._thread is None:
+                self._ended = Event()
+                self._thread = start("zbus-housekeeping", self._run, self._ended)
+
+    def remove(self, task: Task) -> None:
+        with self._lock:
+            self._tasks.pop(task, None)
+            if self._tasks or self._thread is None:
+                return
+            thread, self._thread = self._thread, None
+            self._ended.set()
+        thread.join(_END_SECONDS)
+
+    def _run(self, ended: Event) -> None:
+        while not ended.wait(_INTERVAL):
+            for task in [*self._tasks]:
+                try:
+                    task()
+                except Exception:
+                    log.exception("%r failed", task)
+
+
+_housekeeper = _Housekeeper()
+
+
+def register(task: Task) -> None:
+    """Have `task` called about once a second, in a thread, until `unregister`. Twice is fine.
+
+    It must return soon, and must not wait for a lock that is held for long.
+
+    Raises:
+        Unavailable: there can be no thread.
+    """
+    _housekeeper.add(task)
+
+
+def unregister(task: Task) -> None:
+    """Have `task` called no more, save if it runs right now."""
+    _housekeeper.remove(task)
+
+
+def _begin_anew() -> None:
+    """In a forked child: the thread was the parent's, and so were the tasks."""
+    global _housekeeper
+    _housekeeper = _Housekeeper()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

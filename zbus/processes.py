@@ -1,0 +1,79 @@
+"""What the kernel knows of a peer's process: whether it runs, is stopped, or waits for a CPU.
+
+A peer that does not answer is slow, stopped or broken, and time alone cannot tell which: on a machine with
+more work than CPUs everybody is late. The states of its threads can (Linux; elsewhere nothing is known).
+"""
+
+from __future__ import annotations
+
+import _socket as socket  # gevent's would make a hub for every thread that comes by
+import os
+import struct
+import time
+from contextlib import closing, suppress
+from typing import NamedTuple
+
+from .locks import native
+
+__all__ = ["Look", "held_up", "listener", "look"]
+
+_BUSY_SHARE = 0.8
+_CPUCLOCK_SCHED = 2  # of <linux/posix-timers.h>: the time that a process has spent on a CPU
+
+
+class Look(NamedTuple):
+    """A process at one moment.
+
+    Attributes:
+        at: when, in seconds of `time.monotonic`.
+        cpu: seconds that its threads have run so far.
+        ready: whether a thread of it could run, or waits for a page or a disk.
+        stopped: whether all of it is stopped, by a signal or a debugger.
+    """
+
+    at: float
+    cpu: float
+    ready: bool
+    stopped: bool
+
+
+def listener(path: str) -> int:
+    """Return the id of the process that listens at a unix socket; 0 if it cannot be told."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:  # gone, or its backlog is full
+            return 0
+    pid: int = struct.unpack("3i", credentials)[0]  # 0 if it is of another container
+    return pid
+
+
+def look(pid: int) -> Look | None:
+    """Look at a process, its calling thread left out if it is this one; `None` if it cannot be seen."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        cpu = time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
+    except OSError:
+        return None
+    me = str(native.get_native_id())
+    states = {_state(pid, thread) for thread in threads if thread != me} - {""}
+    return Look(time.monotonic(), cpu, bool(states & {"R", "D"}), bool(states) and states <= set("TtXZ"))
+
+
+def held_up(before: Look, after: Look) -> bool:
+    """Return whether a process has work to do and does not get the CPU that it takes.
+
+    One that spins has a thread that is ready too, but it gets a CPU nearly all the time.
+    """
+    return after.ready and after.cpu - before.cpu < _BUSY_SHARE * (after.at - before.at)
+
+
+def _state(pid: int, thread: str) -> str:
+    with suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+        # The name before it may hold any character, a bracket too.
+        return file.read(512).rpartition(b")")[2][1:2].decode()
+    return ""
