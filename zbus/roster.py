@@ -43,7 +43,7 @@ __all__ = ["Entry", "Roster", "clock", "new_id"]
 
 _ID_BYTES = 8
 # How long one call may clean up: on the way of who joins, and of who sends.
-_REAP_SECONDS = 0.05
+_REAP_SECONDS = 0.2
 _BURY_SECONDS = 0.02
 
 
