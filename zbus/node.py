@@ -112,8 +112,7 @@ class Node(Generic[Driven]):
         self._dropped: deque[Inlet] = deque()
         self._ends: list[Ingress] = []
         self._closing = Lock()
-        self.closed = ""
-        self._finished = False
+        self.closed, self._finished = "", False
         self.publisher = Publisher(
             self._roster,
             Links(
