@@ -10,11 +10,13 @@ import logging
 import sys
 from collections.abc import Callable
 
-from . import joins, odd, streams
+from . import giving, joins, odd, streams
 
 WORKERS: dict[str, Callable[..., None]] = {
     worker.__name__: worker
     for worker in (
+        giving.giver,
+        giving.keeper,
         joins.churn,
         joins.cramped,
         joins.greedy,
