@@ -1,10 +1,14 @@
-"""Counts and callbacks as the API takes them."""
+"""Counts, callbacks and policies as the API takes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .errors import Invalid
 
-__all__ = ["check_callback", "check_count"]
+__all__ = ["Policy", "admit", "check_callback", "check_count"]
+
+Policy = Callable[[str, str], bool]
 
 
 def check_count(value: object, what: str) -> int:
@@ -25,3 +29,9 @@ def check_callback(value: object, what: str) -> None:
     """Raise TypeError unless `value` is `None` or can be called."""
     if value is not None and not callable(value):
         raise TypeError(f"{what} must be callable, not {type(value).__name__}")
+
+
+def admit(policy: Policy | None, action: str, what: str, resource: str) -> None:
+    """Raise if `policy` denies `action` on `resource`; `what` says it in words."""
+    if policy is not None and not policy(action, resource):
+        raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import Unavailable
 from .members import close_inherited
@@ -21,27 +24,65 @@ class Closable(Protocol):
 
     closed: str
     path: Path
+    publisher: Any
 
     def close(self) -> None:
         """See `Bus.close`."""
+
+    def hand_over(self, since: float) -> None:
+        """Hand over what was sent, lingering from `since` (monotonic) on; nobody else sends any more."""
 
     def disown(self) -> None:
         """In a forked child: have every use fail at once."""
 
 
+_GUARDED = "__zbus__"
 _open: set[Closable] = set()
-_child = 0
+# They end a child without atexit, but run the finalizers of a module of their own, all of the same form.
+_POOLS = ("multiprocessing", "billiard", "multiprocess")
+_finalized: dict[str, int] = {}
 
 
 def opened(node: Closable) -> None:
     """Have `node` closed when the process ends."""
-    global _child
     _open.add(node)
-    # A child that multiprocessing has forked ends without atexit, but runs the finalizers of its own module.
-    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
-    if process and util and process.parent_process() is not None and _child != os.getpid():
-        _child = os.getpid()
-        util.Finalize(None, _close_all, exitpriority=0)
+    _guard_hard_ends()
+    for pool in _POOLS:
+        process, util = sys.modules.get(f"{pool}.process"), sys.modules.get(f"{pool}.util")
+        if process and util and _is_child(process) and _finalized.get(pool) != os.getpid():
+            _finalized[pool] = os.getpid()
+            util.Finalize(None, _close_all, exitpriority=0)
+
+
+def _is_child(process: Any) -> bool:
+    return getattr(process.current_process(), "_parent_pid", None) is not None
+
+
+def _guard_hard_ends() -> None:
+    """Have whatever ends this process without atexit hand over first what was sent.
+
+    So end the workers of many pools. What is left then, others clean up.
+    """
+    for name in ("_exit", "execv", "execve"):
+        if not hasattr(getattr(os, name), _GUARDED):
+            setattr(os, name, _guarded(getattr(os, name)))
+
+
+def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(end)
+    def hand_over_and_end(*args: Any, **options: Any) -> Any:
+        since, nodes = time.monotonic(), open_nodes()
+        for node in nodes:
+            with suppress(BaseException):  # not even a second Ctrl-C keeps it from its end
+                node.hand_over(since)
+        try:
+            return end(*args, **options)
+        finally:  # only if it could not, as exec may
+            for node in nodes:
+                node.publisher.resume()
+
+    setattr(hand_over_and_end, _GUARDED, True)
+    return hand_over_and_end
 
 
 def open_nodes() -> list[Closable]:

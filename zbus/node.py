@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .checks import check_callback, check_count
+from .checks import Policy, admit, check_callback, check_count
 from .decoder import Decoder
 from .descriptors import check_headroom, close_connections, raise_limit
 from .ends import abandon, ended, opened
@@ -38,10 +38,11 @@ from .patterns import Matcher, plain, prefixes
 from .policy import SEND, SUBSCRIBE
 from .publisher import DEFAULT, Attempts, Publisher
 from .roster import Roster, clock
+from .threads import sleep
 from .timeouts import check_timeout
 from .typed import fitter
 
-__all__ = ["BusBase", "Node", "Policy", "admit"]
+__all__ = ["BusBase", "Node", "Policy"]
 
 _OVERFLOWS = ("drop", "block", "latest")
 _INGRESS_DESCRIPTORS = 12
@@ -52,7 +53,6 @@ _MAX_CHANNELS = 1000
 _PATTERNS_SHOWN = 100
 _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
-Policy = Callable[[str, str], bool]
 Driven = TypeVar("Driven")
 Channel = TypeVar("Channel", bound=Inbox)
 
@@ -274,6 +274,13 @@ class Node(Generic[Driven]):
         self._check_open()
         return flushing(self._context.threads(), self.publisher.idents, seconds)
 
+    def hand_over(self, since: float) -> None:
+        """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""
+        self.publisher.pause()
+        seconds = max(0.0, since + self._linger - time.monotonic())
+        for pause in flushing(self._context.threads(), self.publisher.idents, seconds):
+            sleep(pause)
+
     def close(self) -> None:
         """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end."""
         if not self.inherited:
@@ -388,9 +395,3 @@ def _enter(dir: str | os.PathLike[str] | None, name: str) -> tuple[Roster, Membe
     except BaseException:
         roster.close()
         raise
-
-
-def admit(policy: Policy | None, action: str, what: str, resource: str) -> None:
-    """Raise if `policy` denies `action` on `resource`; `what` says it in words."""
-    if policy is not None and not policy(action, resource):
-        raise Invalid(f"not allowed to {what}: {resource}", action=action, resource=resource)

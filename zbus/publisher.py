@@ -383,6 +383,14 @@ class Publisher(Generic[Driven]):
         finally:
             self._lock.let_go()
 
+    def pause(self) -> None:
+        """Have the sends of other threads wait, without waiting for them for long; see `resume`."""
+        self._lock.acquire(timeout=_CLOSE_SECONDS)
+
+    def resume(self) -> None:
+        """Have them go on."""
+        self._lock.let_go()
+
     def disown(self, reason: str) -> None:
         """In a forked child: refuse every use, and touch nothing of the parent's."""
         self._closed = reason

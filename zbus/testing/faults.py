@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any
 
 from ..bus import Bus
+from ..checks import admit
 from ..errors import Error
 from ..links import NEVER
 from ..locks import Lock
-from ..node import admit
 from ..patterns import Matcher, check_text, plain
 from ..policy import SEND, SUBSCRIBE, Policy
 from ..publisher import DEFAULT
