@@ -18,9 +18,10 @@ from typing import Any
 
 from .default import Default
 from .event import Event, Gap, Mismatch
+from .handle import BusBase
 from .inbox import Inbox, check_channels, expired, first
 from .inlet import Ended
-from .node import BusBase, Node, Policy
+from .node import Node, Policy
 from .publisher import DEFAULT, Attempts
 from .subscription import SubscriptionBase
 from .threads import run_in_thread

@@ -9,7 +9,8 @@ from typing import Any
 
 from .channel import Channel
 from .event import Gap, Mismatch
-from .node import BusBase, Node, Policy
+from .handle import BusBase
+from .node import Node, Policy
 from .publisher import DEFAULT, TRY_SECONDS, exhaust
 from .subscription import Subscription
 from .threads import sleep

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from .handle import BusBase
 from .locks import Lock
-from .node import BusBase
 
 __all__ = ["Default"]
 

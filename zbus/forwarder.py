@@ -14,7 +14,7 @@ import zmq
 
 from .errors import Unavailable
 from .iothreads import IoThreads
-from .threads import start
+from .threads import Event, start
 
 __all__ = ["Context", "Forwarder", "LazyContext"]
 
@@ -148,7 +148,10 @@ class Forwarder:
             channels.bind(self.back)
             steer.bind(f"inproc://{name}.steer")
             self._control.connect(f"inproc://{name}.steer")
-            self._thread = start(f"zbus-{name}", _forward, publishers, channels, steer)
+            self._endpoint = f"ipc://{path}"
+            self._again: Event | None = None
+            self._listens = self._ending = False
+            self._thread = start(f"zbus-{name}", self._forward, publishers, channels, steer)
         except (zmq.ZMQError, Unavailable):
             for socket in sockets:
                 socket.close()
@@ -156,21 +159,47 @@ class Forwarder:
                 os.unlink(path)
             raise
 
+    def listen_again(self, timeout: float) -> bool:
+        """Listen at the path once more, since its file was removed; return whether it does by now.
+
+        Connections stay. While a full channel holds the forwarder it cannot: a later call returns what became
+        of it. libzmq would remove the *new* file if the old listener were closed, so that one stays, unused.
+        """
+        if self._again is None:
+            self._again = Event()
+            self._control.send(b"TERMINATE", zmq.NOBLOCK)
+        if not self._again.wait(timeout):
+            return False
+        self._again = None
+        return self._listens
+
     def close(self) -> None:
         """Stop forwarding and free the sockets; every channel must be closed before."""
+        self._ending = True
         with suppress(zmq.ZMQError):
             self._control.send(b"TERMINATE")
         self._thread.join()
         self._control.close()
 
+    def _forward(self, *sockets: zmq.Socket[bytes]) -> None:
+        publishers, channels, steer = sockets
+        _into_background()
+        try:
+            zmq.proxy_steerable(publishers, channels, None, steer)
+            while not self._ending:
+                self._bind_again(publishers)
+                zmq.proxy_steerable(publishers, channels, None, steer)
+        except zmq.ContextTerminated:
+            pass
+        finally:
+            for socket in sockets:
+                socket.close()
 
-def _forward(*sockets: zmq.Socket[bytes]) -> None:
-    publishers, channels, steer = sockets
-    _into_background()
-    try:
-        zmq.proxy_steerable(publishers, channels, None, steer)
-    except zmq.ContextTerminated:
-        pass
-    finally:
-        for socket in sockets:
-            socket.close()
+    def _bind_again(self, publishers: zmq.Socket[bytes]) -> None:
+        try:
+            publishers.bind(self._endpoint)
+            self._listens = True
+        except zmq.ZMQError:  # the directory is gone, for example
+            self._listens = False
+        if self._again is not None:
+            self._again.set()

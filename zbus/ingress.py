@@ -133,6 +133,28 @@ class Ingress:
         del self._sentinels[:-1]
         return asked
 
+    def listed(self) -> bool:
+        """Return whether others find this ingress, or it has not been shown yet."""
+        return not self.entry.epoch or (
+            self._roster.has_entry(self.entry) and self._roster.has_socket(self.id)
+        )
+
+    def restore(self, info: dict[str, Any], timeout: float) -> bool:
+        """Be found again, with the same id and epoch, though somebody removed the socket or the entry.
+
+        Returns:
+            Whether it is, within `timeout` seconds. A full `block` channel holds the forwarder for longer.
+
+        Raises:
+            Unavailable: the file system refused.
+        """
+        if not self._roster.has_socket(self.id):
+            if not self._forwarder.listen_again(timeout):
+                return False
+            self._roster.show_socket(self.id)
+        self._roster.restore(self.entry, info)
+        return True
+
     def describe(self, info: dict[str, Any]) -> None:
         """Rewrite what the entry says about itself."""
         self._roster.describe(self.entry, info)

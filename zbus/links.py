@@ -54,12 +54,13 @@ class Full(Exception):
 class Link:
     """The connection to one ingress: the epoch it should reach, and the one it has shown."""
 
-    __slots__ = ("entry", "lane", "missed", "path", "shown", "wait")
+    __slots__ = ("entry", "generation", "lane", "missed", "path", "shown", "wait")
 
     def __init__(self, entry: Entry, lane: Lane, path: str) -> None:
         self.lane = lane
         self.path = path
         self.shown = 0
+        self.generation = 0  # of the roster on which it was listed last
         self.missed: list[tuple[int, int]] = []  # epochs that were given up, and as of when
         self.expect(entry)
 
@@ -164,6 +165,10 @@ class Links:
             self._wait(pause)
             now, overslept = time.monotonic(), time.monotonic() > now + 2 * pause
 
+    def follow(self) -> memoryview:
+        """Return the token to compare from now on, see `Roster.follow`."""
+        return self._roster.follow()
+
     def wait_at_most(self, seconds: float) -> None:
         """Let `hold` wait this long for room before it raises."""
         self._timeout_ms = milliseconds(seconds)
@@ -196,9 +201,14 @@ class Links:
 
     def _list(self) -> None:
         entries = self._roster.entries()
-        for ident in [ident for ident in self._links if ident not in entries]:
-            self._awaited.pop(ident, None)
-            self._unlink(self._links.pop(ident))
+        generation = self._roster.generation
+        for ident, known in [*self._links.items()]:
+            if ident in entries:
+                known.generation = generation
+            elif known.generation == generation or not known.shown:
+                self._awaited.pop(ident, None)
+                self._unlink(self._links.pop(ident))
+            # Else others made the directory anew, and this one has yet to show itself there.
         dead = []
         for ident, entry in entries.items():
             link = self._links.get(ident)
@@ -225,6 +235,7 @@ class Links:
         self._expect(link, entry)
         lane.socket.connect(link.endpoint)
         lane.links += 1
+        link.generation = self._roster.generation
 
     def _expect(self, link: Link, entry: Entry) -> None:
         """Begin to wait for the epoch of `entry`, unless it has been shown already."""

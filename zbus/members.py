@@ -58,21 +58,50 @@ class Member:
         self._lock = Lock()
         self._added: deque[tuple[str, int]] = deque()
         self._counts = dict.fromkeys(self.COUNTERS, 0)
+        self._info = orjson.dumps(info)
         self._path = roster.path / f"{self.id}.member"
-        scratch = roster.scratch_path(self.id)
         self._fd = -1
         _ids.add(self.id)
+        try:
+            self._fd = self._create(roster)
+        except BaseException:
+            self._close()
+            raise
+
+    def _create(self, roster: Roster) -> int:
+        scratch = roster.scratch_path(self.id)
         with file_errors("write", self._path):
+            fd = open_regular(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
-                self._fd = open_regular(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
-                os.write(self._fd, bytes(self.HEADER_BYTES) + orjson.dumps(info))
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                counts = b"".join(count.to_bytes(8, "little") for count in self._counts.values())
+                os.write(fd, counts.ljust(self.HEADER_BYTES, b"\0") + self._info)
                 scratch.rename(self._path)
             except OSError:
-                self._close()
+                os.close(fd)
                 with suppress(OSError):
                     scratch.unlink()
                 raise
+        return fd
+
+    def listed(self) -> bool:
+        """Return whether the file is still where others look for it."""
+        try:
+            there, here = os.lstat(self._path), os.fstat(self._fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def restore(self, roster: Roster) -> None:
+        """Create the file again, with what was counted so far, if it is gone.
+
+        Raises:
+            Unavailable: the file system refused.
+        """
+        if not self.listed():
+            with self._lock:
+                fd, self._fd = self._fd, self._create(roster)
+            os.close(fd)
 
     def add(self, counter: str, number: int = 1) -> None:
         """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold.

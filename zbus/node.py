@@ -1,4 +1,4 @@
-"""A node: one process's place on a bus, and its end; all that the two kinds of `Bus` share.
+"""A node: one process's place on a bus, and its end.
 
 A `Bus` is only a handle on it. The handle may be garbage collected; the node stays until it is closed, so
 that its sockets are never garbage, which Python would finalize in any order.
@@ -19,10 +19,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from . import housekeeping
 from .checks import Policy, admit, check_callback, check_count
 from .decoder import Decoder
 from .descriptors import check_headroom, close_connections, raise_limit
-from .ends import abandon, ended, opened
+from .ends import ended, opened
 from .errors import Canceled, Invalid, Unavailable
 from .event import Gap, Mismatch
 from .forwarder import LazyContext
@@ -33,16 +34,17 @@ from .inlet import Inlet
 from .links import Links
 from .location import bus_name
 from .locks import Lock
-from .members import Member, about_process
+from .members import about_process
 from .patterns import Matcher, plain, prefixes
 from .policy import SEND, SUBSCRIBE
+from .presence import Presence
 from .publisher import DEFAULT, Attempts, Publisher
-from .roster import Roster, clock
+from .roster import clock
 from .threads import sleep
 from .timeouts import check_timeout
 from .typed import fitter
 
-__all__ = ["BusBase", "Node", "Policy"]
+__all__ = ["Node", "Policy"]
 
 _OVERFLOWS = ("drop", "block", "latest")
 _INGRESS_DESCRIPTORS = 12
@@ -51,6 +53,7 @@ _CHANNEL_DESCRIPTORS = 4
 # grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
 _MAX_CHANNELS = 1000
 _PATTERNS_SHOWN = 100
+_KEEP_TIMEOUT = 0.1
 _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
 Driven = TypeVar("Driven")
@@ -101,7 +104,8 @@ class Node(Generic[Driven]):
         join_timeout = check_timeout(join_timeout, "join_timeout")
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         raise_limit()
-        self._roster, self._member = _enter(dir, self.name)
+        self._presence = Presence(dir, self.name)
+        self._roster, self._member = self._presence.roster, self._presence.member
         self.path = self._roster.path
         self._context = LazyContext()
         # Re-entrant: garbage collection may close a channel while this thread joins another.
@@ -123,7 +127,7 @@ class Node(Generic[Driven]):
                 send_timeout=self._send_timeout,
                 gave_up=partial(self._member.add, "join_timeouts"),
             ),
-            admit=partial(admit, self._policy, SEND, "send events to system"),
+            admit=self._admit_send,
             timed_out=partial(self._member.add, "send_timeouts"),
             max_event_bytes=self._max,
             send_timeout=send_timeout,
@@ -132,11 +136,6 @@ class Node(Generic[Driven]):
             written=FirstWrites(self._context.threads).wait,
         )
         opened(self)
-        try:
-            self._roster.reap()
-        except BaseException:
-            self.close()
-            raise
 
     def wish(
         self,
@@ -164,17 +163,35 @@ class Node(Generic[Driven]):
         admit(self._policy, SUBSCRIBE, "subscribe to events from system", what.pattern)
         return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
 
-    def join(self, wish: Wish, kind: Callable[..., Channel], bus: BusBase[Driven]) -> Channel:
+    def join(self, wish: Wish, kind: Callable[..., Channel], bus: object) -> Channel:
         """Return a channel, of class `kind`, that gets every event sent after this returns."""
         with self._lock:
             self._check_open()
             self._joining = True
             try:
+                self._look_after()
+                self._presence.restore(self._all_ingresses(), self._describe, create=True)
                 channel = self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
             finally:
                 self._joining = False
         self._sweep()
         return channel
+
+    def _admit_send(self, system: str) -> None:
+        self._look_after()
+        admit(self._policy, SEND, "send events to system", system)
+
+    def _look_after(self) -> None:
+        """See once a second, from the first use on, that others still find this process."""
+        with suppress(Unavailable):  # no thread: then at each join only
+            housekeeping.register(self._keep)
+
+    def _keep(self) -> None:
+        try:
+            if self._lock.acquire(timeout=_KEEP_TIMEOUT) and not self.closed:
+                self._presence.keep(self._all_ingresses(), self._describe)
+        finally:
+            self._lock.let_go()
 
     def _ingress_for(self, wish: Wish) -> Ingress:
         blocking = wish.overflow == "block"
@@ -308,6 +325,7 @@ class Node(Generic[Driven]):
             connections.wait(deadline)
         finally:  # also when somebody will not wait
             connections.close()
+            housekeeping.unregister(self._keep)
             ended(self)
 
     def _all_ingresses(self) -> set[Ingress]:
@@ -356,42 +374,3 @@ class Node(Generic[Driven]):
     def inherited(self) -> bool:
         """Whether it is the parent's. A forked child may collect garbage before anything is disowned."""
         return self._pid != os.getpid()
-
-
-class BusBase(Generic[Driven]):
-    """What the two kinds of `Bus` share: a handle on a node, which closes once nobody refers to it."""
-
-    def __init__(self, node: Node[Driven]) -> None:
-        self._node: Node[Driven] = node
-
-    @property
-    def name(self) -> str:
-        """The name of the bus."""
-        return self._node.name
-
-    @property
-    def capacity(self) -> int:
-        """How many events a channel holds, if its subscription does not say otherwise."""
-        return self._node.capacity
-
-    @property
-    def closed(self) -> bool:
-        """Whether the bus was closed, or belongs to the parent of this forked process."""
-        return bool(self._node.closed)
-
-    def __repr__(self) -> str:
-        return f"<Bus {self.name!r} at {self._node.path}{', closed' if self.closed else ''}>"
-
-    def __del__(self) -> None:
-        node = vars(self).get("_node")  # not there if it could not be opened
-        if node is not None and not node.closed and not node.inherited:
-            abandon(node)
-
-
-def _enter(dir: str | os.PathLike[str] | None, name: str) -> tuple[Roster, Member]:
-    roster = Roster(dir, name)
-    try:
-        return roster, Member(roster, about_process())
-    except BaseException:
-        roster.close()
-        raise

@@ -315,6 +315,7 @@ class Publisher(Generic[Driven]):
     def _settle(self) -> None:
         if self._closed:
             raise Canceled(self._closed)
+        self._token = self._links.follow()
         known = self._links.settle(self._try_seconds)
         if self._closed:  # meanwhile, by a signal handler
             raise Canceled(self._closed)

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from .clock import clock
-from .errors import Unavailable
+from .errors import Error, Unavailable
 from .files import (
     Entry,
     Identity,
@@ -36,6 +36,7 @@ from .files import (
     write_regular,
 )
 from .location import file_errors, locate
+from .locks import Lock
 from .place import Place
 from .reaping import Reaper, remove
 
@@ -59,6 +60,8 @@ class Roster:
         path: the directory.
         token: one unsigned 64-bit number, mapped; `token[0]` costs 40 ns, and any change of it means that
             the roster changed.
+        generation: how often the directory or the token was found to be another one, and 1.
+        forgotten: whether there were members but no token, when this roster was opened.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None, bus: str) -> None:
@@ -70,16 +73,20 @@ class Roster:
             Unavailable: the file system refused.
         """
         self.path = locate(root, bus)
-        self._check_unused()
+        self.forgotten = self._lacks_a_token()
+        self._lock = Lock()
         self._place = Place(self.path)
+        self._former: list[Place] = []
         self.token = self._place.token.value
+        self.generation = 1
         self._reaper = Reaper(self.path, self.alive)
         self._listed: dict[str, list[str]] = {}  # the names of each ingress's entries, as of the last listing
         self._own: dict[str, set[str]] = {}  # the same of our own
+        self._sockets: dict[str, Identity | None] = {}  # our own
         self._dead: dict[str, Identity | None] = {}  # that did not answer, with the socket they had then
 
-    def _check_unused(self) -> None:
-        """Refuse to make a second token beside living members: they would not notice each other's changes.
+    def _lacks_a_token(self) -> bool:
+        """Return whether members live here that have no token: somebody removed it.
 
         A member has a token from before it has a file. So if one lives and there is still no token, it was
         removed; that there was none before may just mean that the first member was about to make it.
@@ -87,26 +94,60 @@ class Roster:
         try:
             names = os.listdir(self.path)
         except OSError:
-            return
+            return False
+        if "token" in names:
+            return False
         members = [self.path / name for name in names if is_member(name)]
-        if (
-            "token" not in names
-            and any(not unlocked(file) for file in members)
-            and not (self.path / "token").exists()
-        ):
-            raise Unavailable(
-                f"the token of a running bus was removed from {self.path}: end the processes that use it, and"
-                " start them again",
-                path=str(self.path),
-            )
+        return any(not unlocked(file) for file in members) and not (self.path / "token").exists()
+
+    def current(self) -> bool:
+        """Return whether the directory and the token are still those at the path. Takes 5 us."""
+        return self._place.current()
+
+    def follow(self) -> memoryview:
+        """Return the token to compare from now on, of the directory that is at the path now.
+
+        Others may have removed the one before, and made it anew. If there can be none, the old one stays.
+        """
+        if not self.current():
+            with suppress(Error):
+                self.reopen()
+        return self.token
+
+    def reopen(self) -> None:
+        """Go over to the directory and token that are at the path now, creating what is missing.
+
+        Raises:
+            PermissionDenied, Unavailable: see `Roster`.
+        """
+        with self._lock:
+            if self._place.current():
+                return
+            place = Place(self.path)
+            self._former.append(self._place)
+            self._place, self.token = place, place.token.value
+            self.generation += 1
+
+    def tell_former(self) -> None:
+        """Tell those who still look at the former tokens, our own publisher too, that the roster changed."""
+        with self._lock:
+            while self._former:
+                place = self._former.pop()
+                with suppress(OSError):
+                    place.token.write()
+                place.retire()
 
     def close(self) -> None:
         """Let go of the directory. The files stay: they belong to whoever wrote them."""
-        self._place.close()
+        with self._lock:
+            while self._former:
+                self._former.pop().retire()
+            self._place.close()
 
     def disown(self) -> None:
         """In a forked child: let go of what the parent holds, so that it does not outlive the parent."""
-        self._place.retire()
+        for place in (*self._former, self._place):
+            place.retire()
 
     def touch(self) -> int:
         """Tell everybody that the roster changed; return the time just before, see `clock`.
@@ -165,12 +206,27 @@ class Roster:
         path = self.socket_path(ident)
         with file_errors("create", path):
             self.scratch_path(ident).rename(path)
+        self._sockets[ident] = identity(path)
 
     def has_socket(self, ident: str) -> bool:
-        """Return whether an ingress's socket is still where others look for it."""
+        """Return whether the socket of an ingress of ours is still where others look for it."""
+        ours = self._sockets.get(ident)
+        return ours is not None and identity(self.socket_path(ident)) == ours
+
+    def has_entry(self, entry: Entry) -> bool:
+        """Return whether an entry of ours is still there."""
         with suppress(OSError):
-            return stat.S_ISSOCK(os.lstat(self.socket_path(ident)).st_mode)
+            return stat.S_ISREG(os.lstat(self.path / entry.name).st_mode)
         return False
+
+    def restore(self, entry: Entry, info: dict[str, Any]) -> None:
+        """Show an entry of ours again if it is gone; nobody is told.
+
+        Raises:
+            Unavailable: the file system refused.
+        """
+        if not self.has_entry(entry):
+            self._show(entry, info)
 
     def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> int:
         """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0.
@@ -181,8 +237,20 @@ class Roster:
         Raises:
             Unavailable: the file system refused; then `entry` is not shown.
         """
+        self._show(entry, info)
+        names = self._own[entry.id]
+        try:
+            asked = self.touch()
+        except Unavailable:
+            if remove(self.path / entry.name):
+                names.discard(entry.name)
+            raise
+        if previous.epoch and remove(self.path / previous.name):
+            names.discard(previous.name)
+        return asked
+
+    def _show(self, entry: Entry, info: dict[str, Any]) -> None:
         scratch, path = self.scratch_path(entry.id), self.path / entry.name
-        names = self._own.setdefault(entry.id, set())
         with file_errors("write", path):
             try:
                 write_regular(scratch, orjson.dumps(info))
@@ -190,16 +258,7 @@ class Roster:
             except OSError:
                 remove(scratch)
                 raise
-        names.add(entry.name)
-        try:
-            asked = self.touch()
-        except Unavailable:
-            if remove(path):
-                names.discard(entry.name)
-            raise
-        if previous.epoch and remove(self.path / previous.name):
-            names.discard(previous.name)
-        return asked
+        self._own.setdefault(entry.id, set()).add(entry.name)
 
     def describe(self, entry: Entry, info: dict[str, Any]) -> None:
         """Rewrite what `entry` says about itself to people and tools; nobody need look again.
@@ -222,6 +281,7 @@ class Roster:
     def withdraw(self, ident: str) -> None:
         """Remove every file of an ingress of ours, entries first, and tell everybody."""
         names = self._own.pop(ident, set())
+        self._sockets.pop(ident, None)
         paths = [*(self.path / name for name in names), self.socket_path(ident), self.scratch_path(ident)]
         if remove(*paths):
             self._tell()
@@ -246,6 +306,12 @@ class Roster:
     def reap(self) -> None:
         """Remove what dead processes left behind, for a moment; what is left then, the next call removes."""
         if self._reaper.reap(_REAP_SECONDS):
+            self._tell()
+
+    def tidy(self) -> None:
+        """Go on with what was left of cleaning up, for a moment; take the lock, if a cleaner held it then."""
+        self._place.lock()
+        if self._reaper.unfinished and self._reaper.reap(_BURY_SECONDS):
             self._tell()
 
     def _tell(self) -> None:

@@ -138,7 +138,7 @@ def test_a_block_peer_that_has_not_joined_counts_as_full(zbus_dir: str) -> None:
         mute.roster.close()
 
 
-def test_a_thousand_dead_entries_are_cleared_by_the_next_join_and_the_living_stay(zbus_dir: str) -> None:
+def test_a_thousand_dead_entries_are_cleared_by_the_next_joins_and_the_living_stay(zbus_dir: str) -> None:
     with zbus.Bus(dir=zbus_dir) as living:
         sub = living.subscribe("a")
         roster = Roster(zbus_dir, "default")
@@ -154,4 +154,8 @@ def test_a_thousand_dead_entries_are_cleared_by_the_next_join_and_the_living_sta
         with zbus.Bus(dir=zbus_dir) as newcomer:
             newcomer.send("a", "b", "/1")
         assert sub.channel().receive(timeout=1.0)[1]
-        assert len(list(Path(zbus_dir, "v1", "default").glob("*.sock"))) == 1
+        for _ in range(100):  # each cleans for a moment only
+            if len(left := list(Path(zbus_dir, "v1", "default").glob("*.sock"))) == 1:
+                break
+            zbus.Bus(dir=zbus_dir).close()
+        assert len(left) == 1

@@ -1,0 +1,40 @@
+"""A handle on a node: what the two kinds of `Bus` share."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from .ends import abandon
+from .node import Driven, Node
+
+__all__ = ["BusBase"]
+
+
+class BusBase(Generic[Driven]):
+    """What the two kinds of `Bus` share: a handle on a node, which closes once nobody refers to it."""
+
+    def __init__(self, node: Node[Driven]) -> None:
+        self._node: Node[Driven] = node
+
+    @property
+    def name(self) -> str:
+        """The name of the bus."""
+        return self._node.name
+
+    @property
+    def capacity(self) -> int:
+        """How many events a channel holds, if its subscription does not say otherwise."""
+        return self._node.capacity
+
+    @property
+    def closed(self) -> bool:
+        """Whether the bus was closed, or belongs to the parent of this forked process."""
+        return bool(self._node.closed)
+
+    def __repr__(self) -> str:
+        return f"<Bus {self.name!r} at {self._node.path}{', closed' if self.closed else ''}>"
+
+    def __del__(self) -> None:
+        node = vars(self).get("_node")  # not there if it could not be opened
+        if node is not None and not node.closed and not node.inherited:
+            abandon(node)

@@ -1,0 +1,97 @@
+"""What a process shows on the roster: its member file, and the socket and entry of each ingress.
+
+Others may remove some of it, or the whole directory, and make a new one. A process looks for that at each
+join and once a second, and shows all of it again: under the same ids and epochs, so that publishers know it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .errors import Error
+from .ingress import Ingress
+from .members import Member, about_process
+from .roster import Roster
+from .threads import sleep
+
+__all__ = ["Presence"]
+
+log = logging.getLogger("zbus")
+
+# In which members notice that the token was removed: they look once a second.
+_NOTICE_SECONDS = 1.25
+_LISTEN_TIMEOUT = 0.1
+
+
+class Presence:
+    """One process on one roster.
+
+    Attributes:
+        roster: the roster.
+        member: the member file.
+    """
+
+    def __init__(self, dir: str | os.PathLike[str] | None, bus: str) -> None:
+        """Open the roster, show a member on it, and clean up for a moment; see `Roster`."""
+        self.roster = Roster(dir, bus)
+        try:
+            if self.roster.forgotten:
+                sleep(_NOTICE_SECONDS)  # else they would not know of this one, nor it of them
+            self.member = Member(self.roster, about_process())
+            try:
+                self.roster.reap()
+            except BaseException:
+                self.member.close()
+                raise
+        except BaseException:
+            self.roster.close()
+            raise
+        self._generation = self.roster.generation
+        self._said = ""
+
+    def restore(
+        self,
+        ingresses: Iterable[Ingress],
+        describe: Callable[[Ingress], dict[str, Any]],
+        *,
+        create: bool,
+    ) -> None:
+        """Show again what is no longer there; `create` the directory if it is missing.
+
+        A full `block` ingress whose socket is gone gets a new one only once there is room, and a later call.
+
+        Raises:
+            PermissionDenied, Unavailable: the directory cannot be used.
+        """
+        roster = self.roster
+        if not roster.current():
+            if not create and not roster.path.exists():
+                return
+            roster.reopen()
+        generation = roster.generation
+        missing = [ingress for ingress in ingresses if not ingress.listed()]
+        if generation == self._generation and not missing and self.member.listed():
+            return
+        log.warning("somebody removed files from %s: this process shows its own again", roster.path)
+        self.member.restore(roster)
+        timeout = _LISTEN_TIMEOUT
+        for ingress in missing:
+            if not ingress.restore(describe(ingress), timeout):
+                timeout = 0.0  # for all of them together
+        roster.touch()
+        roster.tell_former()
+        self._generation = generation
+
+    def keep(self, ingresses: Iterable[Ingress], describe: Callable[[Ingress], dict[str, Any]]) -> None:
+        """Do what `restore` does, and a moment's cleaning, in the background: errors are logged."""
+        try:
+            self.restore(ingresses, describe, create=False)
+            self.roster.tidy()
+            self._said = ""
+        except Error as error:
+            if error.message != self._said:
+                log.warning("%s", error.message)
+            self._said = error.message
