@@ -82,12 +82,12 @@ class Wait:
         self.held_up = False
         self._path = path
         self._pid = 0
-        self._first = self._since = now
+        self._first = now
         self._pause = _LOOK_SECONDS[0]
         self.due = now + self._pause
         self._peer: Look | None = None
-        self._looks = self._busy = 0
         self._own = (0, 0)
+        self._begin_anew(now)
 
     def over(self, now: float, patience: float, own: Workload) -> bool:
         """Return whether `patience` seconds have brought no answer, and there is no sense in waiting on.
@@ -100,7 +100,10 @@ class Wait:
             return False
         if not self._looks:
             self._own = own.looks, own.busy
+        stopped = self.stopped
         self._see()
+        if stopped and not self.stopped:  # it goes on, so its time begins
+            self._begin_anew(now)
         if now < self._since + patience:
             return False
         if self.stopped or patience == 0 or now >= self._first + _LONGEST * patience:
@@ -111,10 +114,13 @@ class Wait:
         if self._busy <= _BUSY_SHARE * self._looks and busy <= _BUSY_SHARE * looks:
             return True
         self.held_up = True
-        self._since = now - patience / 2
+        self._begin_anew(now - patience / 2)
+        return False
+
+    def _begin_anew(self, since: float) -> None:
+        self._since = since
         self._peer = None
         self._looks = self._busy = 0
-        return False
 
     def _see(self) -> None:
         self._looks += 1

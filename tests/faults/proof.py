@@ -7,7 +7,7 @@ did; then it asks for every event that did not arrive why not.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from .ledger import (
@@ -28,21 +28,23 @@ from .soak_events import TOPICS, queues
 __all__ = ["prove"]
 
 
-def prove(sendings: Sequence[Sending], hearings: Iterable[Hearing], ledger: Ledger) -> None:
+def prove(sendings: Sequence[Sending], hearings: Sequence[Hearing], ledger: Ledger) -> None:
     """Enter every pair of event and subscription into the ledger."""
+    # A mark may tell a gap to a channel that got no event of its publisher. Others did, and know whose it is.
+    origins = {r.origin: r.publisher for hearing in hearings for r in hearing.receipts if r.what != GAP}
     for sending in sendings:
         ledger.sums["events"] += sum(begun >= sending.since for begun in sending.begun)
     for hearing in hearings:
-        _prove_one(sendings, hearing, ledger)
+        _prove_one(sendings, hearing, origins, ledger)
     for sending in sendings:
         since = bisect_left(sending.begun, sending.since) + 1
         for topic, events in sending.by_topic.items():
             ledger.sums["unheard"] += sending.heard[topic].count(0, bisect_left(events, since))
 
 
-def _prove_one(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger) -> None:
+def _prove_one(sendings: Sequence[Sending], hearing: Hearing, known: dict[int, int], ledger: Ledger) -> None:
     ledger.sums["subscriptions"] += 1
-    apart = _by_publisher(sendings, hearing, ledger)
+    apart = _by_publisher(sendings, hearing, known, ledger)
     wanted = {topic for topic in range(len(TOPICS)) if hearing.wants(topic)}
     # A queue that could never have been half full has no right to drop anything. Half, since libzmq tells the
     # writer of room only when the reader has made as much.
@@ -65,7 +67,9 @@ def _frames(sending: Sending, hearing: Hearing, queued: set[int]) -> int:
     return len({sending.frames[i] for i in range(first, end) if sending.topics[i] in queued})
 
 
-def _by_publisher(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger) -> dict[int, list[Receipt]]:
+def _by_publisher(
+    sendings: Sequence[Sending], hearing: Hearing, known: dict[int, int], ledger: Ledger
+) -> dict[int, list[Receipt]]:
     """Share the receipts out. A gap names an origin only; that of its publisher's events must be the same."""
     apart: dict[int, list[Receipt]] = {sending.number: [] for sending in sendings}
     origins: dict[int, int] = {}
@@ -75,7 +79,7 @@ def _by_publisher(sendings: Sequence[Sending], hearing: Hearing, ledger: Ledger)
     if len(set(origins.values())) != len(origins):
         ledger.violation(f"two origins of one publisher to {hearing}")
     for receipt in hearing.receipts:
-        number = origins.get(receipt.origin, 0)
+        number = origins.get(receipt.origin, known.get(receipt.origin, 0))
         if number in apart:
             apart[number].append(receipt)
         # A SIGKILL can come between word of a gap and the event that showed it.
@@ -96,6 +100,8 @@ class Pair:
         self.reported: set[int] = set()
         self.last = 0
         self.due: dict[int, int] = {}
+        self.begin: dict[int, int] = {}
+        self.marked = any(pid == hearing.pid for _, pid in sending.gave_up)
         both = [*sending.stops, *hearing.stops]
         self.horizon = awake_before(hearing.calm, FLIGHT, both)
         self.last_words = awake_before(sending.killed, FLIGHT, both)
@@ -121,17 +127,20 @@ class Pair:
         """Judge what arrived."""
         gaps: dict[int, int] = {}
         for receipt in receipts:
-            if receipt.what == GAP:
+            if receipt.what == GAP and self.marked and receipt.seq < self.due.get(receipt.topic, 0):
+                self._walk_head(receipt)
+            elif receipt.what == GAP:
                 self._walk_gap(receipt)
                 gaps[receipt.topic] = receipt.seq
             elif self._walk_event(receipt):
+                self.begin.setdefault(receipt.topic, receipt.seq)
                 end = gaps.pop(receipt.topic, receipt.seq - 1)
                 if end != receipt.seq - 1:
                     self._wrong(f"wrong loss: a gap to number {end} before", receipt.event)
                 self.due[receipt.topic] = receipt.seq + 1
         for topic in gaps:
-            # To be told of a gap and not of what showed it takes a SIGKILL in between.
-            if not self.hearing.killed:
+            # To be told of a gap and not of what showed it takes a SIGKILL in between, or a mark.
+            if not self.hearing.killed and not self.marked:
                 self._wrong(f"wrong loss: nothing after a gap in topic {topic}", 0)
 
     def _walk_event(self, receipt: Receipt) -> bool:
@@ -156,10 +165,20 @@ class Pair:
         self.delivered.add(event)
         return True
 
+    def _walk_head(self, gap: Receipt) -> None:
+        """Judge what a mark told of before the first number that was counted."""
+        first, last = gap.event, gap.seq
+        stream = self.sending.by_topic[gap.topic] if gap.topic in self.wanted else []
+        if not 1 <= first <= last == self.begin.get(gap.topic, 0) - 1:
+            self._wrong(f"wrong loss: numbers {first} to {last}, by a mark, in topic {gap.topic}", 0)
+            return
+        self.reported.update(stream[first - 1 : last])
+        self.begin[gap.topic] = first
+
     def _walk_gap(self, gap: Receipt) -> None:
         first, last = gap.event, gap.seq
         stream = self.sending.by_topic[gap.topic] if gap.topic in self.wanted else []
-        if not 1 <= first <= last < len(stream):
+        if not 1 <= first <= last < len(stream) + self.marked:
             self._wrong(f"wrong loss: numbers {first} to {last} of {len(stream)} in topic {gap.topic}", 0)
             return
         events = stream[first - 1 : last]
@@ -171,10 +190,12 @@ class Pair:
         elif first != due:
             self._wrong(f"wrong loss: numbers {first} to {last} when {due} was due", events[0])
         frames = self.sending.frames
-        for before, after in ((stream[first - 2] if first > 1 else 0, events[0]), (events[-1], stream[last])):
-            if before and frames[before - 1] == frames[after - 1]:
-                self._wrong("half a batch lost", events[0])
+        edges = [(stream[first - 2], events[0])] if first > 1 else []
+        edges += [(events[-1], stream[last])] if last < len(stream) else []
+        if any(frames[before - 1] == frames[after - 1] for before, after in edges):
+            self._wrong("half a batch lost", events[0])
         self.reported.update(events)
+        self.begin.setdefault(gap.topic, first)
         self.due[gap.topic] = last + 1
 
     def _meant(self, event: int) -> bool:

@@ -96,6 +96,23 @@ def test_a_stopped_peer_gains_nothing_from_a_busy_machine(world: World) -> None:
     assert 1.0 <= world.wait() < 1.1
 
 
+def test_a_peer_that_goes_on_has_its_time_from_then(world: World) -> None:
+    """A publisher waits on for a stopped `block` joiner, so it may be over and begin again."""
+    wait, world.states[PEER] = Wait("/p", 0.0), "stopped"
+
+    def over_by(end: float) -> float:
+        while world.now < end:
+            world.pass_time(0.005)
+            world.own.note(False)
+            if world.now >= wait.due and wait.over(world.now, 1.0, world.own) and not wait.stopped:
+                return world.now
+        return end
+
+    assert over_by(3.0) == 3.0
+    world.states[PEER] = "idle"
+    assert 4.0 <= over_by(10.0) < 4.2
+
+
 def test_a_process_that_oversleeps_waits_for_a_cpu(world: World) -> None:
     assert not world.own.note(False)
     assert world.own.note(True)
