@@ -160,7 +160,7 @@ class Links:
                 continue
             if now >= begun + timeout:
                 first = next(iter(self._awaited.values()))
-                raise Full(f"{self._name(first)} has not finished joining")
+                raise Full(f"subscriber {first.entry.id} ({self._about(first)}) has not finished joining")
             pause = min(max(_CHECK_SECONDS[0], (now - begun) / _CHECK_SHARE), _CHECK_SECONDS[1])
             self._wait(pause)
             now, overslept = time.monotonic(), time.monotonic() > now + 2 * pause
@@ -305,17 +305,18 @@ class Links:
         link.missed.append((link.entry.epoch, asof))
         self._gave_up()
         log.warning(
-            "%s did not finish joining within %g s: sending without it; it is told what it misses",
-            self._name(link),
+            "subscriber %s (%s) did not finish joining within %g s: what it misses is told to it later",
+            link.entry.id,
+            self._about(link),
             timeout,
         )
 
-    def _name(self, link: Link) -> str:
-        """Say which subscriber a link leads to, for people."""
+    def _about(self, link: Link) -> str:
+        """Say whose the other end of a link is, for people."""
         info = self._roster.info(link.entry)
         stopped = ", stopped" if link.wait.stopped else ""
         process, pid = info.get("process", "?"), info.get("pid", "?")
-        return f"subscriber {link.entry.id} ({process}, process {pid}{stopped})"
+        return f"{process}, process {pid}{stopped}"
 
     def _wait(self, seconds: float) -> None:
         poller = zmq.Poller()

@@ -101,7 +101,8 @@ class Pair:
         self.last = 0
         self.due: dict[int, int] = {}
         self.begin: dict[int, int] = {}
-        self.marked = any(pid == hearing.pid for _, pid in sending.gave_up)
+        # Whoever is given up is told by marks, and these tell others what they have lost, too.
+        self.marked = bool(sending.gave_up)
         both = [*sending.stops, *hearing.stops]
         self.horizon = awake_before(hearing.calm, FLIGHT, both)
         self.last_words = awake_before(sending.killed, FLIGHT, both)
