@@ -69,7 +69,7 @@ def count_references() -> int:
         owners = gc.get_referrers(Fragment)
         known = sum(item is Fragment for owner in owners for item in gc.get_referents(owner))
         _no_fragments = known + _OWN_REFERENCES + 1  # and that of the call
-    else:  # orjson before 3.12 or so: then every text is verified
+    else:  # orjson before 3.13, whose class is not counted: then every text is verified, which takes 0.5 us
         _no_fragments = -1
     return _no_fragments
 
