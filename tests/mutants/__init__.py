@@ -6,9 +6,9 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, receiving, sending
+from . import directory, protocol, receiving, sending
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
-MUTANTS: list[Mutant] = [*receiving.MUTANTS, *sending.MUTANTS, *directory.MUTANTS]
+MUTANTS: list[Mutant] = [*receiving.MUTANTS, *sending.MUTANTS, *directory.MUTANTS, *protocol.MUTANTS]

@@ -15,7 +15,7 @@ class Mutant(NamedTuple):
         file: in `zbus/`.
         old: what the code says; exactly once in the file, and as short as that allows.
         new: what it says instead.
-        tests: the node ids, below `tests/`, of which at least one must fail.
+        tests: the node ids (or files), below `tests/`, of which at least one must fail.
     """
 
     name: str

@@ -314,3 +314,43 @@ def test_a_first_that_cannot_be_is_ignored(first: int) -> None:
     receiver.streams.joined(1000, 1010)
     assert receiver.take(7, born=10, settled=1005, first=first) == []
     assert receiver.take(9, born=10, settled=1005, first=first) == [gap(8, 8)]
+
+
+def test_what_its_publisher_had_settled_by_the_time_asked_was_not_meant() -> None:
+    receiver = Receiver()
+    receiver.streams.joined(1000, 1005)
+    assert receiver.take(3, born=5, settled=1000, first=1) == []
+    assert receiver.take(9, born=5, settled=1000, first=1) == []
+    assert receiver.take(13, born=5, settled=1001, first=11) == [gap(11, 12)]
+
+
+def test_a_stream_born_amid_the_join_is_not_due_from_1() -> None:
+    """Its publisher may have looked at the roster just before the token moved."""
+    receiver = Receiver()
+    receiver.streams.joined(1000, 2000)
+    assert receiver.take(3, born=1500) == []
+    assert receiver.take(3, born=2001, system="t") == [gap(1, 2, system="t")]
+
+
+def test_before_the_join_is_complete_nothing_is_lost() -> None:
+    receiver = Receiver()
+    assert receiver.take(3, born=5, settled=2**62, first=1) == []
+    assert receiver.take(9, born=5, settled=2**62, first=1) == []
+
+
+def test_a_channel_that_has_forgotten_nothing_yet_counts_the_head_of_a_stream() -> None:
+    receiver = Receiver(limit=2)
+    receiver.streams.joined(1000, 1000)
+    for name in "ab":
+        receiver.take(1, born=5, settled=2000, first=1, system=name)
+    for name in "cd":
+        assert receiver.take(5, born=5, settled=2000, first=2, system=name) == [gap(2, 4, system=name)]
+
+
+def test_the_youngest_stream_of_all_is_remembered_and_not_the_latest() -> None:
+    """What is forgotten must not be due from 1 when it comes back, in whatever order it was born."""
+    receiver = Receiver(limit=1)
+    receiver.streams.joined(1000, 1000)
+    for name, born in (("a", 5000), ("b", 3000), ("c", 2000), ("d", 2000)):
+        receiver.take(1, born=born, system=name)
+    assert receiver.take(9, born=5000, system="a") == []

@@ -1,0 +1,94 @@
+"""What a decoder keeps, tells and bounds, beside the events themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zbus.decoder import Decoder
+from zbus.event import Gap, Mismatch
+from zbus.patterns import Matcher
+
+ORIGIN = "0123456789abcdef"
+Told = list[tuple[str, int]]
+
+
+def frame(seq: int, data: bytes = b"1", *, born: int = 5, since: str = "", path: str = "/1") -> bytes:
+    return f"s\0k\0{path}\0{ORIGIN}.{seq}.{born}{since}\0".encode() + data
+
+
+def made(fit: Any = None) -> tuple[Decoder, Told]:
+    """Return a decoder that joined at 1,000, and what it has counted."""
+    told: Told = []
+    decoder = Decoder(Matcher("*"), None, fit, lambda name, number: told.append((name, number)))
+    decoder.joined(1_000, 1_000)
+    return decoder, told
+
+
+def refuse(data: Any) -> Any:
+    raise ValueError(f"{data} is not what was asked for")
+
+
+def test_a_gap_is_kept_told_and_counted_in_events() -> None:
+    decoder, told = made()
+    decoder.decode(frame(1))
+    decoder.decode(frame(5))
+    gap = Gap(ORIGIN, "s", "k", 2, 4)
+    assert list(decoder.gaps) == list(decoder.news) == [gap]
+    assert (decoder.lost, told) == (3, [("lost", 3)])
+
+
+def test_what_does_not_fit_is_kept_told_and_counted() -> None:
+    decoder, told = made(refuse)
+    decoder.decode(frame(1, b"7"))
+    assert decoder.decode(frame(2, b"7")) is None
+    [first, second] = decoder.mismatches
+    assert list(decoder.news) == [first, second]
+    assert isinstance(second, Mismatch)
+    assert (second.event.seq, second.event.data, second.reason) == (2, 7, "7 is not what was asked for")
+    assert (decoder.mismatched, told) == (2, [("mismatched", 1)] * 2)
+
+
+def test_a_malformed_frame_is_counted_with_its_reason() -> None:
+    decoder, told = made()
+    decoder.decode(b"s\0k\0/1\0wrong\0")
+    assert (decoder.malformed, told) == (1, [("malformed", 1)])
+    assert "origin" in decoder.why
+
+
+def test_a_thousand_gaps_are_kept_and_told_and_all_are_counted() -> None:
+    """Nobody may ask for either: then they must not grow."""
+    decoder, _ = made()
+    for number in range(1, 1_202):
+        decoder.decode(frame(2 * number))
+    assert decoder.lost == 1_200
+    assert len(decoder.gaps) == len(decoder.news) == 1_000
+    assert decoder.gaps[-1] == decoder.news[-1] == Gap(ORIGIN, "s", "k", 2_401, 2_401)
+
+
+def test_a_hundred_mismatches_are_kept_and_all_are_counted() -> None:
+    decoder, _ = made(refuse)
+    for number in range(1, 151):
+        decoder.decode(frame(number))
+    assert decoder.mismatched == 150
+    assert [mismatch.event.seq for mismatch in decoder.mismatches] == list(range(51, 151))
+
+
+def test_frames_that_were_not_meant_for_the_channel_may_have_holes() -> None:
+    """The publisher had settled before the join: they were on their way to another channel."""
+    decoder, _ = made()
+    for seq in (3, 7):
+        decoder.decode(frame(seq, since=".900.1"))
+    assert decoder.lost == 0
+    decoder.decode(frame(12, since=".1500.10"))
+    assert list(decoder.gaps) == [Gap(ORIGIN, "s", "k", 10, 11)]
+
+
+def test_a_batch_is_counted_whether_its_stream_is_new_or_not() -> None:
+    decoder, _ = made()
+    batch = b'[["/1",1],["/2",2],["/3",3]]'
+    for seq in (1, 4, 7):
+        assert decoder.decode(frame(seq, batch, path="")) is None
+        found = [decoder.rest() for _ in range(4)]
+        assert [event and event.seq for event in found] == [seq, seq + 1, seq + 2, None]
+    assert decoder.decode(frame(10)) is not None
+    assert decoder.lost == 0
