@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,38 @@ def test_the_socket_has_its_name_only_once_it_listens(ingress: Ingress, roster: 
     ingress.publish(socket, {})
     assert roster.alive(ingress.id)
     socket.close()
+
+
+def test_the_sentinel_of_the_last_epoch_goes_when_the_next_is_announced(
+    ingress: Ingress, roster: Roster
+) -> None:
+    """A publisher that connects gets those that are left, and thousands of them would take their time."""
+    sockets = []
+    for _ in range(5):
+        socket, _ = ingress.connect((b"a",), 100)
+        sockets.append(socket)
+        ingress.publish(socket, {})
+    last, shown = sentinel(ingress.id, 5), [b""]
+    deadline = time.monotonic() + 10
+    while shown != [last] and time.monotonic() < deadline:  # until it has passed the forwarder
+        shown = shown_to_a_newcomer(roster.socket_path(ingress.id), last)
+    for socket in sockets:
+        socket.close()
+    assert shown == [last]
+
+
+def shown_to_a_newcomer(path: Path, last: bytes) -> list[bytes]:
+    """Return the sentinels that a publisher gets when it connects, up to the `last`."""
+    shown: list[bytes] = []
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.linger = 0
+        publisher.connect(f"ipc://{path}")
+        while last not in shown:
+            assert publisher.poll(10_000)
+            topic = publisher.recv()[1:]
+            if topic.startswith(last[:-1]):
+                shown.append(topic)
+    return shown
 
 
 def test_a_sentinel_names_ingress_and_epoch() -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,3 +160,39 @@ def test_a_thousand_dead_entries_are_cleared_by_the_next_joins_and_the_living_st
                 break
             zbus.Bus(dir=zbus_dir).close()
         assert len(left) == 1
+
+
+def test_a_channel_that_closes_takes_no_sentinel_along(bus: zbus.Bus, zbus_dir: str) -> None:
+    """Each publisher that comes later would wait for it."""
+    first, second = bus.subscribe("a"), bus.subscribe("a")
+    second.close()
+    with zbus.Bus(dir=zbus_dir, join_timeout=30.0) as sender:
+        start = time.monotonic()
+        sender.send("a", "b", "/1", 1)
+        assert time.monotonic() - start < 10
+        assert first.channel().receive(timeout=5.0)[0].data == 1
+
+
+def test_what_is_lost_as_soon_as_the_token_is_written_is_counted(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher that settles before `subscribe` returns sends what is meant for the channel, too."""
+    announce = Roster.announce
+    with zbus.Bus(dir=zbus_dir) as sender:
+        every = bus.subscribe("a")
+        sender.send("a", "b", "/1", 0)
+
+        def at_once(roster: Roster, *arguments: Any) -> Any:
+            told = announce(roster, *arguments)
+            for number in range(1, 6):
+                sender.send("a", "b", "/1", number)
+            return told
+
+        monkeypatch.setattr(Roster, "announce", at_once)
+        sub = bus.subscribe("a", capacity=2)
+        for number in range(6):
+            assert every.channel().receive(timeout=5.0)[0].data == number
+        assert [sub.channel().receive(timeout=5.0)[0].data for _ in range(2)] == [1, 2]
+        sender.send("a", "b", "/1", 6)
+        assert sub.channel().receive(timeout=5.0)[0].data == 6
+        assert sub.lost == 3

@@ -63,6 +63,24 @@ def test_close_wakes_a_blocked_receiver(bus: zbus.Bus, how: str, overflow: str, 
     assert got == ([] if how == "iterate" else [(None, False)])
 
 
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+def test_a_closed_channel_wakes_its_receiver_at_once(bus: zbus.Bus, overflow: str) -> None:
+    """By its barrier: a receiver looks at the time once a second only."""
+    took = []
+    for _ in range(3):  # the machine may be busy once
+        sub = bus.subscribe("a", overflow=overflow)
+        lock = sub.channel()._source.lock
+        thread = threading.Thread(target=list, args=(sub,))
+        thread.start()
+        while lock.acquire(blocking=False):  # until the thread has it, and so waits or is about to
+            lock.release()
+        start = time.monotonic()
+        sub.close()
+        thread.join(10)
+        took.append(time.monotonic() - start)
+    assert min(took) < 0.15
+
+
 def test_closing_the_bus_leaves_buffered_events_receivable(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a")
     for number in range(100):

@@ -6,9 +6,15 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, protocol, receiving, sending
+from . import directory, process, protocol, receiving, sending
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
-MUTANTS: list[Mutant] = [*receiving.MUTANTS, *sending.MUTANTS, *directory.MUTANTS, *protocol.MUTANTS]
+MUTANTS: list[Mutant] = [
+    *receiving.MUTANTS,
+    *sending.MUTANTS,
+    *directory.MUTANTS,
+    *process.MUTANTS,
+    *protocol.MUTANTS,
+]

@@ -152,7 +152,7 @@ MUTANTS = [
     Mutant(
         "a member that cannot be announced keeps its descriptor",
         "members.py",
-        "            except OSError:\n                os.close(self._fd)\n",
+        "            except OSError:\n                self._close()\n",
         "            except OSError:\n",
         (_CLEANING + "test_a_bus_that_cannot_be_opened_leaves_no_file_or_descriptor",),
     ),
@@ -204,13 +204,6 @@ MUTANTS = [
         "if used + needed + _HEADROOM > limit:",
         "if used > limit:",
         _HEADROOM,
-    ),
-    Mutant(
-        "a child keeps the lock of the member file",
-        "members.py",
-        "        self._lock = Lock()\n        self._close()",
-        "        self._lock = Lock()",
-        (_CLEANING + "test_the_member_file_of_a_killed_process_is_dead_though_its_child_lives",),
     ),
     Mutant(
         "the old entry goes before the token is written",
