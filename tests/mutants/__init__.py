@@ -6,7 +6,7 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, process, protocol, receiving, sending
+from . import directory, links, process, protocol, receiving, sending
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -14,6 +14,7 @@ __all__ = ["MUTANTS"]
 MUTANTS: list[Mutant] = [
     *receiving.MUTANTS,
     *sending.MUTANTS,
+    *links.MUTANTS,
     *directory.MUTANTS,
     *process.MUTANTS,
     *protocol.MUTANTS,

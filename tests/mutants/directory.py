@@ -255,8 +255,8 @@ MUTANTS = [
     Mutant(
         "in doubt an ingress is dead",
         "files.py",
-        "            return True  # for example EAGAIN",
-        "            return False  # for example EAGAIN",
+        "            return False\n        except OSError:\n            return True\n    return True",
+        "            return False\n        except OSError:\n            return False\n    return True",
         (_CLEANING + "test_whoever_has_a_full_backlog_is_alive",),
     ),
     Mutant(

@@ -165,7 +165,7 @@ MUTANTS = [
     Mutant(
         "malformed frames are not written to the member file",
         "decoder.py",
-        '            self._count("malformed", 1)\n',
+        '        self._count("malformed", 1)\n',
         "",
         (_COUNTED + "test_what_goes_wrong_is_counted_for_others_to_read",),
     ),

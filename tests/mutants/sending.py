@@ -26,8 +26,8 @@ MUTANTS = [
     Mutant(
         "templates are kept over a settling",
         "publisher.py",
-        "self._known = known\n        self._current.clear()",
-        "self._known = known",
+        "        self._latecomers.account()\n        self._current.clear()",
+        "        self._latecomers.account()",
         _SETTLED,
     ),
     Mutant(
