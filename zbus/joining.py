@@ -100,8 +100,10 @@ class Wait:
             return False
         if not self._looks:
             self._own = own.looks, own.busy
-        stopped = self.stopped
-        self._see()
+        before, stopped = self._peer, self.stopped
+        self.look()
+        self._looks += 1
+        self._busy += bool(before and self._peer and held_up(before, self._peer))
         if stopped and not self.stopped:  # it goes on, so its time begins
             self._begin_anew(now)
         if now < self._since + patience:
@@ -122,10 +124,8 @@ class Wait:
         self._peer = None
         self._looks = self._busy = 0
 
-    def _see(self) -> None:
-        self._looks += 1
+    def look(self) -> None:
+        """Look at the peer's process now."""
         self._pid = self._pid or listener(self._path)
-        before, self._peer = self._peer, None if self._pid in (0, os.getpid()) else look(self._pid)
-        if before and self._peer and held_up(before, self._peer):
-            self._busy += 1
+        self._peer = None if self._pid in (0, os.getpid()) else look(self._pid)
         self.stopped = self._peer is not None and self._peer.stopped

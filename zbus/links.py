@@ -314,6 +314,7 @@ class Links:
     def _about(self, link: Link) -> str:
         """Say whose the other end of a link is, for people."""
         info = self._roster.info(link.entry)
+        link.wait.look()
         stopped = ", stopped" if link.wait.stopped else ""
         process, pid = info.get("process", "?"), info.get("pid", "?")
         return f"{process}, process {pid}{stopped}"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import churn, directory, files, fuzz, given, hostile, kills, limits, queues
+from . import churn, crowds, directory, files, fuzz, given, hostile, kills, limits, queues
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -30,7 +30,9 @@ CASES: dict[int, Case] = {
     10: hostile.too_many,
     11: limits.limited,
     12: files.damaged,
+    13: crowds.crowds,
     16: given.given,
+    18: crowds.neighbours,
 }
 
 

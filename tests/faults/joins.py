@@ -19,7 +19,7 @@ from tests.live.workers import tell, told
 
 from .harness import files, resident_mib
 
-__all__ = ["attempt", "churn", "cramped", "greedy", "joiner", "mount"]
+__all__ = ["attempt", "churn", "cramped", "greedy", "joiner", "late", "mount", "together"]
 
 
 def attempt(join: Callable[[], Any], *, leave: bool = True) -> dict[str, Any]:
@@ -145,6 +145,59 @@ def cramped(descriptors: str) -> None:
         while line := told():
             report = attempt(uses[line], leave=False)
             tell(held=len(held), **report)
+
+
+def together(count: str) -> None:
+    """Subscribe; told to, send the first event; told to, receive those of `count` programs."""
+    with zbus.Bus() as bus:
+        sub = bus.subscribe("crowd.**")
+        tell(ready=True)
+        if told():
+            tell(**attempt(lambda: bus.send("crowd.of.programs", "hello", f"/{os.getpid()}"), leave=False))
+        if told():
+            senders: set[str] = set()
+            account(sub, senders, int(count))
+            mine = next(peer for peer in zbus.peers() if peer.role == "member" and peer.pid == os.getpid())
+            tell(got=len(senders), lost=sub.lost, given_up=mine.counters["join_timeouts"])
+        told()
+
+
+def account(sub: zbus.Subscription, paths: set[str], count: int) -> None:
+    """Receive until `count` events have come or are told to be lost, or none comes for a long time."""
+    with suppress(TimeoutError):
+        while len(paths) + sub.lost < count:
+            evt, _ = sub.channel().receive(timeout=20)
+            assert evt is not None
+            paths.add(evt.path)
+
+
+def late(overflow: str = "drop") -> None:
+    """Join when told to. Told `account`, tell what came and what is neither received nor told to be lost.
+
+    All events are of one topic, numbered by their data. `account` may say how many there are to be.
+    """
+    with zbus.Bus() as bus:
+        tell(ready=True)
+        told()
+        sub = bus.subscribe("neighbours", overflow=overflow)
+        tell(joined=True)
+        _, *count = told().split()
+        numbers: set[int] = set()
+        with suppress(TimeoutError):
+            while not count or len(numbers) + sub.lost < int(count[0]):
+                evt, _ = sub.channel().receive(timeout=5)
+                assert evt is not None
+                numbers.add(evt.data)
+        gaps = [number for gap in sub.channel().gaps for number in range(gap.first, gap.last + 1)]
+        known = numbers | {*gaps}
+        silent = sorted({*range(min(known, default=1), max(known, default=0))} - known)
+        tell(
+            got=len(numbers),
+            lost=sub.lost,
+            silent=silent,
+            first=min(known, default=0),
+            last=max(known, default=0),
+        )
 
 
 def mount() -> None:
