@@ -54,6 +54,9 @@ _CHANNEL_DESCRIPTORS = 4
 _MAX_CHANNELS = 1000
 _PATTERNS_SHOWN = 100
 _KEEP_TIMEOUT = 0.1
+# How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
+_TIDY_ROUNDS = 5
+_TIDY_PAUSE = 0.08
 _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
 Driven = TypeVar("Driven")
@@ -192,6 +195,10 @@ class Node(Generic[Driven]):
                 self._presence.keep(self._all_ingresses(), self._describe)
         finally:
             self._lock.let_go()
+        for _ in range(_TIDY_ROUNDS):
+            if self.closed or not self._roster.tidy():
+                break
+            sleep(_TIDY_PAUSE)
 
     def _ingress_for(self, wish: Wish) -> Ingress:
         blocking = wish.overflow == "block"

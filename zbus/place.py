@@ -55,7 +55,7 @@ class Place:
 
     def lock(self) -> None:
         """Take the lock, unless a cleaner is at work right now; twice is fine."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the latter if it is closed
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def current(self) -> bool:

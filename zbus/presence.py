@@ -86,10 +86,9 @@ class Presence:
         self._generation = generation
 
     def keep(self, ingresses: Iterable[Ingress], describe: Callable[[Ingress], dict[str, Any]]) -> None:
-        """Do what `restore` does, and a moment's cleaning, in the background: errors are logged."""
+        """Do what `restore` does in the background: errors are logged, each once while it stays."""
         try:
             self.restore(ingresses, describe, create=False)
-            self.roster.tidy()
             self._said = ""
         except Error as error:
             if error.message != self._said:

@@ -308,11 +308,13 @@ class Roster:
         if self._reaper.reap(_REAP_SECONDS):
             self._tell()
 
-    def tidy(self) -> None:
-        """Go on with what was left of cleaning up, for a moment; take the lock, if a cleaner held it then."""
-        self._place.lock()
-        if self._reaper.unfinished and self._reaper.reap(_BURY_SECONDS):
-            self._tell()
+    def tidy(self) -> bool:
+        """Go on with what was left of cleaning up, for a moment; return whether something is left."""
+        self._place.lock()  # if a cleaner held it so far
+        with suppress(Error):
+            if self._reaper.unfinished and self._reaper.reap(_BURY_SECONDS):
+                self._tell()
+        return self._reaper.unfinished
 
     def _tell(self) -> None:
         """Tell everybody of what was removed, if the file system allows: who misses it just looks later."""

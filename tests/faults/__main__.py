@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import churn, crowds, directory, files, fuzz, given, hostile, kills, limits, queues
+from . import churn, crowds, directory, files, fuzz, given, hostile, kills, limits, places, queues
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -31,6 +31,7 @@ CASES: dict[int, Case] = {
     11: limits.limited,
     12: files.damaged,
     13: crowds.crowds,
+    14: places.placed,
     16: given.given,
     18: crowds.neighbours,
 }

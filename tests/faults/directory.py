@@ -16,20 +16,20 @@ from .harness import Row, Stage, brief, files, stop, until
 from .kills import complete, finish, start
 from .queues import wait
 
-_NAMESPACE = ("unshare", "--mount", "--map-root-user")
+NAMESPACE = ("unshare", "--mount", "--map-root-user")
 
 
 def unusable(stage: Stage) -> Iterator[Row]:
     for state, fault, remedy in (("full", "fill", "free"), ("read-only", "read-only", "writable")):
         row = stage.row(f"the runtime directory {state}")
-        if subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode:
+        if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
             yield row.skip("a mount namespace of one's own is not allowed here")
         else:
             yield _break_and_heal(stage, row, fault, remedy)
 
 
 def _break_and_heal(stage: Stage, row: Row, fault: str, remedy: str) -> Row:
-    mount = stage.spawn("mount", within=_NAMESPACE).ready()
+    mount = stage.spawn("mount", within=NAMESPACE).ready()
     inside = ("nsenter", f"--target={mount.pid}", "--user", "--mount", "--preserve-credentials", "--wd")
     listener = stage.spawn("listen", within=inside).ready()
     leaver = stage.spawn("listen", "nothing", within=inside).ready()
@@ -103,7 +103,7 @@ def stale(stage: Stage) -> Iterator[Row]:
     row.at_most("the join took", report["took"], 1, "s")
     _join_until(joiner, lambda: set(files(stage.path)) <= set(before))
     row.equal("the living, untouched, and nobody else", _inodes(stage.path), before)
-    row.done = "a join, and more until all is clean; one of the living is stopped"
+    row.done = "joins until all is clean; one of the living is stopped"
 
     met = stage.row("the same, met by a publisher in mid-stream")
     litter(stage.path, count, stage.random)
