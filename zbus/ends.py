@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import members, place
 from .errors import Unavailable
-from .members import close_inherited
 from .threads import start
 
 __all__ = ["Closable", "abandon", "ended", "open_nodes", "opened"]
@@ -117,7 +117,9 @@ def _disown_all() -> None:
     for node in nodes:
         with suppress(Exception):  # each by itself: the others are the parent's all the same
             node.disown()
-    close_inherited()  # also of a node that another thread of the parent was about to open or to close
+    # Also of a node that another thread of the parent was about to open or to close.
+    members.close_inherited()
+    place.close_inherited()
 
 
 os.register_at_fork(after_in_child=_disown_all)

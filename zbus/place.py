@@ -15,9 +15,22 @@ from .errors import Unavailable
 from .location import check_private, file_errors
 from .token import Token
 
-__all__ = ["Place"]
+__all__ = ["Place", "close_inherited"]
 
 _TRIES = 10
+
+_open: dict[int, tuple[int, int]] = {}
+"""The descriptors of directories that this process holds, and which they are."""
+
+
+def close_inherited() -> None:
+    """In a forked child: close the parent's directories, also one that another thread had just opened."""
+    for number, which in _open.items():
+        with suppress(OSError):
+            info = os.fstat(number)
+            if (info.st_dev, info.st_ino) == which:
+                os.close(number)
+    _open.clear()
 
 
 class Place:
@@ -43,10 +56,12 @@ class Place:
             with file_errors("open", path):
                 self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
+                info = os.fstat(self._fd)
+                _open[self._fd] = info.st_dev, info.st_ino
                 self.lock()
                 self.token = Token(path / "token")
             except BaseException:
-                os.close(self._fd)
+                self._close()
                 raise
             if self.current():
                 return
@@ -83,6 +98,7 @@ class Place:
     def _close(self) -> None:
         fd, self._fd = self._fd, -1  # the number may soon be another file's
         if fd >= 0:
+            _open.pop(fd, None)
             os.close(fd)
 
 

@@ -99,6 +99,33 @@ print(child, flush=True)
             os.kill(child, 9)
 
 
+def test_nor_does_one_that_is_forked_while_another_thread_opens_a_bus(zbus_dir: str, path: Path) -> None:
+    program = """
+import os, signal, zbus
+from zbus import place
+real, children = place.Token, []
+def fork_first(path):
+    ready, tell = os.pipe()
+    children.append(os.fork())
+    if not children[-1]:
+        os.write(tell, b"x")
+        signal.pause()
+    os.read(ready, 1)
+    return real(path)
+place.Token = fork_first
+zbus.Bus().close()
+print(children[0], flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            assert parent.wait(10) == 0
+            assert lockable(path)
+        finally:
+            os.kill(child, 9)
+
+
 def test_a_cleaner_at_work_holds_up_nobody(zbus_dir: str, path: Path) -> None:
     with zbus.Bus():
         pass
