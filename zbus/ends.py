@@ -95,13 +95,13 @@ def ended(node: Closable) -> None:
     _open.discard(node)
 
 
-def abandon(node: Closable) -> None:
-    """Close a node that nobody refers to any more.
+def abandon(close: Callable[[], object]) -> None:
+    """Have a thread `close` a node, where a wait for others might never end.
 
-    In a thread, since garbage collection runs anywhere and closing waits for others.
+    Garbage collection runs anywhere, and so do signal handlers.
     """
     with suppress(Unavailable):  # the interpreter is about to end, and will come by itself
-        start("zbus-close", node.close, wait=False)
+        start("zbus-close", close, wait=False)
 
 
 @atexit.register

@@ -37,4 +37,4 @@ class BusBase(Generic[Driven]):
     def __del__(self) -> None:
         node = vars(self).get("_node")  # not there if it could not be opened
         if node is not None and not node.closed and not node.inherited:
-            abandon(node)
+            abandon(node.close)

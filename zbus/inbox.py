@@ -11,23 +11,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import zmq
 
+from .checks import check_callback, check_count
 from .decoder import Decoder
 from .errors import Canceled, Invalid, Timeout
 from .event import Event, Gap, Mismatch
 from .inlet import Ended, Inlet
 from .latest import Latest
-from .patterns import Matcher
-from .typed import Fit
+from .patterns import Matcher, plain
+from .typed import Fit, fitter
 
-__all__ = ["Inbox", "Wish", "check_channels", "expired", "first"]
+__all__ = ["Inbox", "Wish", "check_channels", "check_wish", "expired", "first"]
 
 log = logging.getLogger("zbus")
 
 _LOG_INTERVAL = 5.0
+_OVERFLOWS = ("drop", "block", "latest")
 
 
 class Wish(NamedTuple):
@@ -40,6 +42,32 @@ class Wish(NamedTuple):
     on_gap: Callable[[Gap], object] | None
     fit: Fit | None
     on_error: Callable[[Mismatch], object] | None
+
+
+def check_wish(
+    default_capacity: int,
+    system: str,
+    kind: str | None,
+    overflow: str,
+    capacity: int | None,
+    on_gap: Callable[[Gap], object] | None,
+    type: Any,
+    on_error: Callable[[Mismatch], object] | None,
+) -> Wish:
+    """Check what a subscription asks for; see `Bus.subscribe` for that and for what it raises."""
+    what = Matcher(system, "system pattern")
+    kind = plain(kind)
+    which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
+    overflow = plain(overflow)
+    if overflow not in _OVERFLOWS:
+        choices = ", ".join(map(repr, _OVERFLOWS))
+        raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
+    room = default_capacity if capacity is None else check_count(capacity, "capacity")
+    check_callback(on_gap, "on_gap")
+    check_callback(on_error, "on_error")
+    if on_error is not None and type is None:
+        raise Invalid("on_error is told of data that is not of a type: give type= too")
+    return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
 
 
 class Inbox:

@@ -155,6 +155,11 @@ class Ingress:
         self._roster.restore(self.entry, info)
         return True
 
+    @property
+    def in_use_here(self) -> bool:
+        """Whether this thread is amid a use of it: then this is a signal handler."""
+        return self._lock.held()
+
     def describe(self, info: dict[str, Any]) -> None:
         """Rewrite what the entry says about itself."""
         self._roster.describe(self.entry, info)
@@ -168,7 +173,10 @@ class Ingress:
         raise Unavailable(f"the forwarder did not answer within {_PROBE_TIMEOUT:g} s", retryable=True)
 
     def wake(self, barrier: bytes) -> None:
-        """Send a channel its own barrier, which ends a wait in `recv`. Any thread may call this."""
+        """Send a channel that closes its own barrier, which ends a wait in `recv`. For any thread."""
+        if self._blocking:
+            # First: a signal handler that sends would wait for what the thread it interrupts is to withdraw.
+            self.withdraw()
         with self._lock, suppress(zmq.ZMQError):
             self._probe.send(barrier, zmq.NOBLOCK)
 

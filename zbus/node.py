@@ -23,30 +23,27 @@ from . import housekeeping
 from .checks import Policy, admit, check_callback, check_count
 from .decoder import Decoder
 from .descriptors import check_headroom, close_connections, raise_limit
-from .ends import ended, opened
-from .errors import Canceled, Invalid, Unavailable
-from .event import Gap, Mismatch
+from .ends import abandon, ended, opened
+from .errors import Canceled, Unavailable
 from .forwarder import LazyContext
 from .handover import FirstWrites, flushing
-from .inbox import Inbox, Wish
+from .inbox import Inbox, Wish, check_wish
 from .ingress import Ingress
 from .inlet import Inlet
 from .links import Links
 from .location import bus_name
 from .locks import Lock
 from .members import about_process
-from .patterns import Matcher, plain, prefixes
+from .patterns import prefixes
 from .policy import SEND, SUBSCRIBE
 from .presence import Presence
 from .publisher import DEFAULT, Attempts, Publisher
 from .roster import clock
 from .threads import sleep
 from .timeouts import check_timeout
-from .typed import fitter
 
 __all__ = ["Node", "Policy"]
 
-_OVERFLOWS = ("drop", "block", "latest")
 _INGRESS_DESCRIPTORS = 12
 _CHANNEL_DESCRIPTORS = 4
 # A context has room for 8,192 sockets, of which a `block` channel takes six. And the time to close them all
@@ -57,6 +54,7 @@ _KEEP_TIMEOUT = 0.1
 # How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
 _TIDY_ROUNDS = 5
 _TIDY_PAUSE = 0.08
+_CLOSE_TRIES = 5  # each waits a while for a send to end; more only if that one hangs
 _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
 Driven = TypeVar("Driven")
@@ -116,8 +114,8 @@ class Node(Generic[Driven]):
         self._shared: Ingress | None = None
         self._seats: dict[Inlet, _Seat] = {}
         self._joining = False
-        self._dropped: deque[Inlet] = deque()
-        self._ends: list[Ingress] = []
+        self._pending: deque[Callable[[], object]] = deque()  # to be called under the lock
+        self._ends: list[Ingress] | None = None  # what `close` is to close in the end
         self._closing = Lock()
         self.closed, self._finished = "", False
         self.publisher = Publisher(
@@ -140,45 +138,29 @@ class Node(Generic[Driven]):
         )
         opened(self)
 
-    def wish(
-        self,
-        system: str,
-        kind: str | None,
-        overflow: str,
-        capacity: int | None,
-        on_gap: Callable[[Gap], object] | None,
-        type: Any,
-        on_error: Callable[[Mismatch], object] | None,
-    ) -> Wish:
+    def wish(self, system: str, *options: Any) -> Wish:
         """Check what a subscription asks for; see `Bus.subscribe`."""
-        what = Matcher(system, "system pattern")
-        kind = plain(kind)
-        which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
-        overflow = plain(overflow)
-        if overflow not in _OVERFLOWS:
-            choices = ", ".join(map(repr, _OVERFLOWS))
-            raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
-        room = self.capacity if capacity is None else check_count(capacity, "capacity")
-        check_callback(on_gap, "on_gap")
-        check_callback(on_error, "on_error")
-        if on_error is not None and type is None:
-            raise Invalid("on_error is told of data that is not of a type: give type= too")
-        admit(self._policy, SUBSCRIBE, "subscribe to events from system", what.pattern)
-        return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
+        wish = check_wish(self.capacity, system, *options)
+        admit(self._policy, SUBSCRIBE, "subscribe to events from system", wish.system.pattern)
+        return wish
 
     def join(self, wish: Wish, kind: Callable[..., Channel], bus: object) -> Channel:
         """Return a channel, of class `kind`, that gets every event sent after this returns."""
-        with self._lock:
-            self._check_open()
-            self._joining = True
-            try:
-                self._look_after()
-                self._presence.restore(self._all_ingresses(), self._describe, create=True)
-                channel = self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
-            finally:
-                self._joining = False
-        self._sweep()
-        return channel
+        if self._in_use_here:
+            why = "a signal handler cannot subscribe while its thread opens or closes a subscription"
+            raise Unavailable(f"{why}: have a thread subscribe", retryable=True)
+        try:
+            with self._lock:
+                self._check_open()
+                self._joining = True
+                try:
+                    self._look_after()
+                    self._presence.restore(self._all_ingresses(), self._describe, create=True)
+                    return self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
+                finally:
+                    self._joining = False
+        finally:
+            self._soon()
 
     def _admit_send(self, system: str) -> None:
         self._look_after()
@@ -263,34 +245,37 @@ class Node(Generic[Driven]):
 
     def _leave(self, inlet: Inlet) -> None:
         """Forget a channel whose socket is closed."""
-        with self._lock:
-            seat = self._seats.pop(inlet, None)
-            if seat is None:
-                return
-            if self.closed:
-                self._finish()
-            elif seat.ingress is not self._shared:
-                seat.ingress.withdraw()
-                seat.ingress.close()
-            elif not self._joining:  # else it is garbage collected amid a join, which will describe all
-                seat.ingress.describe(self._describe(seat.ingress))
-        self._sweep()
+        self._soon(partial(self._forget, inlet))
 
     def _discard(self, inlet: Inlet) -> None:
-        """Close the inlet of a channel that nobody refers to any more, now or as soon as the lock is free.
-
-        Garbage collection runs anywhere, also in a thread that the holder of the lock waits for.
-        """
+        """Close the inlet of a channel that nobody refers to any more."""
         if not self.inherited:
-            self._dropped.append(inlet)
-            self._sweep()
+            self._soon(inlet.close)
 
-    def _sweep(self) -> None:
-        while self._dropped and self._lock.acquire(blocking=False):
+    def _soon(self, *calls: Callable[[], object]) -> None:
+        """Call something under the lock: now or, if another thread holds that, when it lets go.
+
+        Garbage collection and signal handlers run anywhere, also in a thread that the holder waits for.
+        """
+        self._pending.extend(calls)
+        while self._pending and self._lock.acquire(blocking=False):
             try:
-                self._dropped.popleft().close()
+                with suppress(IndexError):  # a signal handler was faster
+                    self._pending.popleft()()
             finally:
                 self._lock.release()
+
+    def _forget(self, inlet: Inlet) -> None:
+        seat = self._seats.pop(inlet, None)
+        if seat is None:
+            return
+        if self._ends is not None:
+            self._finish()
+        elif seat.ingress is not self._shared:
+            seat.ingress.withdraw()
+            seat.ingress.close()
+        elif not self._joining:  # else it is garbage collected amid a join, which will describe all
+            seat.ingress.describe(self._describe(seat.ingress))
 
     def flushing(self, timeout: float | None) -> Iterator[float]:
         """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
@@ -306,22 +291,50 @@ class Node(Generic[Driven]):
             sleep(pause)
 
     def close(self) -> None:
-        """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end."""
-        if not self.inherited:
-            with self._closing:
-                self._close_once()
+        """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end.
 
-    def _close_once(self) -> None:
+        A signal handler may call it amid anything that its thread does here. What it interrupts must go on
+        first, so then new uses are refused at once, and a helper closes the rest as soon as it may.
+        """
+        if self.inherited or self._closing.held():
+            return
+        if self._in_use_here or self.publisher.in_use_here:
+            self._refuse()
+        elif any(self._try_to_close() for _ in range(_CLOSE_TRIES)):
+            return
+        abandon(self._close_in_the_end)
+
+    @property
+    def _in_use_here(self) -> bool:
+        """Whether this thread is amid a join or the end of a channel: then this is a signal handler."""
+        return self._lock.held() or any(ingress.in_use_here for ingress in self._all_ingresses())
+
+    def _close_in_the_end(self) -> None:
+        while not self._try_to_close():
+            pass  # a try takes a while
+
+    def _try_to_close(self) -> bool:
+        try:
+            with self._closing:
+                return self._close_once()
+        finally:
+            self._soon()
+
+    def _refuse(self) -> None:
+        self.closed = self.closed or f"the bus {self.name!r} is closed: open a new one"
+        self.publisher.refuse(self.closed)
+
+    def _close_once(self) -> bool:
         with self._lock:
             if self._finished:
-                return
+                return True
             deadline = time.monotonic() + self._linger
-            self.closed = self.closed or f"the bus {self.name!r} is closed: open a new one"
+            self._refuse()
             for ingress in self._all_ingresses():
                 ingress.withdraw()
-            connections = self.publisher.close(self.closed, deadline)
+            connections = self.publisher.close(deadline)
             if connections is None:
-                return  # a signal handler amid a send: the next call, at exit if no earlier, does the rest
+                return False
             self._ends = [*self._all_ingresses()]
         try:
             for inlet, seat in list(self._seats.items()):
@@ -334,9 +347,13 @@ class Node(Generic[Driven]):
             connections.close()
             housekeeping.unregister(self._keep)
             ended(self)
+        return True
 
     def _all_ingresses(self) -> set[Ingress]:
-        return {*(seat.ingress for seat in self._seats.values()), *([self._shared] if self._shared else [])}
+        return {
+            *(seat.ingress for seat in [*self._seats.values()]),
+            *([self._shared] if self._shared else []),
+        }
 
     def _finish(self) -> None:
         """Free what is left, once every channel's socket is closed.
@@ -347,7 +364,7 @@ class Node(Generic[Driven]):
         if self._seats or self._finished:
             return
         self._finished = True
-        for ingress in self._ends:
+        for ingress in self._ends or ():
             ingress.close()
         self._member.close()
         self._roster.close()
@@ -373,7 +390,7 @@ class Node(Generic[Driven]):
 
     def _disconnect(self) -> None:
         # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
-        ingresses = (*self._all_ingresses(), *self._ends)
+        ingresses = (*self._all_ingresses(), *(self._ends or ()))
         idents = {*self.publisher.idents(), *(ingress.id for ingress in ingresses)}
         close_connections(str(self.path), idents)
 

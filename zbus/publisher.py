@@ -181,7 +181,7 @@ class Publisher(Generic[Driven]):
                     return
 
     def _check_not_in_use(self) -> None:
-        if self._lock.held():
+        if self.in_use_here:
             raise Unavailable("a signal handler cannot send while its thread does: have a thread send")
 
     def send_many(
@@ -363,16 +363,18 @@ class Publisher(Generic[Driven]):
         check_sendable(system, kind)
         check_text(path, "path")
 
-    def close(self, reason: str, deadline: float) -> Connections | None:
-        """Refuse further sends with `Canceled(reason)`; see `Links.close`.
+    @property
+    def in_use_here(self) -> bool:
+        """Whether this thread is amid a send: then this is a signal handler."""
+        return self._lock.held()
 
-        Returns `None`, with the sockets still open, if a send does not end: then this is a signal handler,
-        and the send is this very thread's. Sends are refused all the same; a later call closes the sockets.
-        """
+    def refuse(self, reason: str) -> None:
+        """Refuse further sends with `Canceled(reason)`. Any thread and any signal handler may call this."""
         self._closed = reason
         self._known = NEVER
-        if self._lock.held():
-            return None
+
+    def close(self, deadline: float) -> Connections | None:
+        """Close the sockets, see `Links.close`; or return `None` if a send does not end soon: try again."""
         try:
             if not self._lock.acquire(timeout=_CLOSE_SECONDS):
                 return None
@@ -394,6 +396,5 @@ class Publisher(Generic[Driven]):
 
     def disown(self, reason: str) -> None:
         """In a forked child: refuse every use, and touch nothing of the parent's."""
-        self._closed = reason
+        self.refuse(reason)
         self._lock = Lock()
-        self._known = NEVER

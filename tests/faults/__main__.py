@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import churn, crowds, directory, files, fuzz, given, hostile, kills, limits, places, queues
+from . import churn, crowds, directory, files, fuzz, given, hangs, hostile, kills, limits, places, queues
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -33,6 +33,7 @@ CASES: dict[int, Case] = {
     13: crowds.crowds,
     14: places.placed,
     16: given.given,
+    17: hangs.hanging,
     18: crowds.neighbours,
 }
 
