@@ -58,6 +58,7 @@ class Ingress:
         self.id = new_id()
         self.entry = Entry(self.id, 0, "block" if blocking else "drop")
         self._barriers = 0
+        self._withdrawn = False
         self._sentinels: list[int] = []  # subscribed to, the latest last
         # Re-entrant: a garbage-collected channel may close while this thread joins another.
         self._lock = Lock()
@@ -134,9 +135,11 @@ class Ingress:
         return asked
 
     def listed(self) -> bool:
-        """Return whether others find this ingress, or it has not been shown yet."""
-        return not self.entry.epoch or (
-            self._roster.has_entry(self.entry) and self._roster.has_socket(self.id)
+        """Return whether others find this ingress, or are not to: not yet, or no more."""
+        return (
+            not self.entry.epoch
+            or self._withdrawn
+            or (self._roster.has_entry(self.entry) and self._roster.has_socket(self.id))
         )
 
     def restore(self, info: dict[str, Any], timeout: float) -> bool:
@@ -182,6 +185,7 @@ class Ingress:
 
     def withdraw(self) -> None:
         """Leave the roster: publishers that look at it next let go."""
+        self._withdrawn = True
         with suppress(OSError):
             self._roster.withdraw(self.id)
 

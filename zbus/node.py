@@ -350,10 +350,8 @@ class Node(Generic[Driven]):
         return True
 
     def _all_ingresses(self) -> set[Ingress]:
-        return {
-            *(seat.ingress for seat in [*self._seats.values()]),
-            *([self._shared] if self._shared else []),
-        }
+        shared = [self._shared] if self._shared else []
+        return {*(seat.ingress for seat in [*self._seats.values()]), *shared}
 
     def _finish(self) -> None:
         """Free what is left, once every channel's socket is closed.

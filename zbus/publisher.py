@@ -370,8 +370,7 @@ class Publisher(Generic[Driven]):
 
     def refuse(self, reason: str) -> None:
         """Refuse further sends with `Canceled(reason)`. Any thread and any signal handler may call this."""
-        self._closed = reason
-        self._known = NEVER
+        self._closed, self._known = reason, NEVER
 
     def close(self, deadline: float) -> Connections | None:
         """Close the sockets, see `Links.close`; or return `None` if a send does not end soon: try again."""

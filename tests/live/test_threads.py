@@ -139,11 +139,16 @@ def test_several_may_join_a_thread_and_one_that_joins_itself_goes_on() -> None:
     assert joined == [True] * 4
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_thread_that_fails_ends_as_others_do() -> None:
+def test_a_thread_that_fails_ends_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: said.append(told.exc_type))
     thread = threads.start("zbus-test", lambda: 1 / 0)
     assert thread.join(10)
     assert threads.running() == []
+    deadline = time.monotonic() + 10
+    while not said and time.monotonic() < deadline:  # it is said after its last
+        time.sleep(0.001)
+    assert said == [ZeroDivisionError]
 
 
 def test_a_condition_and_an_event_wake_those_who_wait() -> None:
