@@ -53,7 +53,8 @@ class Bus(BusBase[None]):
             max_event_bytes: larger frames are refused on sending, and cut off on receiving; the same
                 in every process of the bus.
             send_timeout: seconds that `send` waits for a full `block` subscriber; `None` is for ever.
-            join_timeout: seconds that `send` waits for a subscriber that listens but does not answer.
+            join_timeout: seconds that `send` waits for a subscriber that listens but does not answer, and is
+                not just slow. What it misses after that is told to it.
             linger: seconds that `close` takes at most to hand over what was sent.
 
         Raises:
