@@ -185,9 +185,8 @@ class Node(Generic[Driven]):
     def _ingress_for(self, wish: Wish) -> Ingress:
         blocking = wish.overflow == "block"
         self._check_quota()
-        # Its own publisher may still connect to each ingress, the new one too. That takes a descriptor at
-        # either end, and for a moment up to two more, since its probes are accepted, too: `Roster.alive`.
-        own = 4 * (len(self._all_ingresses()) + 1)
+        # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
+        own = 2 * (len(self._all_ingresses()) + 1)
         if self._shared is not None and not blocking:
             check_headroom(_CHANNEL_DESCRIPTORS + own)
             return self._shared

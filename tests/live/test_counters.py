@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
 import zbus
 
-from .conftest import receive
+from .conftest import Spawn, receive
 from .test_foreign import Foreign
 
 
@@ -85,3 +87,39 @@ def test_a_callback_that_raises_costs_no_event(bus: zbus.Bus, caplog: pytest.Log
     sub = bus.subscribe("a", capacity=2, on_gap=fail)
     overflow(bus, sub, 1)
     assert any("on_gap failed" in record.message for record in caplog.records)
+
+
+def test_a_counter_stays_at_the_largest_number(bus: zbus.Bus) -> None:
+    member = bus._node._member
+    member.add("lost", 2**64 - 5)
+    assert counters(os.getpid())["lost"] == 2**64 - 5
+    for _ in range(3):
+        member.add("lost", 3)
+    assert counters(os.getpid())["lost"] == 2**64 - 1
+
+
+def test_peers_tell_the_living_from_the_dead(bus: zbus.Bus, spawn: Spawn, zbus_dir: str) -> None:
+    _sub = bus.subscribe("a")
+    worker = spawn("idle_subscriber", "a", "drop", 10).ready()
+
+    def shown() -> set[tuple[int, str, bool]]:
+        return {(peer.pid, peer.role, peer.alive) for peer in zbus.peers()}
+
+    mine = {(os.getpid(), role, True) for role in ("member", "subscriber")}
+    assert shown() == mine | {(worker.pid, role, True) for role in ("member", "subscriber")}
+    worker.kill()
+    assert shown() == mine | {(worker.pid, role, False) for role in ("member", "subscriber")}
+    zbus.Bus(dir=zbus_dir).close()
+    assert shown() == mine
+
+
+def test_opening_a_bus_raises_the_limit_of_descriptors(zbus_dir: str) -> None:
+    """libzmq ends the process when it cannot accept a connection for want of one."""
+    program = """
+import resource, zbus
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+with zbus.Bus():
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)

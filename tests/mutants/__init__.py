@@ -6,7 +6,7 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, links, process, protocol, receiving, sending
+from . import directory, links, process, protocol, receiving, sending, waiting
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -17,5 +17,6 @@ MUTANTS: list[Mutant] = [
     *links.MUTANTS,
     *directory.MUTANTS,
     *process.MUTANTS,
+    *waiting.MUTANTS,
     *protocol.MUTANTS,
 ]

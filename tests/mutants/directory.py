@@ -187,14 +187,14 @@ MUTANTS = [
     Mutant(
         "own connections do not count for the headroom",
         "node.py",
-        "own = 4 * (len(self._all_ingresses()) + 1)",
+        "own = 2 * (len(self._all_ingresses()) + 1)",
         "own = 0",
         _HEADROOM,
     ),
     Mutant(
         "own connections count once for the headroom",
         "node.py",
-        "own = 4 * (len(self._all_ingresses()) + 1)",
+        "own = 2 * (len(self._all_ingresses()) + 1)",
         "own = len(self._all_ingresses())",
         _HEADROOM,
     ),

@@ -1,0 +1,157 @@
+"""Faults in waiting and in what a process says of itself: asyncio, locks of a send, members, descriptors."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_AIO = "live/test_aio.py::"
+_TWINS = "live/test_twins.py::"
+_SEND = ("live/test_steps.py::test_a_send_that_is_interrupted_anywhere_leaves_the_publisher_to_others",)
+_COUNTED = ("live/test_counters.py::test_what_goes_wrong_is_counted_for_others_to_read",)
+_TURNS = (_AIO + "test_busy_loops_of_send_and_receive_let_others_have_their_turn",)
+_BUSY = (_AIO + "test_what_nobody_receives_is_noticed_once_or_twice",)
+
+MUTANTS = [
+    Mutant(
+        "a loop that receives lets nobody have a turn",
+        "aio.py",
+        "            self._turn = _TURN_EVENTS\n            await asyncio.sleep(0)",
+        "            self._turn = _TURN_EVENTS",
+        _TURNS,
+    ),
+    Mutant(
+        "a loop that sends lets nobody have a turn",
+        "aio.py",
+        "        self._turn = _TURN_EVENTS\n        await asyncio.sleep(0)",
+        "        self._turn = _TURN_EVENTS",
+        _TURNS,
+    ),
+    Mutant(
+        "a descriptor that nobody looks at keeps the loop busy",
+        "waker.py",
+        "            self._armed = False\n            self.loop.remove_reader(self._descriptor)",
+        "            pass",
+        _BUSY,
+    ),
+    Mutant(
+        "a waker that went to sleep does not wake up again",
+        "waker.py",
+        "            self._armed = False\n            self.loop.remove_reader(self._descriptor)",
+        "            self.loop.remove_reader(self._descriptor)",
+        (*_BUSY, _AIO + "test_a_waker_that_was_disarmed_wakes_the_next_who_waits"),
+    ),
+    Mutant(
+        "a waiter that is cancelled is not forgotten",
+        "aio.py",
+        "                self._forget(waiter)\n",
+        "                pass\n",
+        (_AIO + "test_a_cancelled_iteration_leaves_no_waiter",),
+    ),
+    Mutant(
+        "a time-out leaves its timer",
+        "waker.py",
+        "            timer.cancel()",
+        "            pass",
+        (_AIO + "test_a_wait_that_ends_early_leaves_no_timer",),
+    ),
+    Mutant(
+        "closing wakes no task",
+        "aio.py",
+        "waker.notify_threadsafe()",
+        "waker",
+        (_TWINS + "test_close_wakes_whoever_waits",),
+    ),
+    Mutant(
+        "a send keeps its lock after an interrupt",
+        "publisher.py",
+        "            except BaseException:  # see `locks`\n                self._lock.let_go()\n",
+        "            except BaseException:\n",
+        _SEND,
+    ),
+    Mutant(
+        "a send that failed keeps its lock",
+        "publisher.py",
+        "            return str(full)\n        finally:\n            self._lock.let_go()",
+        "            return str(full)\n        finally:\n            pass",
+        (_TWINS + "test_block_refuses_what_has_no_room_and_goes_on_when_there_is", *_SEND),
+    ),
+    Mutant(
+        "the count of those who send is not taken back",
+        "publisher.py",
+        "            finally:\n                self._inside -= 1\n            return",
+        "            finally:\n                pass\n            return",
+        _SEND,
+    ),
+    Mutant(
+        "a send that timed out is not counted",
+        "publisher.py",
+        "                self._timed_out()\n",
+        "",
+        _COUNTED,
+    ),
+    Mutant(
+        "who waits to send tries once only",
+        "publisher.py",
+        "            if time.monotonic() >= deadline:\n                self._timed_out()",
+        "            if True:\n                self._timed_out()",
+        ("live/test_overflow.py::test_block_loses_nothing",),
+    ),
+    Mutant(
+        "a batch has no way to be too large",
+        "publisher.py",
+        "            raise self._too_large(frame)",
+        "            pass",
+        ("live/test_stamps.py::test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",),
+    ),
+    Mutant(
+        "a counter overflows",
+        "members.py",
+        "min(self._counts[counter] + number, 2**64 - 1)",
+        "self._counts[counter] + number",
+        ("live/test_counters.py::test_a_counter_stays_at_the_largest_number",),
+    ),
+    Mutant(
+        "counters are four bytes apart",
+        "members.py",
+        "8 * self.COUNTERS.index(counter)",
+        "4 * self.COUNTERS.index(counter)",
+        _COUNTED,
+    ),
+    Mutant(
+        "every member is alive",
+        "members.py",
+        "[], not unlocked(path), counters",
+        "[], True, counters",
+        ("live/test_counters.py::test_peers_tell_the_living_from_the_dead",),
+    ),
+    Mutant(
+        "every subscriber is alive",
+        "members.py",
+        "patterns, roster.alive(entry.id), {}",
+        "patterns, True, {}",
+        ("live/test_counters.py::test_peers_tell_the_living_from_the_dead",),
+    ),
+    Mutant(
+        "the limit of descriptors is not raised",
+        "descriptors.py",
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))",
+        "        pass",
+        ("live/test_counters.py::test_opening_a_bus_raises_the_limit_of_descriptors",),
+    ),
+    Mutant(
+        "a hundred descriptors do to listen",
+        "descriptors.py",
+        "_LOWEST_LIMIT = 128",
+        "_LOWEST_LIMIT = 32",
+        ("live/test_directory.py::test_very_few_descriptors_do_to_send_but_not_to_listen",),
+    ),
+    Mutant(
+        "flush asks nobody whether it has read",
+        "handover.py",
+        "socket_id(peer) in wanted and _unread(number)]",
+        "socket_id(peer) in wanted and False]",
+        ("live/test_flush.py::test_a_stopped_peer_makes_it_time_out_until_it_goes_on",),
+    ),
+]
