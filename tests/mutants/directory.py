@@ -13,6 +13,9 @@ _OPENING = (_CLEANING + "test_opening_a_bus_looks_for_leftovers",)
 _LEAVES = (_CLEANING + "test_whoever_leaves_removes_entry_socket_and_then_tells",)
 _CLEANS = (_CLEANING + "test_whoever_cleans_up_removes_entries_before_the_socket",)
 _TOKEN = (_CLEANING + "test_a_new_token_is_random_and_no_hole",)
+_REPLACED = (
+    "live/test_ingress.py::test_a_new_entry_is_there_before_the_token_moves_and_the_old_one_goes_after",
+)
 _HEADROOM = (_CLEANING + "test_own_connections_count_for_the_descriptors_that_a_join_leaves",)
 
 MUTANTS = [
@@ -210,6 +213,27 @@ MUTANTS = [
         "roster.py",
         "        names = self._own[entry.id]\n        try:",
         "        names = self._own[entry.id]\n        remove(self.path / previous.name)\n        try:",
+        _REPLACED,
+    ),
+    Mutant(
+        "the old entry stays",
+        "roster.py",
+        "        if previous.epoch and remove(self.path / previous.name):\n",
+        "        if False:\n",
+        _REPLACED,
+    ),
+    Mutant(
+        "the token is written before the entry",
+        "roster.py",
+        "        self._show(entry, info)\n        names",
+        "        self.touch()\n        self._show(entry, info)\n        names",
+        _REPLACED,
+    ),
+    Mutant(
+        "a listing is not repeated",
+        "roster.py",
+        "            if self.token[0] == before:\n",
+        "            if True:\n",
         ("live/test_ingress.py::test_a_listing_is_repeated_while_the_token_moves",),
     ),
     Mutant(

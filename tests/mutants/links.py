@@ -211,7 +211,7 @@ MUTANTS = [
                 "if busy",
             ),
             ("a publisher that waits for a CPU gives up", "and busy <= _BUSY_SHARE * looks:", "and True:"),
-            ("a wait for a CPU is counted for good", "            self._busy += 1\n", "            pass\n"),
+            ("that a peer waits for a CPU is not seen", "self._busy += bool(", "bool("),
         )
     ),
     *(
