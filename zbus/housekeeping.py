@@ -29,20 +29,34 @@ class _Housekeeper:
         self._ended = Event()
 
     def add(self, task: Task) -> None:
-        with self._lock:
-            self._tasks[task] = None
-            if self._thread is None:
-                self._ended = Event()
-                self._thread = start("zbus-housekeeping", self._run, self._ended)
+        self._tasks[task] = None
+        self._adjust()
 
     def remove(self, task: Task) -> None:
-        with self._lock:
-            self._tasks.pop(task, None)
-            if self._tasks or self._thread is None:
+        self._tasks.pop(task, None)
+        thread = self._thread
+        self._adjust()
+        if thread is not None and thread is not self._thread:
+            thread.join(_END_SECONDS)
+
+    def _adjust(self) -> None:
+        """Start the thread, or end it.
+
+        It waits for nobody, since a signal handler may come by, and then wait for another thread that is
+        here, too. Who is at it already, further down or elsewhere, looks again.
+        """
+        while bool(self._tasks) != (self._thread is not None):
+            if self._lock.held() or not self._lock.acquire(blocking=False):
                 return
-            thread, self._thread = self._thread, None
-            self._ended.set()
-        thread.join(_END_SECONDS)
+            try:
+                if not self._tasks:
+                    self._ended.set()
+                    self._thread = None
+                elif self._thread is None:
+                    self._ended = Event()
+                    self._thread = start("zbus-housekeeping", self._run, self._ended)
+            finally:
+                self._lock.let_go()
 
     def _run(self, ended: Event) -> None:
         while not ended.wait(_INTERVAL):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus import threads
+from zbus import housekeeping, threads
 from zbus.ends import open_nodes
 
 from .conftest import receive
@@ -237,6 +237,26 @@ def test_a_count_amid_a_count_is_not_forgotten(bus: zbus.Bus, handle: Handle) ->
     member.add("lost", 1)
     [peer] = zbus.peers(dir=bus._node.path.parents[1])
     assert peer.counters["lost"] == 111
+
+
+def test_a_use_that_calls_for_housekeeping_does_not_wait_for_another_that_does(zbus_dir: str) -> None:
+    """A handler may have interrupted that one, and wait for this."""
+    held, go = threads.Event(), threads.Event()
+
+    def hold() -> None:
+        with housekeeping._housekeeper._lock:
+            held.set()
+            go.wait()
+
+    holder = threads.start("zbus-test", hold)
+    assert held.wait(10)
+    with zbus.Bus(dir=zbus_dir) as bus:
+        user = threads.start("zbus-test", bus.send, "a", "b", "/1")
+        assert user.join(10)
+        go.set()
+        assert holder.join(10)
+        bus.subscribe("a")
+        assert "zbus-housekeeping" in {thread.name for thread in threads.running()}
 
 
 ASYNCIO = """
