@@ -6,17 +6,20 @@ import ast
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from . import MUTANTS
 from .harness import CAUGHT, CHECKOUT, MISSED, STALE, Tree
 from .mutant import Mutant
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_applies_to_the_code_of_today(mutant: Mutant) -> None:
-    text = (CHECKOUT / "zbus" / mutant.file).read_text(encoding="utf-8")
-    assert mutant.apply(text) != text
+def test_every_mutant_applies_to_the_code_of_today() -> None:
+    stale = []
+    for mutant in MUTANTS:
+        text = (CHECKOUT / "zbus" / mutant.file).read_text(encoding="utf-8")
+        try:
+            assert mutant.apply(text) != text, mutant.name
+        except ValueError as error:
+            stale.append(str(error))
+    assert stale == []
 
 
 def functions(path: Path) -> set[str]:
