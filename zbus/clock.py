@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from io import FileIO  # not `open`, which is there no more when modules are torn down
 
 __all__ = ["clock"]
 
@@ -44,8 +45,8 @@ class _Offset:
 
 
 def _read() -> int | None:
-    with open(f"{_PROC}/timens_offsets", encoding="ascii") as file:
-        for line in file:
+    with FileIO(f"{_PROC}/timens_offsets") as file:
+        for line in file.read().decode().splitlines():
             name, *numbers = line.split()
             if name == "monotonic" and len(numbers) == 2:
                 return int(numbers[0]) * 1_000_000_000 + int(numbers[1])

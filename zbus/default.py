@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from .ends import ending
+from .errors import Unavailable
 from .handle import BusBase
-from .locks import Lock
+from .locks import TIMEOUT_MAX, Lock
 
 __all__ = ["Default"]
+
+_LATE_SECONDS = 1.0
 
 B = TypeVar("B", bound=BusBase[Any])
 
@@ -32,9 +36,14 @@ class Default(Generic[B]):
         bus = self.bus
         if bus is not None and not bus.closed:
             return bus
-        with self._lock:
+        try:
+            # At the end of the process somebody may hold it who is no more.
+            if not self._lock.acquire(timeout=_LATE_SECONDS if ending() else TIMEOUT_MAX):
+                raise Unavailable("another thread is opening the default bus: try again", retryable=True)
             if self.bus is None or self.bus.closed:
                 opened = self._open()
                 if self.bus is None or self.bus.closed:  # else a signal handler was faster
                     self.bus = opened
             return self.bus
+        finally:
+            self._lock.let_go()

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import members, place
-from .errors import Unavailable
-from .threads import start
+from .errors import Canceled, Unavailable
+from .threads import before_joins, refuse, refused, start
 
-__all__ = ["Closable", "abandon", "ended", "open_nodes", "opened"]
+__all__ = ["Closable", "abandon", "check_subscribing", "ended", "ending", "open_nodes", "opened"]
 
 
 class Closable(Protocol):
@@ -24,13 +24,15 @@ class Closable(Protocol):
 
     closed: str
     path: Path
-    publisher: Any
 
     def close(self) -> None:
         """See `Bus.close`."""
 
-    def hand_over(self, since: float) -> None:
-        """Hand over what was sent, lingering from `since` (monotonic) on; nobody else sends any more."""
+    def end_channels(self) -> None:
+        """End all channels; sends go on."""
+
+    def hand_over(self, since: float) -> Callable[[], None]:
+        """Hand over what was sent, lingering from `since` (monotonic) on; return what lets others send on."""
 
     def disown(self) -> None:
         """In a forked child: have every use fail at once."""
@@ -41,6 +43,8 @@ _open: set[Closable] = set()
 # They end a child without atexit, but run the finalizers of a module of their own, all of the same form.
 _POOLS = ("multiprocessing", "billiard", "multiprocess")
 _finalized: dict[str, int] = {}
+_main_ended = refused()
+_hooked = False
 
 
 def opened(node: Closable) -> None:
@@ -71,18 +75,44 @@ def _guard_hard_ends() -> None:
 def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(end)
     def hand_over_and_end(*args: Any, **options: Any) -> Any:
-        since, nodes = time.monotonic(), open_nodes()
-        for node in nodes:
-            with suppress(BaseException):  # not even a second Ctrl-C keeps it from its end
-                node.hand_over(since)
+        since = time.monotonic()
+        resumes = [node.hand_over(since) for node in open_nodes()]
         try:
             return end(*args, **options)
         finally:  # only if it could not, as exec may
-            for node in nodes:
-                node.publisher.resume()
+            for resume in resumes:
+                resume()
 
     setattr(hand_over_and_end, _GUARDED, True)
     return hand_over_and_end
+
+
+def ending() -> bool:
+    """Return whether this process has closed its buses already, so that nobody would close another one."""
+    return refused()
+
+
+def check_subscribing() -> None:
+    """Have channels end before Python joins the threads that receive from them.
+
+    As executors do it. At exit it would be too late: Python waits for all threads but daemons before that.
+
+    Raises:
+        Canceled: that has happened.
+    """
+    global _hooked, _main_ended
+    if not _hooked:
+        _main_ended = _main_ended or not before_joins(_end_channels)
+        _hooked = True
+    if _main_ended:
+        raise Canceled("the program is about to end: subscribe before its main thread does")
+
+
+def _end_channels() -> None:
+    global _main_ended
+    _main_ended = True
+    for node in open_nodes():
+        node.end_channels()
 
 
 def open_nodes() -> list[Closable]:
@@ -105,6 +135,11 @@ def abandon(close: Callable[[], object]) -> None:
 
 
 @atexit.register
+def _end() -> None:
+    _close_all()
+    refuse()
+
+
 def _close_all() -> None:
     for node in open_nodes():
         with suppress(KeyboardInterrupt):  # somebody will not wait for what lingers

@@ -8,6 +8,7 @@ process still accepts connections, drains its socket, and passes subscriptions u
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
@@ -34,7 +35,9 @@ class LazyContext:
     Without a lock: a signal handler that sends may meet any moment of a `get` of its own thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Callable[[], Context] = zmq.Context) -> None:
+        """Make a context of that `kind`."""
+        self._kind = kind
         self._made: list[Context] = []
         self._started = False
         self._threads = IoThreads()
@@ -46,7 +49,7 @@ class LazyContext:
     def get(self) -> Context:
         """Return the context. Any thread may call this."""
         if not self._made:
-            made: Context = zmq.Context()
+            made = self._kind()
             made.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
             made.set(zmq.THREAD_NAME_PREFIX, self._threads.prefix)
             self._made.append(made)  # if two threads do so, the first counts, and the other stays unused

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import time
+from io import FileIO  # not `open`, which is there no more when modules are torn down
 
 __all__ = ["IoThreads"]
 
@@ -67,7 +68,7 @@ class IoThreads:
 
 def _status(task: str) -> bytes:
     try:
-        with open(f"{_TASKS}/{task}/status", "rb", buffering=0) as file:
+        with FileIO(f"{_TASKS}/{task}/status") as file:
             return file.read()
     except OSError:  # it has ended
         return b""

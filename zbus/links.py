@@ -25,6 +25,7 @@ import zmq
 
 from .handover import Connections
 from .joining import Patience, Wait, Workload
+from .late import AGAIN
 from .roster import Entry, Roster, clock
 from .timeouts import milliseconds
 from .wire import CONTROL
@@ -251,7 +252,7 @@ class Links:
     def _read(self) -> None:
         """Take in what peers subscribed to; libzmq has applied it, only the sentinels are for us."""
         for lane in self._lanes.values():
-            with suppress(zmq.Again):
+            with suppress(*AGAIN):
                 while True:
                     self._note(lane.socket.recv(zmq.NOBLOCK))
 

@@ -21,7 +21,7 @@ from .location import bus_name, file_errors, locate
 from .locks import Lock
 from .roster import Entry, Roster, new_id
 
-__all__ = ["Member", "Peer", "about_process", "close_inherited", "peers"]
+__all__ = ["Absent", "Member", "Peer", "about_process", "close_inherited", "peers"]
 
 
 def about_process() -> dict[str, Any]:
@@ -156,6 +156,28 @@ class Member:
         if not isinstance(info, dict):
             raise ValueError("a member file holds a JSON object")
         return Peer(*_who(info), "member", "", [], not unlocked(path), counters)
+
+
+class Absent(Member):
+    """In place of a member, for a process that is about to be gone: it has no file."""
+
+    def __init__(self) -> None:
+        self.id = ""
+
+    def add(self, counter: str, number: int = 1) -> None:
+        """Count nothing."""
+
+    def listed(self) -> bool:
+        """Return whether all is as it should be."""
+        return True
+
+    def restore(self, roster: Roster) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    disown = close
 
 
 class Peer(NamedTuple):

@@ -19,17 +19,20 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import zmq
+
 from . import housekeeping
 from .checks import Policy, admit, check_callback, check_count
 from .decoder import Decoder
 from .descriptors import check_headroom, close_connections, raise_limit
-from .ends import abandon, ended, opened
+from .ends import abandon, check_subscribing, ended, ending, opened
 from .errors import Canceled, Unavailable
 from .forwarder import LazyContext
 from .handover import FirstWrites, flushing
 from .inbox import Inbox, Wish, check_wish
 from .ingress import Ingress
 from .inlet import Inlet
+from .late import EachFlushed, KeptContext
 from .links import Links
 from .location import bus_name
 from .locks import Lock
@@ -105,10 +108,11 @@ class Node(Generic[Driven]):
         join_timeout = check_timeout(join_timeout, "join_timeout")
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         raise_limit()
-        self._presence = Presence(dir, self.name)
+        late = ending()
+        self._presence = Presence(dir, self.name, seen=not late)
         self._roster, self._member = self._presence.roster, self._presence.member
         self.path = self._roster.path
-        self._context = LazyContext()
+        self._context = LazyContext(KeptContext if late else zmq.Context)
         # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock = Lock()
         self._shared: Ingress | None = None
@@ -118,16 +122,17 @@ class Node(Generic[Driven]):
         self._ends: list[Ingress] | None = None  # what `close` is to close in the end
         self._closing = Lock()
         self.closed, self._finished = "", False
+        self._links = Links(
+            self._roster,
+            self._context.get,
+            capacity=self.capacity,
+            join_timeout=join_timeout,
+            send_timeout=self._send_timeout,
+            gave_up=partial(self._member.add, "join_timeouts"),
+        )
         self.publisher = Publisher(
             self._roster,
-            Links(
-                self._roster,
-                self._context.get,
-                capacity=self.capacity,
-                join_timeout=join_timeout,
-                send_timeout=self._send_timeout,
-                gave_up=partial(self._member.add, "join_timeouts"),
-            ),
+            self._links,
             admit=self._admit_send,
             timed_out=partial(self._member.add, "send_timeouts"),
             max_event_bytes=self._max,
@@ -136,6 +141,13 @@ class Node(Generic[Driven]):
             try_seconds=try_seconds,
             written=FirstWrites(self._context.threads).wait,
         )
+        self._open(late)
+
+    def _open(self, late: bool) -> None:
+        if late:
+            each = EachFlushed(self._context.threads, self._links.idents, self._linger)
+            self.publisher.flush_each(each.wait, self._linger)
+            return
         opened(self)
 
     def wish(self, system: str, *options: Any) -> Wish:
@@ -152,6 +164,7 @@ class Node(Generic[Driven]):
         try:
             with self._lock:
                 self._check_open()
+                check_subscribing()
                 self._joining = True
                 try:
                     self._look_after()
@@ -280,14 +293,16 @@ class Node(Generic[Driven]):
         """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
         seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         self._check_open()
-        return flushing(self._context.threads(), self.publisher.idents, seconds)
+        return flushing(self._context.threads(), self._links.idents, seconds)
 
-    def hand_over(self, since: float) -> None:
+    def hand_over(self, since: float) -> Callable[[], None]:
         """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""
-        self.publisher.pause()
+        resume = self.publisher.pause()
         seconds = max(0.0, since + self._linger - time.monotonic())
-        for pause in flushing(self._context.threads(), self.publisher.idents, seconds):
-            sleep(pause)
+        with suppress(BaseException):  # not even a second Ctrl-C keeps it from its end
+            for pause in flushing(self._context.threads(), self._links.idents, seconds):
+                sleep(pause)
+        return resume
 
     def close(self) -> None:
         """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end.
@@ -336,9 +351,7 @@ class Node(Generic[Driven]):
                 return False
             self._ends = [*self._all_ingresses()]
         try:
-            for inlet, seat in list(self._seats.items()):
-                channel = seat.channel()
-                inlet.close() if channel is None else channel._end()
+            self.end_channels()
             with self._lock:
                 self._finish()
             connections.wait(deadline)
@@ -347,6 +360,12 @@ class Node(Generic[Driven]):
             housekeeping.unregister(self._keep)
             ended(self)
         return True
+
+    def end_channels(self) -> None:
+        """End all channels; what they hold can still be received, and the bus still sends."""
+        for inlet, seat in list(self._seats.items()):
+            channel = seat.channel()
+            inlet.close() if channel is None else channel._end()
 
     def _all_ingresses(self) -> set[Ingress]:
         shared = [self._shared] if self._shared else []
@@ -388,7 +407,7 @@ class Node(Generic[Driven]):
     def _disconnect(self) -> None:
         # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
         ingresses = (*self._all_ingresses(), *(self._ends or ()))
-        idents = {*self.publisher.idents(), *(ingress.id for ingress in ingresses)}
+        idents = {*self._links.idents(), *(ingress.id for ingress in ingresses)}
         close_connections(str(self.path), idents)
 
     @property

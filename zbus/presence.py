@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import Error
 from .ingress import Ingress
-from .members import Member, about_process
+from .members import Absent, Member, about_process
 from .roster import Roster
 from .threads import sleep
 
@@ -34,15 +34,15 @@ class Presence:
         member: the member file.
     """
 
-    def __init__(self, dir: str | os.PathLike[str] | None, bus: str) -> None:
-        """Open the roster, show a member on it, and clean up for a moment; see `Roster`."""
+    def __init__(self, dir: str | os.PathLike[str] | None, bus: str, *, seen: bool = True) -> None:
+        """Open the roster and, to be `seen`, show a member on it, and clean up for a moment; see `Roster`."""
         self.roster = Roster(dir, bus)
         try:
             if self.roster.forgotten:
                 sleep(_NOTICE_SECONDS)  # else they would not know of this one, nor it of them
-            self.member = Member(self.roster, about_process())
+            self.member = Member(self.roster, about_process()) if seen else Absent()
             try:
-                self.roster.reap()
+                self.roster.reap() if seen else None
             except BaseException:
                 self.member.close()
                 raise

@@ -11,6 +11,7 @@ import os
 import struct
 import time
 from contextlib import closing, suppress
+from io import FileIO  # not `open`, which is there no more when modules are torn down
 from typing import NamedTuple
 
 from .locks import native
@@ -73,7 +74,7 @@ def held_up(before: Look, after: Look) -> bool:
 
 
 def _state(pid: int, thread: str) -> str:
-    with suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+    with suppress(OSError), FileIO(f"/proc/{pid}/task/{thread}/stat") as file:
         # The name before it may hold any character, a bracket too.
         return file.read(512).rpartition(b")")[2][1:2].decode()
     return ""

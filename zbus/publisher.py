@@ -17,6 +17,7 @@ import zmq
 from .errors import Canceled, Invalid, Timeout, Unavailable
 from .exact import Fragment, count_references
 from .handover import Connections
+from .late import AGAIN, LateLock
 from .latecomers import Latecomers
 from .links import NEVER, Full, Links
 from .locks import TIMEOUT_MAX, Lock
@@ -41,9 +42,8 @@ TRY_SECONDS = 0.02
 """How long one try holds the lock at most: other threads, with time-outs of their own, get in between."""
 
 _CLOSE_SECONDS = 0.2
-# How long the first send of a topic waits, at most, for it to be out of this process; on an event loop a
-# tenth of that. On an idle core it takes 0.1 ms.
-_WRITE_SECONDS = 0.05
+# How long the first send of a topic waits for it to be out of this process; on an event loop a tenth of that.
+_WRITE_SECONDS = 0.25
 # Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
 _CROWD_SECONDS = 0.005
 _WAY_SECONDS = 0.002
@@ -114,6 +114,7 @@ class Publisher(Generic[Driven]):
         self._pursue = pursue
         self._try_seconds = try_seconds
         self._written = written
+        self._each = False
         self._fresh = False  # whether the latest frame was the first of its topic, or since a settling
         links.wait_at_most(try_seconds)
 
@@ -222,10 +223,6 @@ class Publisher(Generic[Driven]):
         if self._drop is not None:
             self._drop(frame)
 
-    def idents(self) -> list[str]:
-        """Return the ids of the ingresses that this publisher is connected to. It takes no lock."""
-        return self._links.idents()
-
     def look(self) -> None:
         """Tell joiners that were given up and have come back what they missed. Any thread may call this.
 
@@ -264,8 +261,9 @@ class Publisher(Generic[Driven]):
                 self._lock.let_go()
                 raise
             if not obstacle:
-                if self._fresh:
+                if self._fresh or self._each:
                     self._fresh = False
+                    self._known = NEVER if self._each else self._known  # so that the next comes by here, too
                     self._written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
                 return
             if timeout is DEFAULT:
@@ -292,7 +290,7 @@ class Publisher(Generic[Driven]):
             finally:
                 self._inside -= 1
             return ""
-        except zmq.Again:
+        except AGAIN:
             return "a 'block' subscriber made no room"
         except Full as full:
             return str(full)
@@ -385,13 +383,15 @@ class Publisher(Generic[Driven]):
         finally:
             self._lock.let_go()
 
-    def pause(self) -> None:
-        """Have the sends of other threads wait, without waiting for them for long; see `resume`."""
-        self._lock.acquire(timeout=_CLOSE_SECONDS)
+    def flush_each(self, written: Callable[[float], None], send_timeout: float) -> None:
+        """Have `written` wait after each send, from before the first; see `late`."""
+        self._written, self._each = written, True
+        self._send_timeout, self._lock = min(self._send_timeout, send_timeout), LateLock()
 
-    def resume(self) -> None:
-        """Have them go on."""
-        self._lock.let_go()
+    def pause(self) -> Callable[[], None]:
+        """Have other threads wait with their sends until what this returns is called."""
+        self._lock.acquire(timeout=_CLOSE_SECONDS)
+        return self._lock.let_go
 
     def disown(self, reason: str) -> None:
         """In a forked child: refuse every use, and touch nothing of the parent's."""

@@ -7,6 +7,7 @@ See `locks` for what gevent and eventlet have to do with it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -27,10 +28,23 @@ if TYPE_CHECKING:
 else:
     sleep = unpatched("time").sleep
 
-__all__ = ["Condition", "Event", "Thread", "run_in_thread", "running", "sleep", "start"]
+__all__ = [
+    "Condition",
+    "Event",
+    "Thread",
+    "before_joins",
+    "refuse",
+    "refused",
+    "run_in_thread",
+    "running",
+    "sleep",
+    "start",
+]
 
 _SIGNALS = signal.valid_signals()
 _running: set[Thread] = set()
+# Who imports this when the main thread has ended comes too late to be told of the end of the process.
+_refused = bool(getattr(threading, "_SHUTTING_DOWN", False))
 
 Result = TypeVar("Result")
 
@@ -67,7 +81,7 @@ def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True)
     thread = Thread(name)
     begun = native.allocate_lock()
     begun.acquire()
-    if sys.is_finalizing():  # CPython 3.11 would start one that never runs
+    if _refused or sys.is_finalizing():  # CPython 3.11 would start one that never runs
         raise Unavailable(f"cannot start thread {name}: the interpreter is about to end")
     try:
         native.start_new_thread(_run, (thread, begun.release, call, args))
@@ -107,6 +121,35 @@ def _hide() -> None:
     if isinstance(sys.modules["_thread"].start_new_thread, BuiltinFunctionType):
         with suppress(KeyError):
             threading.current_thread()._delete()  # type: ignore[attr-defined]
+
+
+def before_joins(call: Callable[[], object]) -> bool:
+    """Have `call` called when the main thread ends, before Python joins the threads that are no daemons.
+
+    It comes before those executors that are known by then join theirs.
+
+    Returns:
+        Whether there is time for that.
+    """
+    register = getattr(threading, "_register_atexit", None)
+    try:
+        importlib.import_module("concurrent.futures.thread")  # whose hook is called after later ones
+        if register is not None:
+            register(call)
+    except RuntimeError:
+        return False
+    return True
+
+
+def refuse() -> None:
+    """Start no thread any more: the process ends, and nobody would wait for it."""
+    global _refused
+    _refused = True
+
+
+def refused() -> bool:
+    """Return whether no thread starts any more."""
+    return _refused
 
 
 def running() -> list[Thread]:

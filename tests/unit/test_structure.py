@@ -48,6 +48,7 @@ ORDER = (
     "ingress",
     "presence",
     "handover",
+    "late",
     "links",
     "latecomers",
     "publisher",
