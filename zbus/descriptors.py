@@ -15,7 +15,19 @@ from contextlib import suppress
 
 from .errors import Unavailable
 
-__all__ = ["check_headroom", "close_connections", "open_files", "raise_limit", "socket_id", "unix_sockets"]
+__all__ = [
+    "CHANNEL",
+    "INGRESS",
+    "check_headroom",
+    "close_connections",
+    "open_files",
+    "raise_limit",
+    "socket_id",
+    "unix_sockets",
+]
+
+INGRESS, CHANNEL = 12, 4
+"""How many an ingress takes, and a channel on one that is there."""
 
 _HEADROOM = 16
 _LOWEST_LIMIT = 128

@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import zmq
 
 from . import housekeeping
 from .checks import Policy, admit, check_callback, check_count
 from .decoder import Decoder
-from .descriptors import check_headroom, close_connections, raise_limit
+from .descriptors import CHANNEL, INGRESS, check_headroom, close_connections, raise_limit
 from .ends import abandon, check_subscribing, ended, ending, opened
 from .errors import Canceled, Unavailable
 from .forwarder import LazyContext
@@ -36,23 +36,20 @@ from .late import EachFlushed, KeptContext
 from .links import Links
 from .location import bus_name
 from .locks import Lock
-from .members import about_process
 from .patterns import prefixes
 from .policy import SEND, SUBSCRIBE
 from .presence import Presence
 from .publisher import DEFAULT, Attempts, Publisher
 from .roster import clock
+from .seats import Seat, Seats
 from .threads import sleep
 from .timeouts import check_timeout
 
 __all__ = ["Node", "Policy"]
 
-_INGRESS_DESCRIPTORS = 12
-_CHANNEL_DESCRIPTORS = 4
 # A context has room for 8,192 sockets, of which a `block` channel takes six. And the time to close them all
 # grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
 _MAX_CHANNELS = 1000
-_PATTERNS_SHOWN = 100
 _KEEP_TIMEOUT = 0.1
 # How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
 _TIDY_ROUNDS = 5
@@ -62,14 +59,6 @@ _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
 Driven = TypeVar("Driven")
 Channel = TypeVar("Channel", bound=Inbox)
-
-
-class _Seat(NamedTuple):
-    """What a node knows of one of its channels: not the channel itself, so that it can be dropped."""
-
-    channel: weakref.ref[Inbox]
-    ingress: Ingress
-    patterns: tuple[str, str]
 
 
 class Node(Generic[Driven]):
@@ -114,13 +103,12 @@ class Node(Generic[Driven]):
         self.path = self._roster.path
         self._context = LazyContext(KeptContext if late else zmq.Context)
         # Re-entrant: garbage collection may close a channel while this thread joins another.
-        self._lock = Lock()
+        self._lock, self._closing = Lock(), Lock()
         self._shared: Ingress | None = None
-        self._seats: dict[Inlet, _Seat] = {}
+        self._seats = Seats()
         self._joining = False
         self._pending: deque[Callable[[], object]] = deque()  # to be called under the lock
         self._ends: list[Ingress] | None = None  # what `close` is to close in the end
-        self._closing = Lock()
         self.closed, self._finished = "", False
         self._links = Links(
             self._roster,
@@ -201,9 +189,9 @@ class Node(Generic[Driven]):
         # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
         own = 2 * (len(self._all_ingresses()) + 1)
         if self._shared is not None and not blocking:
-            check_headroom(_CHANNEL_DESCRIPTORS + own)
+            check_headroom(CHANNEL + own)
             return self._shared
-        check_headroom(_INGRESS_DESCRIPTORS + own)
+        check_headroom(INGRESS + own)
         return Ingress(
             self._context.get(),
             self._roster,
@@ -232,7 +220,7 @@ class Node(Generic[Driven]):
             try:
                 channel = kind(wish, decoder, inlet, self._discard)
                 patterns = (channel.system, channel.kind or "*")
-                self._seats[inlet] = _Seat(weakref.ref(channel), ingress, patterns)
+                self._seats[inlet] = Seat(weakref.ref(channel), ingress, patterns)
                 asked = ingress.publish(socket, self._describe(ingress))
             except BaseException:
                 self._seats.pop(inlet, None)
@@ -251,9 +239,7 @@ class Node(Generic[Driven]):
         return channel
 
     def _describe(self, ingress: Ingress) -> dict[str, Any]:
-        patterns = [seat.patterns for seat in list(self._seats.values()) if seat.ingress is ingress]
-        shown = patterns[:_PATTERNS_SHOWN]
-        return {**about_process(), "member": self._member.id, "patterns": shown, "channels": len(patterns)}
+        return self._seats.describe(ingress, self._member.id)
 
     def _leave(self, inlet: Inlet) -> None:
         """Forget a channel whose socket is closed."""
@@ -363,13 +349,10 @@ class Node(Generic[Driven]):
 
     def end_channels(self) -> None:
         """End all channels; what they hold can still be received, and the bus still sends."""
-        for inlet, seat in list(self._seats.items()):
-            channel = seat.channel()
-            inlet.close() if channel is None else channel._end()
+        self._seats.end()
 
     def _all_ingresses(self) -> set[Ingress]:
-        shared = [self._shared] if self._shared else []
-        return {*(seat.ingress for seat in [*self._seats.values()]), *shared}
+        return self._seats.ingresses() | ({self._shared} if self._shared else set())
 
     def _finish(self) -> None:
         """Free what is left, once every channel's socket is closed.

@@ -55,6 +55,7 @@ ORDER = (
     "inlet",
     "latest",
     "inbox",
+    "seats",
     "channel",
     "subscription",
     "ends",

@@ -1,0 +1,43 @@
+"""What a node knows of its channels."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+from .inbox import Inbox
+from .ingress import Ingress
+from .inlet import Inlet
+from .members import about_process
+
+__all__ = ["Seat", "Seats"]
+
+_PATTERNS_SHOWN = 100
+
+
+class Seat(NamedTuple):
+    """What a node knows of one of its channels: not the channel itself, so that it can be dropped."""
+
+    channel: weakref.ref[Inbox]
+    ingress: Ingress
+    patterns: tuple[str, str]
+
+
+class Seats(dict[Inlet, Seat]):
+    """The channels of a node, by their inlets. Other threads may change it meanwhile."""
+
+    def ingresses(self) -> set[Ingress]:
+        """Return the ingresses that they receive by."""
+        return {seat.ingress for seat in [*self.values()]}
+
+    def describe(self, ingress: Ingress, member: str) -> dict[str, Any]:
+        """Return what the entry of an ingress says about itself; `member` is the id of the process's."""
+        patterns = [seat.patterns for seat in [*self.values()] if seat.ingress is ingress]
+        shown = patterns[:_PATTERNS_SHOWN]
+        return {**about_process(), "member": member, "patterns": shown, "channels": len(patterns)}
+
+    def end(self) -> None:
+        """End all channels; what they hold can still be received."""
+        for inlet, seat in [*self.items()]:
+            channel = seat.channel()
+            inlet.close() if channel is None else channel._end()
