@@ -15,7 +15,8 @@ import zmq
 
 from .errors import Unavailable
 from .iothreads import IoThreads
-from .threads import Event, start
+from .threads import start
+from .timeouts import milliseconds
 
 __all__ = ["Context", "Forwarder", "LazyContext"]
 
@@ -24,6 +25,7 @@ Context = zmq.Context[zmq.Socket[bytes]]
 # Per connection, on top of the channel's own capacity: enough that the I/O thread seldom waits.
 _LINK_EVENTS = 1000
 _MAX_SOCKETS = 8192
+_TERMINATE, _END, _DONE, _FAILED = b"TERMINATE", b"", b"done", b"failed"
 # Of connections that wait to be accepted. Who finds it full tries again after ever longer pauses, and 100,
 # libzmq's own, are less than a crowd that starts at once. The kernel takes as many as it allows.
 _BACKLOG = 4096
@@ -132,6 +134,8 @@ class Forwarder:
         """
         self.front = f"inproc://{name}.front"
         self.back = f"inproc://{name}.back"
+        self._endpoint = os.fsencode(f"ipc://{path}")
+        self._asked = False  # to listen again, and not answered yet
         publishers = context.socket(zmq.XSUB)
         channels = context.socket(zmq.XPUB)
         steer = context.socket(zmq.PAIR)
@@ -151,10 +155,7 @@ class Forwarder:
             channels.bind(self.back)
             steer.bind(f"inproc://{name}.steer")
             self._control.connect(f"inproc://{name}.steer")
-            self._endpoint = f"ipc://{path}"
-            self._again: Event | None = None
-            self._listens = self._ending = False
-            self._thread = start(f"zbus-{name}", self._forward, publishers, channels, steer)
+            self._thread = start(f"zbus-{name}", _forward, publishers, channels, steer)
         except (zmq.ZMQError, Unavailable):
             for socket in sockets:
                 socket.close()
@@ -168,41 +169,45 @@ class Forwarder:
         Connections stay. While a full channel holds the forwarder it cannot: a later call returns what became
         of it. libzmq would remove the *new* file if the old listener were closed, so that one stays, unused.
         """
-        if self._again is None:
-            self._again = Event()
-            self._control.send(b"TERMINATE", zmq.NOBLOCK)
-        if not self._again.wait(timeout):
-            return False
-        self._again = None
-        return self._listens
+        if not self._asked:
+            self._control.send(_TERMINATE)
+            self._control.send(self._endpoint)
+            self._asked = True
+        while self._control.poll(milliseconds(timeout)):
+            if (answer := self._control.recv()) in (_DONE, _FAILED):  # libzmq has one of its own, empty
+                self._asked = False
+                return answer == _DONE
+        return False
 
     def close(self) -> None:
         """Stop forwarding and free the sockets; every channel must be closed before."""
-        self._ending = True
         with suppress(zmq.ZMQError):
-            self._control.send(b"TERMINATE")
+            self._control.send(_TERMINATE)
+            self._control.send(_END)
         self._thread.join()
         self._control.close()
 
-    def _forward(self, *sockets: zmq.Socket[bytes]) -> None:
-        publishers, channels, steer = sockets
-        _into_background()
-        try:
-            zmq.proxy_steerable(publishers, channels, None, steer)
-            while not self._ending:
-                self._bind_again(publishers)
-                zmq.proxy_steerable(publishers, channels, None, steer)
-        except zmq.ContextTerminated:
-            pass
-        finally:
-            for socket in sockets:
-                socket.close()
 
-    def _bind_again(self, publishers: zmq.Socket[bytes]) -> None:
-        try:
-            publishers.bind(self._endpoint)
-            self._listens = True
-        except zmq.ZMQError:  # the directory is gone, for example
-            self._listens = False
-        if self._again is not None:
-            self._again.set()
+def _forward(*sockets: zmq.Socket[bytes]) -> None:
+    """Forward, but for the moments in which the order that follows TERMINATE is done: an address to bind."""
+    publishers, channels, steer = sockets
+    _into_background()
+    try:
+        while True:
+            zmq.proxy_steerable(publishers, channels, None, steer)
+            if (address := steer.recv()) == _END:
+                break
+            steer.send(_bind(publishers, address))
+    except zmq.ContextTerminated:
+        pass
+    finally:
+        for socket in sockets:
+            socket.close()
+
+
+def _bind(socket: zmq.Socket[bytes], address: bytes) -> bytes:
+    try:
+        socket.bind(os.fsdecode(address))
+    except zmq.ZMQError:  # the directory is gone, for example
+        return _FAILED
+    return _DONE
