@@ -44,7 +44,7 @@ class Gate(threading.Event):
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     made = Gate()
     made.set()
-    monkeypatch.setattr(forwarder.Forwarder, "_forward", lambda _, *sockets: made.forward(*sockets))
+    monkeypatch.setattr(forwarder, "_forward", made.forward)
     return made
 
 
