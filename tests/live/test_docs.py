@@ -140,8 +140,14 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.mark.parametrize(("page", "letter"), [(WIRE, "W"), (ROSTER, "R")], ids=["wire", "roster"])
 def test_clauses_are_numbered_in_order_and_references_name_one(page: Path, letter: str) -> None:
-    defined = [int(number) for number in re.findall(rf"^\*\*{letter}(\d+)\.\*\*", page.read_text(), re.M)]
-    assert defined == list(range(1, len(defined) + 1))
+    defined = []
+    for section in page.read_text().split(
+        "\n## "
+    ):  # a new clause gets the next number, at the end of its section
+        numbers = [int(number) for number in re.findall(rf"^\*\*{letter}(\d+)\.\*\*", section, re.M)]
+        assert numbers == sorted(numbers)
+        defined += numbers
+    assert sorted(defined) == list(range(1, len(defined) + 1))
     for other in PAGES:
         for number in re.findall(rf"\b{letter}(\d+)\b", prose(other)):
             assert int(number) in defined, f"{name_of(other)} refers to {letter}{number}"

@@ -93,7 +93,7 @@ MUTANTS = [
         "no look for leftovers when a bus is opened",
         "presence.py",
         "self.roster.reap()",
-        "pass",
+        "None",
         _OPENING,
     ),
     Mutant(
