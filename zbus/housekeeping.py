@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
+from .errors import Unavailable
 from .locks import Lock
 from .threads import Event, Thread, start
 
@@ -30,12 +32,17 @@ class _Housekeeper:
 
     def add(self, task: Task) -> None:
         self._tasks[task] = None
-        self._adjust()
+        try:
+            self._adjust()
+        except Unavailable:
+            self._tasks.pop(task, None)
+            raise
 
     def remove(self, task: Task) -> None:
         self._tasks.pop(task, None)
         thread = self._thread
-        self._adjust()
+        with suppress(Unavailable):  # another task has none either
+            self._adjust()
         if thread is not None and thread is not self._thread:
             thread.join(_END_SECONDS)
 
