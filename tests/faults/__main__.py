@@ -10,7 +10,21 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import churn, crowds, directory, files, fuzz, given, hangs, hostile, kills, limits, places, queues
+from . import (
+    churn,
+    crowds,
+    directory,
+    endings,
+    files,
+    fuzz,
+    given,
+    hangs,
+    hostile,
+    kills,
+    limits,
+    places,
+    queues,
+)
 from .harness import FAIL, Case, Row, stage
 
 __all__ = ["CASES", "SEED", "main", "run"]
@@ -32,6 +46,7 @@ CASES: dict[int, Case] = {
     12: files.damaged,
     13: crowds.crowds,
     14: places.placed,
+    15: endings.ended,
     16: given.given,
     17: hangs.hanging,
     18: crowds.neighbours,
