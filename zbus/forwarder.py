@@ -181,9 +181,9 @@ class Forwarder:
 
     def close(self) -> None:
         """Stop forwarding and free the sockets; every channel must be closed before."""
-        with suppress(zmq.ZMQError):
-            self._control.send(_TERMINATE)
-            self._control.send(_END)
+        with suppress(zmq.ZMQError):  # also when it was told before, by a close that was interrupted
+            self._control.send(_TERMINATE, zmq.NOBLOCK)
+            self._control.send(_END, zmq.NOBLOCK)
         self._thread.join()
         self._control.close()
 
@@ -195,7 +195,9 @@ def _forward(*sockets: zmq.Socket[bytes]) -> None:
     try:
         while True:
             zmq.proxy_steerable(publishers, channels, None, steer)
-            if (address := steer.recv()) == _END:
+            while (address := steer.recv()) == _TERMINATE:
+                pass  # told twice, by a close that was interrupted and the next
+            if address == _END:
                 break
             steer.send(_bind(publishers, address))
     except zmq.ContextTerminated:

@@ -81,15 +81,7 @@ class Inlet:
         self._wake()
         if self.lock.held():
             return  # a signal handler: the receiver it interrupted is the one that wakes
-        try:
-            try:
-                if self.lock.acquire(timeout=_CLOSE_SECONDS):
-                    self._drain()
-            finally:
-                self.lock.let_go()
-        except BaseException:  # see `locks`
-            self.lock.let_go()
-            raise
+        self.lock.run(self._drain, _CLOSE_SECONDS)
 
     def _buffered(self, _: int = 0) -> bytes:
         """Stand in for `recv` once it closes."""
@@ -101,14 +93,14 @@ class Inlet:
 
     def _drain(self) -> None:
         """Keep what has arrived, let go of the socket, and tell the bus. Under the lock."""
-        if self.handle.closed:
-            return
-        with suppress(zmq.ZMQError):  # empty
-            self._take_all()
-        self.handle.close()
-        # Let go of the bus too, so that it may end before this does.
-        detach, self._detach, self._wake = self._detach, _nothing, _nothing
-        detach(self)
+        if not self.handle.closed:
+            with suppress(zmq.ZMQError):  # empty
+                self._take_all()
+            self.handle.close()
+        # Only then is it done: an interrupt leaves the rest to the next close. Let go of the bus too, so that
+        # it may end before this does.
+        self._detach(self)
+        self._detach = self._wake = _nothing
 
     def _take_all(self) -> None:
         """Take over what is queued, large frames as ZeroMQ holds them: copying all takes seconds, and memory.

@@ -6,7 +6,8 @@ nobody patches, whether zbus was imported before that or after.
 
 Python may raise KeyboardInterrupt between any two calls, also between `lock.acquire()` and the `try` that
 follows it, or at the beginning of what a `finally` calls. Then the lock would stay locked for good.
-`with lock:` has no such gap. Where a lock is waited for with a time-out, or not at all, it is
+`with lock:` has no such gap. Where a lock is waited for with a timeout, or not at all, it is
+`lock.run(call)`, or by hand
 
     try:
         try:
@@ -21,6 +22,7 @@ follows it, or at the beginning of what a `finally` calls. Then the lock would s
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.machinery import BuiltinImporter, PathFinder
 from importlib.util import module_from_spec
 from types import ModuleType
@@ -72,6 +74,25 @@ class Lock(_RLock):  # type: ignore[misc]  # final in typeshed, not in CPython
         """Release the lock if this thread holds it."""
         if self.held():
             self.release()
+
+    def run(self, call: Callable[[], object], timeout: float = 0) -> bool:
+        """Call something under the lock, unless that is not to be had within `timeout` seconds.
+
+        No interrupt leaves it locked. Not for a thread that may hold it already.
+
+        Returns:
+            Whether it was called.
+        """
+        try:
+            try:
+                if taken := self.acquire(timeout=timeout):
+                    call()
+                return taken
+            finally:
+                self.let_go()
+        except BaseException:  # the release, too, may have been cut short
+            self.let_go()
+            raise
 
 
 def _renew() -> None:

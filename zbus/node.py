@@ -106,7 +106,6 @@ class Node(Generic[Driven]):
         self._lock, self._closing = Lock(), Lock()
         self._shared: Ingress | None = None
         self._seats = Seats()
-        self._joining = False
         self._pending: deque[Callable[[], object]] = deque()  # to be called under the lock
         self._ends: list[Ingress] | None = None  # what `close` is to close in the end
         self.closed, self._finished = "", False
@@ -153,13 +152,9 @@ class Node(Generic[Driven]):
             with self._lock:
                 self._check_open()
                 check_subscribing()
-                self._joining = True
-                try:
-                    self._look_after()
-                    self._presence.restore(self._all_ingresses(), self._describe, create=True)
-                    return self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
-                finally:
-                    self._joining = False
+                self._look_after()
+                self._presence.restore(self._all_ingresses(), self._describe, create=True)
+                return self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
         finally:
             self._soon()
 
@@ -173,11 +168,12 @@ class Node(Generic[Driven]):
             housekeeping.register(self._keep)
 
     def _keep(self) -> None:
-        try:
-            if self._lock.acquire(timeout=_KEEP_TIMEOUT) and not self.closed:
+        def keep() -> None:
+            if not self.closed:
                 self._presence.keep(self._all_ingresses(), self._describe)
-        finally:
-            self._lock.let_go()
+
+        self._lock.run(keep, _KEEP_TIMEOUT)
+        self._soon()
         for _ in range(_TIDY_ROUNDS):
             if self.closed or not self._roster.tidy():
                 break
@@ -251,28 +247,29 @@ class Node(Generic[Driven]):
             self._soon(inlet.close)
 
     def _soon(self, *calls: Callable[[], object]) -> None:
-        """Call something under the lock: now or, if another thread holds that, when it lets go.
+        """Call something under the lock: now or, if that is held, when its holder has let go of it.
 
         Garbage collection and signal handlers run anywhere, also in a thread that the holder waits for.
         """
         self._pending.extend(calls)
-        while self._pending and self._lock.acquire(blocking=False):
-            try:
-                with suppress(IndexError):  # a signal handler was faster
-                    self._pending.popleft()()
-            finally:
-                self._lock.release()
+        while self._pending and not self._lock.held() and self._lock.run(self._run_pending):
+            pass
+
+    def _run_pending(self) -> None:
+        with suppress(IndexError):  # a signal handler was faster
+            self._pending.popleft()()
 
     def _forget(self, inlet: Inlet) -> None:
-        seat = self._seats.pop(inlet, None)
+        seat = self._seats.get(inlet)
         if seat is None:
             return
+        if self._ends is None and seat.ingress is not self._shared:
+            seat.ingress.withdraw()  # first: what an interrupt cuts short is left to the next close
+            seat.ingress.close()
+        del self._seats[inlet]
         if self._ends is not None:
             self._finish()
-        elif seat.ingress is not self._shared:
-            seat.ingress.withdraw()
-            seat.ingress.close()
-        elif not self._joining:  # else it is garbage collected amid a join, which will describe all
+        elif seat.ingress is self._shared:
             seat.ingress.describe(self._describe(seat.ingress))
 
     def flushing(self, timeout: float | None) -> Iterator[float]:

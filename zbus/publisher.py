@@ -228,11 +228,11 @@ class Publisher(Generic[Driven]):
 
         Called once a second while there are some; a `send` that settles does it too.
         """
-        try:
-            if self._lock.acquire(blocking=False) and not self._closed:
-                self._latecomers.tell()
-        finally:
-            self._lock.let_go()
+        self._lock.run(self._tell_latecomers)
+
+    def _tell_latecomers(self) -> None:
+        if not self._closed:
+            self._latecomers.tell()
 
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
@@ -372,16 +372,16 @@ class Publisher(Generic[Driven]):
 
     def close(self, deadline: float) -> Connections | None:
         """Close the sockets, see `Links.close`; or return `None` if a send does not end soon: try again."""
-        try:
-            if not self._lock.acquire(timeout=_CLOSE_SECONDS):
-                return None
-            self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
-            self._known = NEVER
-            self._latecomers.close()
-            self._hold = self._drop = None
-            return self._links.close(deadline)
-        finally:
-            self._lock.let_go()
+        closed: list[Connections] = []
+        self._lock.run(lambda: closed.append(self._close(deadline)), _CLOSE_SECONDS)
+        return closed[0] if closed else None
+
+    def _close(self, deadline: float) -> Connections:
+        self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
+        self._known = NEVER
+        self._latecomers.close()
+        self._hold = self._drop = None
+        return self._links.close(deadline)
 
     def flush_each(self, written: Callable[[float], None], send_timeout: float) -> None:
         """Have `written` wait after each send, from before the first; see `late`."""

@@ -280,11 +280,12 @@ class Roster:
 
     def withdraw(self, ident: str) -> None:
         """Remove every file of an ingress of ours, entries first, and tell everybody."""
-        names = self._own.pop(ident, set())
-        self._sockets.pop(ident, None)
+        names = self._own.get(ident, set())
         paths = [*(self.path / name for name in names), self.socket_path(ident), self.scratch_path(ident)]
         if remove(*paths):
             self._tell()
+        self._own.pop(ident, None)  # last: an interrupt leaves the rest to the next time
+        self._sockets.pop(ident, None)
 
     def bury(self, idents: Iterable[str]) -> None:
         """Remove the files of ingresses that were found dead, as of the last listing, and tell everybody.

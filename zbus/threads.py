@@ -7,7 +7,6 @@ See `locks` for what gevent and eventlet have to do with it.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
     from time import sleep as sleep
 else:
     sleep = unpatched("time").sleep
+
+# Its hook is to be called after ours, so it comes first. Now, since a child that is forked while another
+# thread imports a module could never import it. A program that is about to end takes no hooks any more.
+with suppress(RuntimeError):
+    import concurrent.futures.thread as _executors  # noqa: F401
 
 __all__ = [
     "Condition",
@@ -133,7 +137,6 @@ def before_joins(call: Callable[[], object]) -> bool:
     """
     register = getattr(threading, "_register_atexit", None)
     try:
-        importlib.import_module("concurrent.futures.thread")  # whose hook is called after later ones
         if register is not None:
             register(call)
     except RuntimeError:

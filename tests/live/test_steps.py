@@ -125,3 +125,24 @@ def test_a_send_that_is_interrupted_anywhere_leaves_the_publisher_to_others(
         sender.send("a", "b", "/1", "last")
     while receive(sub).data != "last":
         pass
+
+
+def test_a_subscription_whose_close_is_interrupted_anywhere_is_closed_by_the_next(zbus_dir: str) -> None:
+    """With `block`: it has an ingress of its own, which is to end with it."""
+    for number in range(10_000):
+        step, bus = Step(number), zbus.Bus(dir=zbus_dir)
+        sub = bus.subscribe("a", overflow="block")
+        bus.send("a", "b", "/1")
+        sys.setprofile(step)
+        try:
+            sub.close()
+        except Interrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert in_thread(lambda bus=bus: bus.close() or True), f"the bus does not close, after {step.where}"
+        left = {path.name for path in Path(zbus_dir, "v1", "default").iterdir()} - {"token"}
+        assert not left, f"{left} left, after {step.where}"
+        if not step.where:
+            break
+    assert number > 5

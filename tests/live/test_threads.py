@@ -230,3 +230,24 @@ async def test_what_a_thread_raises_or_returns_comes_back() -> None:
     [thread] = threads.running()
     go.set()
     assert thread.join(10)
+
+
+def test_nothing_is_imported_once_zbus_is(zbus_dir: str) -> None:
+    """A child that is forked while another thread imports a module hangs as soon as it wants that one."""
+    program = """
+import sys, zbus, zbus.aio
+imported = []
+sys.addaudithook(lambda event, args: imported.append(args[0]) if event == "import" else None)
+with zbus.Bus() as bus:
+    for overflow in ("drop", "block", "latest"):
+        with bus.subscribe("a", overflow=overflow) as sub:
+            bus.send("a", "b", "/1")
+            bus.send_many("a", "b", [("/2", None)])
+            bus.flush()
+            sub.channel().receive(timeout=30)
+zbus.send("a", "b", "/1")
+zbus.close()
+print(imported)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["[]"], "")

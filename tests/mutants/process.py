@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "a block channel that closes keeps its ingress",
         "node.py",
-        "elif seat.ingress is not self._shared:",
-        "elif seat.ingress is self._ends:",
+        "if self._ends is None and seat.ingress is not self._shared:",
+        "if self._ends is None and seat.ingress is self._ends:",
         (_LIFETIMES + "test_300_cycles_leave_threads_descriptors_and_files_as_they_were",),
     ),
     Mutant(

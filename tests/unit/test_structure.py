@@ -158,7 +158,7 @@ def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
         "subprocess",
     }
     allowed = {
-        "threads.py": {"threading"},
+        "threads.py": {"threading", "concurrent"},
         "testing/faults.py": {"subprocess"},
         "cli/demo.py": {"subprocess"},
     }
