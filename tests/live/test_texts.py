@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import zbus
+from tests.faults.giving import Loose
 from zbus import patterns
 
 from .conftest import receive
@@ -27,18 +28,6 @@ class Name(StrEnum):
     CREATED = "order.created"
     ORDERS = "orders"
     PATH = "/orders/1"
-
-
-class Loose(str):
-    """Compares without regard to case."""
-
-    __slots__ = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and str.lower(self) == str.lower(other)
-
-    def __hash__(self) -> int:
-        return hash(str.lower(self))
 
 
 class Lying(str):
