@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.live.test_fork import AMID
+from tests.live.test_fork_amid import AMID
 from tests.live.test_handlers import STRESS
 from tests.live.test_patched import PATCHES, PROGRAM
 from tests.live.test_threads import WAITS
