@@ -119,6 +119,11 @@ class Wait:
         self._begin_anew(now - patience / 2)
         return False
 
+    def again(self, now: float) -> None:
+        """Wait on from now, with no end: it was found out that there is sense in it."""
+        self._first = now
+        self._begin_anew(now)
+
     def _begin_anew(self, since: float) -> None:
         self._since = since
         self._peer = None

@@ -26,6 +26,7 @@ import zmq
 from .handover import Connections
 from .joining import Patience, Wait, Workload
 from .late import AGAIN
+from .processes import speaks
 from .roster import Entry, Roster, clock
 from .timeouts import milliseconds
 from .wire import CONTROL
@@ -278,8 +279,9 @@ class Links:
     def _check(self, now: float, asof: int, overslept: bool) -> None:
         """Look at some of the links that are awaited: remove the dead, give up those whose time is over.
 
-        What these miss is sent later than `asof`. A `block` ingress whose process is stopped has time without
-        end: like any full one it holds its publishers, which can say so.
+        What these miss is sent later than `asof`. A `block` ingress has time without end while its process is
+        stopped, or its socket greets: if it is full, its forwarder passes no subscriptions, and it holds its
+        publishers, which can say so.
         """
         due = [link for link in self._awaited.values() if link.wait.due <= now]
         if not due:
@@ -292,9 +294,10 @@ class Links:
                 self._listed = NEVER  # also if nothing could be removed, and so the token did not move
                 continue
             timeout = self._patience.left(now, blocking=link.lane.blocking)
-            if link.wait.over(now, timeout, self._workload) and not (
-                link.lane.blocking and link.wait.stopped
-            ):
+            if link.wait.over(now, timeout, self._workload):
+                if link.lane.blocking and (link.wait.stopped or speaks(link.path)):
+                    link.wait.again(now)
+                    continue
                 self._give_up(link, timeout, asof)
                 self._patience.spend(now)
             elif link.wait.held_up:

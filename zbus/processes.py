@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 from .locks import native
 
-__all__ = ["Look", "held_up", "listener", "look"]
+__all__ = ["Look", "held_up", "listener", "look", "speaks"]
 
 _BUSY_SHARE = 0.8
+_GREETING_SECONDS = 0.25
 _CPUCLOCK_SCHED = 2  # of <linux/posix-timers.h>: the time that a process has spent on a CPU
 
 
@@ -51,6 +52,22 @@ def listener(path: str) -> int:
             return 0
     pid: int = struct.unpack("3i", credentials)[0]  # 0 if it is of another container
     return pid
+
+
+def speaks(path: str) -> bool:
+    """Return whether who listens at a unix socket greets a new connection. In doubt, yes.
+
+    A ZeroMQ socket does, whatever holds up those who use it: its I/O thread is another.
+    """
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.settimeout(_GREETING_SECONDS)
+        try:
+            probe.connect(path)
+            return bool(probe.recv(1))
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
 
 
 def look(pid: int) -> Look | None:

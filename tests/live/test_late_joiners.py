@@ -250,3 +250,24 @@ def test_a_joiner_on_a_machine_that_is_busy_is_waited_for(
             bus.send("a", "b", "/1", timeout=1.5)
         monkeypatch.undo()
         bus.send("a", "b", "/1", timeout=20)
+
+
+def test_a_full_block_subscriber_holds_a_publisher_that_is_new_and_loses_nothing(
+    zbus_dir: str, bus: zbus.Bus
+) -> None:
+    """Its forwarder, blocked, passes no subscriptions: it looks silent, and is not to be given up."""
+    sub = bus.subscribe("a", overflow="block", capacity=1)
+    sent = 0
+    with zbus.Bus(dir=zbus_dir) as first:
+        with pytest.raises(zbus.Timeout):
+            while True:
+                first.send("a", "b", "/1", sent, timeout=0.2)
+                sent += 1
+        with zbus.Bus(dir=zbus_dir, join_timeout=0.1, send_timeout=0.3) as second:
+            for _ in range(5):
+                with pytest.raises(zbus.Timeout, match="has not finished joining"):
+                    second.send("a", "b", "/2", -1)
+            assert [receive(sub).data for _ in range(sent)] == [*range(sent)]
+            second.send("a", "b", "/2", sent, timeout=20)
+            assert receive(sub).data == sent
+    assert sub.lost == 0
