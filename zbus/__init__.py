@@ -57,6 +57,8 @@ __all__ = [
 if TYPE_CHECKING:
     from . import aio as aio
 
+__version__ = "0.1.0"
+
 _default = Default(Bus)
 
 

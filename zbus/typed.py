@@ -34,7 +34,7 @@ def fitter(type: Any) -> Fit:
             return make(type)
         except ModuleNotFoundError:
             continue
-    raise Invalid("type= needs msgspec or pydantic: pip install 'zbus[typed]'", value=type)
+    raise Invalid("type= needs msgspec or pydantic: pip install msgspec", value=type)
 
 
 def _is_model(type: Any) -> bool:

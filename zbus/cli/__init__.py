@@ -1,6 +1,6 @@
 """The command `zbus`: a client of the public API, one file a command.
 
-It needs the extra `cli` (click and rich), which the library does not, so nothing here imports them before
+It needs click and rich (the extra `cli`), which the library does not, so nothing here imports them before
 `main` has seen that they are there.
 """
 
@@ -13,7 +13,9 @@ from .signals import Interrupted, raise_signals
 
 __all__ = ["main"]
 
-_HINT = "zbus: the command line needs click and rich: pip install 'zbus[cli]'"
+# It names those packages, not this one's extra: nobody knows how this one was installed, and to an index its
+# name may mean a stranger's code.
+_HINT = "zbus: the command line needs click and rich: pip install click rich"
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="zbus", message="zbus %(version)s")
+@click.version_option(zbus.__version__, message="zbus %(version)s")
 def cli() -> None:
     """Send, watch and inspect events on a bus between processes that needs no broker.
 
