@@ -23,6 +23,7 @@ from .inbox import Inbox, check_channels, expired, first
 from .inlet import Ended
 from .node import Node, Policy
 from .publisher import DEFAULT, Attempts
+from .sender import Sender
 from .subscription import SubscriptionBase
 from .threads import run_in_thread
 from .timeouts import check_timeout
@@ -247,6 +248,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
             try_seconds=0.0,
         )
         super().__init__(node)
+        self._sender = Sender(node.publisher)
 
     async def subscribe(
         self,
@@ -277,7 +279,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         self._turn -= 1
         if not self._turn:
             await self._take_turn()
-        rest = self._node.publisher.send(system, kind, path, data, timeout=timeout)
+        rest = self._sender.send(system, kind, path, data, timeout=timeout)
         if rest is not None:
             await rest
 

@@ -12,13 +12,14 @@ from .event import Gap, Mismatch
 from .handle import BusBase
 from .node import Node, Policy
 from .publisher import DEFAULT, TRY_SECONDS, exhaust
+from .sender import Sender
 from .subscription import Subscription
 from .threads import sleep
 
 __all__ = ["Bus"]
 
 
-class Bus(BusBase[None]):
+class Bus(BusBase[None], Sender[None]):
     """A place on a bus: sends to and receives from every process that opened the same name.
 
         with Bus("shop") as bus:
@@ -74,9 +75,8 @@ class Bus(BusBase[None]):
             pursue=exhaust,
             try_seconds=TRY_SECONDS,
         )
-        super().__init__(node)
-        # The publisher's own method in place of the one below, which spells it out: a call less, 100 ns.
-        vars(self)["send"] = node.publisher.send
+        BusBase.__init__(self, node)
+        Sender.__init__(self, node.publisher)
 
     def subscribe(
         self,
@@ -114,25 +114,6 @@ class Bus(BusBase[None]):
         wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)
         return Subscription(self._node.join(wish, Channel, self))
 
-    def send(
-        self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
-    ) -> None:
-        """Send one event to every subscriber on the bus; none is no error.
-
-        Args:
-            system, kind, path: non-empty text; system and kind are dot-separated literal names.
-            data: any JSON value, `bytes`, or `None` for no data.
-            timeout: seconds to wait for a full `block` subscriber; the bus's `send_timeout` if left out.
-
-        Raises:
-            TypeError: an argument of the wrong type.
-            Invalid: an empty or malformed argument, data that JSON cannot carry, too large an event, or
-                the policy denies it. Nothing was sent.
-            Timeout: a `block` subscriber made no room. Retryable: the event went to nobody.
-            Canceled: the bus is closed.
-        """
-        self._node.publisher.send(system, kind, path, data, timeout=timeout)
-
     def send_many(
         self,
         system: str,
@@ -146,7 +127,7 @@ class Bus(BusBase[None]):
         They travel as one frame, which makes each three times cheaper than by `send`. Data must be
         JSON; `bytes` go by `send`. Raises as `send` does.
         """
-        count, _ = self._node.publisher.send_many(system, kind, items, timeout)
+        count, _ = self._publisher.send_many(system, kind, items, timeout)
         return count
 
     def flush(self, timeout: float | None = DEFAULT) -> None:

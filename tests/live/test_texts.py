@@ -174,11 +174,10 @@ def test_rules_and_options_may_be_members_of_an_enum(bus: zbus.Bus) -> None:
 
 def test_members_of_an_enum_go_the_short_way(bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     sub = bus.subscribe("orders")
-    publisher = bus._node.publisher
-    zbus.Bus.send(bus, Kind.ORDERS, Kind.CREATED, Kind.PATH)
+    bus.send(Kind.ORDERS, Kind.CREATED, Kind.PATH)
     assert {Kind, str} <= patterns.ALIKE
     assert not {Loose, Lying, Alone} & patterns.ALIKE
-    monkeypatch.setattr(publisher, "_attempts", None)  # the long way
-    publisher.send(Kind.ORDERS, Kind.CREATED, Kind.PATH)
-    publisher.send("orders", "order.created", "/orders/1")
+    monkeypatch.setattr(bus._node.publisher, "_attempts", None)  # the long way
+    bus.send(Kind.ORDERS, Kind.CREATED, Kind.PATH)
+    bus.send("orders", "order.created", "/orders/1")
     assert [receive(sub).seq for _ in range(3)] == [1, 2, 3]

@@ -117,9 +117,9 @@ MUTANTS = [
     ),
     Mutant(
         "the short way sends what is too large",
-        "publisher.py",
-        "if len(frame) <= self._max:",
-        "if len(frame) <= 2 * self._max:",
+        "sender.py",
+        "if len(frame) <= publisher._max:",
+        "if len(frame) <= 2 * publisher._max:",
         _REFUSED,
     ),
     Mutant(
@@ -138,17 +138,17 @@ MUTANTS = [
     ),
     Mutant(
         "the short way sends a frame one byte above the limit",
-        "publisher.py",
-        "if len(frame) <= self._max:",
-        "if len(frame) <= self._max + 1:",
+        "sender.py",
+        "if len(frame) <= publisher._max:",
+        "if len(frame) <= publisher._max + 1:",
         _LIMIT,
     ),
     Mutant(
         "the short way numbers before it sends",
-        "publisher.py",
-        "                        if (hold := self._hold) is not None:\n",
+        "sender.py",
+        "                        if (hold := publisher._hold) is not None:\n",
         "                        topic.seq = seq\n"
-        "                        if (hold := self._hold) is not None:\n",
+        "                        if (hold := publisher._hold) is not None:\n",
         ("live/test_queues.py::test_what_a_full_subscriber_refuses_takes_no_number",),
     ),
     Mutant(
@@ -162,5 +162,13 @@ MUTANTS = [
         (
             "live/test_overflow.py::test_a_stopped_block_subscriber_makes_send_raise_in_time_and_its_death_frees",
         ),
+    ),
+    Mutant(
+        "a bus sends by a function of its own",
+        "bus.py",
+        "        Sender.__init__(self, node.publisher)\n",
+        "        Sender.__init__(self, node.publisher)\n"
+        '        vars(self)["send"] = Sender(node.publisher).send\n',
+        ("live/test_handles.py",),
     ),
 ]

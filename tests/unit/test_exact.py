@@ -291,15 +291,15 @@ def test_a_fragment_that_is_one_json_value_goes_as_it_is(wrap: Callable[[Any], A
 UNNOTICED = """
 import orjson
 {before}
-from zbus import errors, publisher
+from zbus import errors, sender
 from zbus.exact import fragments_about
 from zbus.wire import encode_batch, encode_data
 
 def about():
-    assert (publisher._references(publisher._Fragment) != publisher._NO_FRAGMENTS) == fragments_about()
+    assert (sender._references(sender._Fragment) != sender._NO_FRAGMENTS) == fragments_about()
     return fragments_about()
 
-counts = publisher._NO_FRAGMENTS >= 0
+counts = sender._NO_FRAGMENTS >= 0
 assert about() == bool({alive} or not counts), (about(), counts)
 kept = None
 assert about() == (not counts), "all are gone, or this version of orjson cannot be asked"
@@ -333,7 +333,7 @@ def test_a_fragment_is_noticed_and_costs_nothing_when_there_is_none(before: str,
 
 
 def test_this_version_of_orjson_can_be_asked() -> None:
-    program = "from zbus import publisher; assert publisher._NO_FRAGMENTS > 0"
+    program = "from zbus import sender; assert sender._NO_FRAGMENTS > 0"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 

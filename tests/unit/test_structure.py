@@ -52,6 +52,7 @@ ORDER = (
     "links",
     "latecomers",
     "publisher",
+    "sender",
     "inlet",
     "latest",
     "inbox",

@@ -1,0 +1,143 @@
+"""A bus is an object as any other: its methods may be overridden, patched, kept and looked at."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import inspect
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import zbus
+from zbus import aio
+
+from .conftest import receive
+
+EVENT = ("orders", "order.created", "/orders/1")
+METHODS = ("subscribe", "send", "send_many", "flush", "close")
+
+
+def test_a_subclass_is_asked_to_send(bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Numbered(zbus.Bus):
+        def send(self, system: str, kind: str, path: str, data: Any = None, **options: Any) -> None:
+            super().send(system, kind, f"{path}/{data}", data, **options)
+
+    sub = bus.subscribe("orders")
+    with Numbered(dir=zbus_dir) as numbered:
+        numbered.send(*EVENT, 1, timeout=1)
+        monkeypatch.setattr(zbus._default, "bus", numbered)
+        zbus.send(*EVENT, 2)
+    assert [receive(sub).path for _ in range(2)] == ["/orders/1/1", "/orders/1/2"]
+
+
+async def test_a_subclass_of_asyncio_is_asked_to_send(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Numbered(aio.Bus):
+        async def send(self, system: str, kind: str, path: str, data: Any = None, **options: Any) -> None:
+            await super().send(system, kind, f"{path}/{data}", data, **options)
+
+    sub = bus.subscribe("orders")
+    async with Numbered(dir=zbus_dir) as numbered:
+        await numbered.send(*EVENT, 1, timeout=1)
+        monkeypatch.setattr(aio._default, "bus", numbered)
+        await aio.send(*EVENT, 2)
+    assert [receive(sub).path for _ in range(2)] == ["/orders/1/1", "/orders/1/2"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_patched_method_is_called_in_place_of_the_real_one(
+    zbus_dir: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    with zbus.Bus(dir=zbus_dir) as bus:
+        monkeypatch.setattr(zbus._default, "bus", bus)
+        arguments = {"subscribe": EVENT[:1], "send": EVENT, "send_many": (*EVENT[:2], [])}.get(method, ())
+        with mock.patch.object(zbus.Bus, method, autospec=True) as patched:
+            getattr(bus, method)(*arguments)
+            getattr(zbus, method)(*arguments)
+            if arguments:
+                with pytest.raises(TypeError):  # `autospec` knows the signature
+                    getattr(bus, method)()
+        assert [call.args[: 1 + len(arguments)] for call in patched.call_args_list] == [(bus, *arguments)] * 2
+        bus.send(*EVENT)
+        assert not bus.closed
+
+
+async def test_a_patched_method_of_asyncio_is_called_in_place_of_the_real_one(
+    zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with aio.Bus(dir=zbus_dir) as bus:
+        monkeypatch.setattr(aio._default, "bus", bus)
+        with mock.patch.object(aio.Bus, "send", autospec=True) as patched:
+            await bus.send(*EVENT)
+            await aio.send(*EVENT)
+        assert [call.args for call in patched.await_args_list] == [(bus, *EVENT), (bus, *EVENT, None)]
+
+
+def test_a_method_may_be_wrapped(bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def noted(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: zbus.Bus, *args: Any, **options: Any) -> Any:
+            calls.append(args)
+            return method(self, *args, **options)
+
+        return call
+
+    sub = bus.subscribe("orders")
+    monkeypatch.setattr(zbus.Bus, "send", noted(zbus.Bus.send))
+    bus.send(*EVENT)
+    assert receive(sub).path == calls[0][2] == "/orders/1"
+    assert zbus.Bus.send.__name__ == "send"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_keeps_its_bus_alive(bus: zbus.Bus, zbus_dir: str, method: str) -> None:
+    kept = getattr(zbus.Bus(dir=zbus_dir), method)
+    gc.collect()
+    assert not kept.__self__.closed
+    assert kept == getattr(kept.__self__, method)
+    there = weakref.WeakMethod(kept)
+    assert there() == kept
+    if method == "send":
+        sub = bus.subscribe("orders")
+        kept(*EVENT)
+        assert receive(sub).path == "/orders/1"
+    del kept
+    gc.collect()
+    assert there() is None
+
+
+def test_a_bus_that_nobody_keeps_sends(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("orders")
+    for number in range(20):
+        zbus.Bus(dir=zbus_dir).send(*EVENT, number)
+    assert sorted(receive(sub).data for _ in range(20)) == list(range(20))
+
+
+async def test_a_bus_of_asyncio_that_nobody_keeps_sends(bus: zbus.Bus, zbus_dir: str) -> None:
+    sub = bus.subscribe("orders")
+    send: Callable[..., Awaitable[None]] = aio.Bus(dir=zbus_dir).send
+    gc.collect()
+    await send(*EVENT)
+    await aio.Bus(dir=zbus_dir).send(*EVENT)
+    assert [receive(sub).path for _ in range(2)] == ["/orders/1"] * 2
+
+
+@pytest.mark.parametrize("kind", [zbus.Bus, aio.Bus])
+def test_the_class_tells_what_send_takes(kind: type) -> None:
+    told = inspect.signature(kind.send)  # type: ignore[attr-defined]
+    assert list(told.parameters) == ["self", "system", "kind", "path", "data", "timeout"]
+    assert told.parameters["timeout"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert inspect.getdoc(kind.send)  # type: ignore[attr-defined]
+
+
+def test_a_bus_has_no_methods_of_its_own(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir) as bus:
+        assert not [name for name in vars(bus) if not name.startswith("_")]
+        assert isinstance(bus.send, type(bus.close))
