@@ -23,7 +23,7 @@ from .channel import Channel, select
 from .default import Default
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap, Mismatch
-from .members import Peer, peers
+from .listing import Peer, peers
 from .policy import Policy, Rule
 from .publisher import DEFAULT
 from .subscription import Subscription

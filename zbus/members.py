@@ -10,18 +10,17 @@ import os
 import sys
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from .descriptors import open_files
-from .files import is_member, open_regular, read_regular, unlocked
-from .location import bus_name, file_errors, locate
+from .files import open_regular
+from .location import file_errors
 from .locks import Lock
-from .roster import Entry, Roster, new_id
+from .roster import Roster, new_id
 
-__all__ = ["Absent", "Member", "Peer", "about_process", "close_inherited", "peers"]
+__all__ = ["Absent", "Member", "about_process", "close_inherited"]
 
 
 def about_process() -> dict[str, Any]:
@@ -30,6 +29,7 @@ def about_process() -> dict[str, Any]:
     return {"process": name, "pid": os.getpid(), "language": "python"}
 
 
+_ORIGINS_SHOWN = 100
 _ids: set[str] = set()
 """Of the member files that this process has open, or is about to open or to close."""
 
@@ -58,7 +58,8 @@ class Member:
         self._lock = Lock()
         self._added: deque[tuple[str, int]] = deque()
         self._counts = dict.fromkeys(self.COUNTERS, 0)
-        self._info = orjson.dumps(info)
+        self._origins: list[str] = []
+        self._info = info
         self._path = roster.path / f"{self.id}.member"
         self._fd = -1
         _ids.add(self.id)
@@ -75,7 +76,7 @@ class Member:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 counts = b"".join(count.to_bytes(8, "little") for count in self._counts.values())
-                os.write(fd, counts.ljust(self.HEADER_BYTES, b"\0") + self._info)
+                os.write(fd, counts.ljust(self.HEADER_BYTES, b"\0") + self._text())
                 scratch.rename(self._path)
             except OSError:
                 os.close(fd)
@@ -83,6 +84,19 @@ class Member:
                     scratch.unlink()
                 raise
         return fd
+
+    def _text(self) -> bytes:
+        return orjson.dumps({**self._info, "origins": self._origins})
+
+    def new_origin(self) -> str:
+        """Return a fresh origin for the publisher of this process, once the file tells of it."""
+        origin = new_id()
+        with self._lock:
+            self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]
+            # In place, as an entry: who reads half of it looks again. It never gets shorter.
+            with suppress(OSError):
+                os.pwrite(self._fd, self._text(), self.HEADER_BYTES)
+        return origin
 
     def listed(self) -> bool:
         """Return whether the file is still where others look for it."""
@@ -141,22 +155,6 @@ class Member:
         fd, self._fd = self._fd, -1
         os.close(fd)
 
-    @classmethod
-    def read(cls, path: Path) -> Peer:
-        """Return what the member file at `path` says.
-
-        Raises:
-            OSError, ValueError: it is gone or garbled.
-        """
-        raw = read_regular(path)
-        if len(raw) < cls.HEADER_BYTES:
-            raise ValueError("a member file begins with 16 counters")
-        counters = dict(zip(cls.COUNTERS, memoryview(raw[: cls.HEADER_BYTES]).cast("Q"), strict=False))
-        info = orjson.loads(raw[cls.HEADER_BYTES :])
-        if not isinstance(info, dict):
-            raise ValueError("a member file holds a JSON object")
-        return Peer(*_who(info), "member", "", [], not unlocked(path), counters)
-
 
 class Absent(Member):
     """In place of a member, for a process that is about to be gone: it has no file."""
@@ -166,6 +164,10 @@ class Absent(Member):
 
     def add(self, counter: str, number: int = 1) -> None:
         """Count nothing."""
+
+    def new_origin(self) -> str:
+        """Return a fresh origin; nobody is told."""
+        return new_id()
 
     def listed(self) -> bool:
         """Return whether all is as it should be."""
@@ -178,61 +180,3 @@ class Absent(Member):
         """Do nothing."""
 
     disown = close
-
-
-class Peer(NamedTuple):
-    """One way a process takes part in a bus, as `peers` shows it.
-
-    Attributes:
-        process: name of the program.
-        pid: its process id, as the process itself sees it.
-        language: of the program, for example `python`.
-        role: `"member"` (it opened the bus) or `"subscriber"` (it listens; one for each ingress).
-        overflow: `"drop"` or `"block"` of a subscriber, else empty.
-        patterns: `(system, kind)` pairs that a subscriber listens to.
-        alive: whether it is there; what is dead is removed when the next process joins.
-        counters: of a member: events and time-outs counted so far, by name.
-    """
-
-    process: str
-    pid: int
-    language: str
-    role: str
-    overflow: str
-    patterns: list[tuple[str, str]]
-    alive: bool
-    counters: dict[str, int]
-
-
-def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> list[Peer]:
-    """Return who is on `bus` (`None`: as for `Bus`), without joining it and without touching anything.
-
-    Raises:
-        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does. A bus that nobody has opened is
-            empty.
-    """
-    bus = bus_name(bus)
-    if not locate(dir, bus).is_dir():
-        return []
-    roster = Roster(dir, bus)
-    try:
-        found = [_subscriber(roster, entry) for entry in roster.entries().values()]
-        for name in os.listdir(roster.path):
-            if is_member(name):
-                with suppress(OSError, ValueError):  # gone meanwhile, or not of our making
-                    found.append(Member.read(roster.path / name))
-    finally:
-        roster.close()
-    return sorted(found, key=lambda peer: (peer.pid, peer.role, peer.overflow, peer.patterns))
-
-
-def _subscriber(roster: Roster, entry: Entry) -> Peer:
-    info = roster.info(entry)
-    pairs = info.get("patterns")
-    patterns = [(str(pair[0]), str(pair[1])) for pair in pairs] if isinstance(pairs, list) else []
-    return Peer(*_who(info), "subscriber", entry.overflow, patterns, roster.alive(entry.id), {})
-
-
-def _who(info: dict[str, Any]) -> tuple[str, int, str]:
-    pid = info.get("pid")
-    return str(info.get("process", "?")), pid if isinstance(pid, int) else 0, str(info.get("language", "?"))

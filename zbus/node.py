@@ -122,6 +122,7 @@ class Node(Generic[Driven]):
             self._links,
             admit=self._admit_send,
             timed_out=partial(self._member.add, "send_timeouts"),
+            new_origin=self._member.new_origin,
             max_event_bytes=self._max,
             send_timeout=send_timeout,
             pursue=pursue,
@@ -215,7 +216,7 @@ class Node(Generic[Driven]):
             decoder = Decoder(wish.system, wish.kind, wish.fit, self._member.add)
             try:
                 channel = kind(wish, decoder, inlet, self._discard)
-                patterns = (channel.system, channel.kind or "*")
+                patterns = (channel.system, channel.kind or "*", wish.overflow)
                 self._seats[inlet] = Seat(weakref.ref(channel), ingress, patterns)
                 asked = ingress.publish(socket, self._describe(ingress))
             except BaseException:

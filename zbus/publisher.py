@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from .errors import Canceled, Invalid, Timeout, Unavailable
+from .blockers import timed_out
+from .errors import Canceled, Invalid, Unavailable
 from .handover import Connections
 from .late import AGAIN, LateLock
 from .latecomers import Latecomers
@@ -20,7 +21,7 @@ from .links import NEVER, Full, Links
 from .locks import TIMEOUT_MAX, Lock
 from .loss import MAX_TOPICS
 from .marks import Topic
-from .roster import Roster, clock, new_id
+from .roster import Roster, clock
 from .threads import sleep
 from .timeouts import check_timeout
 from .wire import Stamp, check_sendable, encode_batch, frame_template
@@ -64,6 +65,7 @@ class Publisher(Generic[Driven]):
         *,
         admit: Callable[[str], None],
         timed_out: Callable[[], None],
+        new_origin: Callable[[], str],
         max_event_bytes: int,
         send_timeout: float | None,
         pursue: Callable[[Attempts], Driven],
@@ -75,6 +77,7 @@ class Publisher(Generic[Driven]):
         Args:
             admit: called once per topic with its system; raises if the policy denies it.
             timed_out: called when a send gave up.
+            new_origin: returns a fresh origin by which events are numbered, and shows whose it is.
             pursue: drives the attempts of a send that could not be done in one go.
             try_seconds: how long one of them may wait; 0 if their driver waits between them.
             written: waits, so many seconds at most, until what was sent is out of this process.
@@ -87,7 +90,8 @@ class Publisher(Generic[Driven]):
         self._lock = Lock()
         self._inside = 0  # how many threads send or wait to; a hint, since they count without a lock
         self._met = 0.0
-        self._origin = new_id()
+        self._new_origin = new_origin
+        self._origin = new_origin()
         self._topics: dict[tuple[str, str], Topic] = {}
         self._current: dict[tuple[str, str], Topic] = {}  # those whose template is of the latest settling
         self._token = roster.token
@@ -212,12 +216,7 @@ class Publisher(Generic[Driven]):
                 deadline = max(deadline, self._links.progressed + patience)
             if time.monotonic() >= deadline:
                 self._timed_out()
-                raise Timeout(
-                    f"{obstacle} within {patience:g} s, so the event went to nobody: send it again, or see"
-                    " with 'zbus ls' who is on the bus",
-                    system=system,
-                    kind=kind,
-                )
+                raise timed_out(obstacle, patience, system, kind)
             yield self._links.sockets()
 
     def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
@@ -280,7 +279,7 @@ class Publisher(Generic[Driven]):
         self._admit(system)
         if len(self._topics) >= MAX_TOPICS:
             # A channel would forget some of so many numbers. A new origin begins them all again.
-            self._origin = new_id()
+            self._origin = self._new_origin()
             self._topics.clear()
             self._current.clear()
         # First the time, then the token again: whoever had joined by then gets this topic from number 1.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from typing import Any, NamedTuple
+
+import orjson
 
 from .inbox import Inbox
 from .ingress import Ingress
@@ -13,6 +16,7 @@ from .members import about_process
 __all__ = ["Seat", "Seats"]
 
 _PATTERNS_SHOWN = 100
+_PATTERN_BYTES_SHOWN = 32_768  # nobody reads more than 64 KiB of an entry
 
 
 class Seat(NamedTuple):
@@ -20,7 +24,7 @@ class Seat(NamedTuple):
 
     channel: weakref.ref[Inbox]
     ingress: Ingress
-    patterns: tuple[str, str]
+    patterns: tuple[str, str, str]  # of systems and kinds, and its overflow
 
 
 class Seats(dict[Inlet, Seat]):
@@ -33,8 +37,12 @@ class Seats(dict[Inlet, Seat]):
     def describe(self, ingress: Ingress, member: str) -> dict[str, Any]:
         """Return what the entry of an ingress says about itself; `member` is the id of the process's."""
         patterns = [seat.patterns for seat in [*self.values()] if seat.ingress is ingress]
-        shown = patterns[:_PATTERNS_SHOWN]
-        return {**about_process(), "member": member, "patterns": shown, "channels": len(patterns)}
+        sizes = itertools.accumulate(len(orjson.dumps(pattern)) for pattern in patterns)
+        shown = [
+            pattern for pattern, size in zip(patterns, sizes, strict=True) if size <= _PATTERN_BYTES_SHOWN
+        ]
+        about = {**about_process(), "member": member, "channels": len(patterns)}
+        return {**about, "patterns": shown[:_PATTERNS_SHOWN]}
 
     def end(self) -> None:
         """End all channels; what they hold can still be received."""

@@ -47,7 +47,7 @@ MUTANTS = [
     Mutant(
         "no new origin for one topic too many",
         "publisher.py",
-        "self._origin = new_id()\n            self._topics",
+        "self._origin = self._new_origin()\n            self._topics",
         "self._topics",
         _ORIGIN,
     ),
