@@ -126,3 +126,11 @@ def spawn(zbus_dir: str) -> Iterator[Spawn]:
 def bus(zbus_bus: zbus.Bus) -> zbus.Bus:
     """Open the test's bus in this process."""
     return zbus_bus
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children get SIGINT even where this run is a background job, for which shells ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -1,0 +1,81 @@
+"""The command line as people and scripts use it: `zbus` as a real process."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ZBUS = [sys.executable, "-m", "zbus"]
+SECONDS = 30.0
+
+
+def run(*args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `zbus ARGS` to its end."""
+    return subprocess.run(
+        [*ZBUS, *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, **env},
+    )
+
+
+@contextmanager
+def started(*args: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `zbus ARGS`; its pipes are unbuffered, so that reading a line takes no more than that."""
+    process = subprocess.Popen(
+        [*ZBUS, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, **env},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def subscribed(*args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `zbus sub ARGS` and wait until it says that it has subscribed."""
+    with started("sub", *args) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(b"zbus: subscribed to ")
+        yield process
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[str, str, int]:
+    """Return what is left on stdout and stderr, and the exit code, once the process ends."""
+    out, err = process.communicate(timeout=SECONDS)
+    return out.decode(), err.decode(), process.returncode
+
+
+def assert_sent(*args: str, stdin: str = "") -> None:
+    sent = run("send", *args, stdin=stdin)
+    assert (sent.stdout, sent.stderr, sent.returncode) == ("", "", 0)
+
+
+def on_a_terminal(*args: str, **env: str) -> tuple[str, int]:
+    """Run `zbus ARGS` with stdout on a terminal; return what that shows, and the exit code."""
+    ours, theirs = pty.openpty()
+    with (
+        open(ours, "rb", buffering=0) as screen,
+        subprocess.Popen(
+            [*ZBUS, *args], stdout=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **env}
+        ) as process,
+    ):
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := screen.read(65_536):
+                shown += chunk
+        except OSError:  # how Linux reports that nobody has the terminal open any more
+            pass
+        return shown.decode(), process.wait(SECONDS)
