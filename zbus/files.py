@@ -23,6 +23,7 @@ __all__ = [
     "Entry",
     "Identity",
     "answers",
+    "create_regular",
     "identity",
     "is_entry",
     "is_member",
@@ -118,13 +119,28 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
         os.close(fd)
 
 
-def write_regular(path: str | os.PathLike[str], data: bytes) -> None:
-    """Make `data` all that a regular file holds; it is created if there is none.
+def create_regular(path: str | os.PathLike[str], mode: int, flags: int = os.O_EXCL) -> int:
+    """Create a file of that mode, whatever the umask; return the descriptor, for reading and writing.
 
     Raises:
         OSError: see `open_regular`.
     """
-    with open(open_regular(path, os.O_WRONLY | os.O_CREAT), "wb") as file:
+    fd = open_regular(path, os.O_RDWR | os.O_CREAT | flags, mode)
+    try:
+        os.fchmod(fd, mode)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write_regular(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
+    """Make `data` all that a regular file holds; it is created with `mode` if there is none.
+
+    Raises:
+        OSError: see `open_regular`.
+    """
+    with open(create_regular(path, mode, 0), "wb") as file:
         file.write(data)
         file.truncate()
 

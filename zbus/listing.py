@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from .about import Pattern, read_about
 from .files import Entry, answers, is_member, parse_entry, read_regular, unlocked
-from .location import bus_name, check_private, file_errors, locate
+from .location import bus_name, chosen_root, file_errors, locate
 from .members import Member
+from .rights import check
 
 __all__ = ["Peer", "Peers", "peers"]
 
@@ -73,25 +74,26 @@ def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) 
         opened is empty.
 
     Raises:
-        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does.
+        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does, but root may look at every bus.
     """
     found = Peers(locate(dir, bus_name(bus)))
-    if _exists(found.path):
+    if _exists(found.path, chosen_root(dir) is None):
         found += sorted(
             _list(found.path), key=lambda peer: (peer.pid, peer.role, peer.overflow, peer.patterns, peer.id)
         )
     return found
 
 
-def _exists(path: Path) -> bool:
-    """Return whether the directory of a bus is there; refuse one that `Bus` refuses."""
-    for directory in (path.parent.parent, path.parent, path):
+def _exists(path: Path, default: bool) -> bool:
+    """Return whether the directory of a bus is there; refuse one that `Bus` refuses, but for root."""
+    top = path.parent.parent
+    for directory in (top, path.parent, path):
         with file_errors("look into", directory):
             try:
                 os.lstat(directory)
             except FileNotFoundError:
                 return False
-        check_private(directory)
+        check(directory, default=default and directory == top, last=directory == path, look=True)
     return True
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Invalid, PermissionDenied, Unavailable
+from .errors import Invalid, Unavailable
 from .patterns import plain
 
-__all__ = ["SUN_PATH_BYTES", "bus_name", "check_private", "default_root", "file_errors", "locate"]
+__all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
+
+log = logging.getLogger("zbus")
 
 VERSION = "v1"
 SUN_PATH_BYTES = 107
@@ -20,17 +23,46 @@ _LONGEST_NAME = f"{'0' * 16}.sock"
 _BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
+_said: set[str] = set()
+
+
+def chosen_root(root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """Return the root that somebody named: `root`, else `$ZBUS_DIR`; `None` if it is the user's default."""
+    return (os.environ.get("ZBUS_DIR") or None) if root is None else root
+
+
 def default_root() -> Path:
     """Return the directory that holds all buses of this user.
 
     `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` in `$TMPDIR` or `/tmp`. Nothing else
     counts: `tempfile.gettempdir()`, for one, is somewhere else when `/tmp` is full, or `TMP` is set.
+
+    Nor does an `$XDG_RUNTIME_DIR` of another user, which `sudo -E` and `su` keep: what root made there would
+    be in its owner's way.
     """
-    if chosen := os.environ.get("ZBUS_DIR"):
+    if chosen := chosen_root(None):
         return Path(chosen)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    temporary = Path(os.environ.get("TMPDIR") or "/tmp") / f"zbus-{os.geteuid()}"
+    if not (runtime := os.environ.get("XDG_RUNTIME_DIR")):
+        return temporary
+    if (owner := _other_owner(runtime)) is None:
         return Path(runtime) / "zbus"
-    return Path(os.environ.get("TMPDIR") or "/tmp") / f"zbus-{os.geteuid()}"
+    if runtime not in _said:
+        _said.add(runtime)
+        log.warning(
+            "XDG_RUNTIME_DIR=%s belongs to user %s, and this process is of user %d: its buses are in %s",
+            *(runtime, owner, os.geteuid(), temporary),
+        )
+    return temporary
+
+
+def _other_owner(directory: str) -> int | None:
+    """Return who owns a directory that is there, and is not this user's."""
+    try:
+        owner = os.stat(directory).st_uid
+    except OSError:
+        return None
+    return None if owner == os.geteuid() else owner
 
 
 def bus_name(name: str | None) -> str:
@@ -50,32 +82,13 @@ def file_errors(what: str, path: Path) -> Iterator[None]:
             errno.ENOSPC: "the disk is full: free some space and try again",
             errno.EDQUOT: "the disk quota is used up: free some space and try again",
             errno.EROFS: "it is on a read-only file system: set ZBUS_DIR to a writable directory",
-            errno.EACCES: "permission denied: set ZBUS_DIR to a directory of your own",
+            errno.EACCES: "permission denied: ZBUS_DIR has to name a directory that all who are to meet may"
+            " write to; for several users: install -d -g GROUP -m 2770 DIRECTORY",
             errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n) or close some",
             errno.ENFILE: "the machine is out of file descriptors: close some",
         }.get(code, os.strerror(code))
         message = f"cannot {what} {path}: {advice}"
         raise Unavailable(message, retryable=code != errno.EROFS, path=str(path), errno=code) from error
-
-
-def check_private(path: Path) -> None:
-    """Refuse a directory that somebody else could have prepared or can write to."""
-    with file_errors("use", path):
-        info = path.lstat()
-    if path.is_symlink():
-        raise PermissionDenied(f"{path} is a symbolic link: name the directory itself", path=str(path))
-    if not path.is_dir():
-        raise PermissionDenied(f"{path} is not a directory: remove it or set ZBUS_DIR", path=str(path))
-    if info.st_uid != os.geteuid():
-        raise PermissionDenied(
-            f"{path} belongs to user {info.st_uid}, not to you: set ZBUS_DIR to a directory of your own",
-            path=str(path),
-        )
-    if info.st_mode & 0o002:
-        raise PermissionDenied(
-            f"{path} is writable by everybody: chmod o-w it, or set ZBUS_DIR to a private directory",
-            path=str(path),
-        )
 
 
 def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:

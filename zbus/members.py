@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from .descriptors import open_files
-from .files import open_regular
+from .files import create_regular
 from .location import file_errors
 from .locks import Lock
 from .roster import Roster, new_id
@@ -72,7 +72,7 @@ class Member:
     def _create(self, roster: Roster) -> int:
         scratch = roster.scratch_path(self.id)
         with file_errors("write", self._path):
-            fd = open_regular(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            fd = create_regular(scratch, roster.rights.file_mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 counts = b"".join(count.to_bytes(8, "little") for count in self._counts.values())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import Unavailable
-from .location import check_private, file_errors
+from .location import file_errors
+from .rights import PRIVATE, Rights, check, check_parent, make_directory, rights_below
 from .token import Token
 
 __all__ = ["Place", "close_inherited"]
@@ -41,25 +43,31 @@ class Place:
 
     Attributes:
         token: see `Token`.
+        rights: of what is made in the directory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, default: bool = False, former: Rights = PRIVATE) -> None:
         """Open the directory of a bus at `path`, creating what is missing.
 
+        Args:
+            path: the directory.
+            default: whether the root is this user's default, which nobody else can prepare.
+            former: the rights of the directory that was at `path` before, if somebody removed it.
+
         Raises:
-            PermissionDenied: a directory on the way is not private.
+            PermissionDenied: a directory on the way is not for this user.
             Unavailable: the file system refused.
         """
         self._path = path
         for _ in range(_TRIES):
-            _create(path)
+            self.rights = _create(path, default, former)
             with file_errors("open", path):
                 self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 info = os.fstat(self._fd)
                 _open[self._fd] = info.st_dev, info.st_ino
                 self.lock()
-                self.token = Token(path / "token")
+                self.token = Token(path / "token", self.rights.file_mode)
             except BaseException:
                 self._close()
                 raise
@@ -102,11 +110,25 @@ class Place:
             os.close(fd)
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, default: bool, former: Rights) -> Rights:
+    """Create what is missing; return the rights of what is made in the directory."""
     top = path.parent.parent
+    if not os.path.lexists(top):
+        check_parent(top)
     with file_errors("create", top.parent), suppress(FileExistsError):
         top.parent.mkdir(parents=True)
+    rights = _of_root(top.parent, default)
     for directory in (top, path.parent, path):
-        with file_errors("create", directory), suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        check_private(directory)
+        with file_errors("create", directory):
+            make_directory(directory, rights if former == PRIVATE else former)
+        rights = check(directory, default=default and directory == top, last=directory == path)
+    return rights
+
+
+def _of_root(parent: Path, default: bool) -> Rights:
+    """Return the rights of a root that is missing.
+
+    Its parent hands down its own if it is closed to all others, so that it was prepared for nothing else.
+    """
+    rights = rights_below(parent)
+    return PRIVATE if default or rights.directory_mode & stat.S_IRWXO else rights

@@ -35,10 +35,11 @@ from .files import (
     unlocked,
     write_regular,
 )
-from .location import file_errors, locate
+from .location import chosen_root, file_errors, locate
 from .locks import Lock
 from .place import Place
 from .reaping import Reaper, remove
+from .rights import Rights, set_rights
 
 __all__ = ["Entry", "Roster", "clock", "new_id"]
 
@@ -69,13 +70,14 @@ class Roster:
 
         Raises:
             TypeError, Invalid: see `locate`.
-            PermissionDenied: a directory on the way is not private.
+            PermissionDenied: a directory on the way is not for this user.
             Unavailable: the file system refused.
         """
         self.path = locate(root, bus)
+        self._default = chosen_root(root) is None
         self.forgotten = self._lacks_a_token()
         self._lock = Lock()
-        self._place = Place(self.path)
+        self._place = Place(self.path, default=self._default)
         self._former: list[Place] = []
         self.token = self._place.token.value
         self.generation = 1
@@ -100,6 +102,11 @@ class Roster:
         members = [self.path / name for name in names if is_member(name)]
         return any(not unlocked(file) for file in members) and not (self.path / "token").exists()
 
+    @property
+    def rights(self) -> Rights:
+        """The rights of what is made in the directory."""
+        return self._place.rights
+
     def current(self) -> bool:
         """Return whether the directory and the token are still those at the path. Takes 5 us."""
         return self._place.current()
@@ -123,7 +130,7 @@ class Roster:
         with self._lock:
             if self._place.current():
                 return
-            place = Place(self.path)
+            place = Place(self.path, default=self._default, former=self.rights)
             self._former.append(self._place)
             self._place, self.token = place, place.token.value
             self.generation += 1
@@ -205,6 +212,7 @@ class Roster:
         """Give the socket that listens at the scratch path its name."""
         path = self.socket_path(ident)
         with file_errors("create", path):
+            set_rights(self.scratch_path(ident), self.rights)
             self.scratch_path(ident).rename(path)
         self._sockets[ident] = identity(path)
 
@@ -253,7 +261,7 @@ class Roster:
         scratch, path = self.scratch_path(entry.id), self.path / entry.name
         with file_errors("write", path):
             try:
-                write_regular(scratch, orjson.dumps(info))
+                write_regular(scratch, orjson.dumps(info), self.rights.file_mode)
                 scratch.rename(path)
             except OSError:
                 remove(scratch)

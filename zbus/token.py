@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from .errors import Unavailable
-from .files import open_regular
+from .errors import PermissionDenied, Unavailable
+from .files import create_regular, open_regular
 from .location import file_errors
 
 __all__ = ["Token"]
@@ -27,21 +28,17 @@ class Token:
         identity: which file it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the token at `path`, made if there is none.
+    def __init__(self, path: Path, mode: int) -> None:
+        """Open the token at `path`, made with `mode` if there is none.
 
         Raises:
+            PermissionDenied: it is for its maker alone.
             Unavailable: the file system refused, or something else has its name.
         """
         with file_errors("open", path):
+            self._fd = _open(path, mode)
             try:
-                self._fd = open_regular(path, os.O_RDWR | os.O_CREAT)
-            except OSError as error:
-                if error.errno in (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO):
-                    raise Unavailable(f"{path} is not a regular file: remove it", path=str(path)) from error
-                raise
-            try:
-                # Empty: new, or cut short by a crash. The write also makes sure that the page exists.
+                # Of a simple peer, or cut short by a crash. The write also makes sure that the page exists.
                 if os.fstat(self._fd).st_size < _BYTES:
                     self.write()
                 self._map = mmap.mmap(self._fd, _BYTES, prot=mmap.PROT_READ)
@@ -71,3 +68,34 @@ class Token:
         fd, self._fd = self._fd, -1  # the number may soon be another file's
         if fd >= 0:
             os.close(fd)
+
+
+def _open(path: Path, mode: int) -> int:
+    while True:
+        try:
+            return open_regular(path, os.O_RDWR)
+        except FileNotFoundError:
+            _make(path, mode)
+        except PermissionError as error:
+            raise PermissionDenied(
+                f"{path} is for its maker alone: in a directory prepared for a group, its owner must"
+                f" give it to the group: chmod 660 {path}",
+                path=str(path),
+            ) from error
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise Unavailable(f"{path} is not a regular file: remove it", path=str(path)) from error
+            raise
+
+
+def _make(path: Path, mode: int) -> None:
+    """Make a token that has its rights and its bytes before it has its name, unless there is one by then."""
+    scratch = path.with_name(f"{os.urandom(8).hex()}.new")
+    fd = create_regular(scratch, mode)
+    try:
+        os.pwrite(fd, os.urandom(_BYTES), 0)
+        with suppress(FileExistsError):
+            os.link(scratch, path)
+    finally:
+        os.close(fd)
+        scratch.unlink()

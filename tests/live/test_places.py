@@ -104,14 +104,14 @@ def test_nor_does_one_that_is_forked_while_another_thread_opens_a_bus(zbus_dir: 
 import os, signal, zbus
 from zbus import place
 real, children = place.Token, []
-def fork_first(path):
+def fork_first(*given):
     ready, tell = os.pipe()
     children.append(os.fork())
     if not children[-1]:
         os.write(tell, b"x")
         signal.pause()
     os.read(ready, 1)
-    return real(path)
+    return real(*given)
 place.Token = fork_first
 zbus.Bus().close()
 print(children[0], flush=True)

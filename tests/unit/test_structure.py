@@ -36,6 +36,7 @@ ORDER = (
     "joining",
     "descriptors",
     "location",
+    "rights",
     "clock",
     "files",
     "about",
