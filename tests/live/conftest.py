@@ -128,7 +128,7 @@ def bus(zbus_bus: zbus.Bus) -> zbus.Bus:
     return zbus_bus
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
     """Let children get SIGINT even where this run is a background job, for which shells ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,7 @@ from zbus.cli.app import cli
 
 from .cli import SECONDS, ended, run, subscribed
 
-pytestmark = pytest.mark.usefixtures("zbus_dir", "interruptible")
+pytestmark = pytest.mark.usefixtures("zbus_dir")
 
 
 # which bus

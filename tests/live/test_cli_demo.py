@@ -11,7 +11,7 @@ import pytest
 
 from .cli import ended, on_a_terminal, run, started
 
-pytestmark = pytest.mark.usefixtures("zbus_dir", "interruptible")
+pytestmark = pytest.mark.usefixtures("zbus_dir")
 
 
 def remains(directory: str) -> list[str]:

@@ -15,7 +15,7 @@ import zbus
 
 from .cli import SECONDS, assert_sent, ended, run, subscribed
 
-pytestmark = pytest.mark.usefixtures("zbus_dir", "interruptible")
+pytestmark = pytest.mark.usefixtures("zbus_dir")
 
 
 def test_sub_prints_what_send_sends() -> None:

@@ -12,7 +12,7 @@ import zbus
 
 from .cli import SECONDS, on_a_terminal, run, subscribed
 
-pytestmark = pytest.mark.usefixtures("zbus_dir", "interruptible")
+pytestmark = pytest.mark.usefixtures("zbus_dir")
 
 
 def test_ls_says_that_a_bus_is_empty(zbus_dir: str) -> None:
