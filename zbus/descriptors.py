@@ -12,6 +12,7 @@ import resource
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from math import inf
 
 from .errors import Unavailable
 
@@ -31,15 +32,26 @@ INGRESS, CHANNEL = 12, 4
 
 _HEADROOM = 16
 _LOWEST_LIMIT = 128
+# To try where the hard limit is "unlimited", which the kernel of macOS refuses: it takes as many as its
+# `kern.maxfilesperproc` says, in any case as many as its OPEN_MAX.
+_LIMITS = (1_048_576, 65_536, 10_240)
 _SOCKET = re.compile(r"([0-9a-f]{8,32})\.(?:new|sock)")
 _LISTING = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def raise_limit() -> None:
-    """Raise this process's soft limit of open files to its hard limit."""
+    """Raise this process's soft limit of open files to its hard limit, or as far as the kernel lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in (hard, *_LIMITS):
+        if _number(limit) <= _number(soft):
+            return
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
+
+
+def _number(limit: int) -> float:
+    return inf if limit == resource.RLIM_INFINITY else limit
 
 
 def check_headroom(needed: int) -> None:
@@ -49,7 +61,7 @@ def check_headroom(needed: int) -> None:
         Unavailable: it would; retryable once some are closed. Or the limit is too low to listen at all, since
             each publisher that connects takes one.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     if limit < _LOWEST_LIMIT:
         raise Unavailable(
             f"{limit} file descriptors are too few to subscribe, since each publisher takes one: raise the"

@@ -22,6 +22,7 @@ __all__ = [
     "PermissionDenied",
     "Timeout",
     "Unavailable",
+    "printable",
 ]
 
 CANCELED = "Canceled"
@@ -29,6 +30,15 @@ INVALID = "Invalid"
 PERMISSION_DENIED = "PermissionDenied"
 TIMEOUT = "Timeout"
 UNAVAILABLE = "Unavailable"
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can carry: what cannot be, as in the name of some file, is escaped."""
+    try:
+        raw = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raw = text.encode(errors="backslashreplace")
+    return raw.decode(errors="backslashreplace")
 
 
 class Error(Exception):
@@ -45,6 +55,7 @@ class Error(Exception):
     retryable: bool
 
     def __init__(self, message: str, *, retryable: bool = False, **details: Any) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
         self.retryable = retryable

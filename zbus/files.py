@@ -33,6 +33,7 @@ __all__ = [
     "parse_entry",
     "read_regular",
     "unlocked",
+    "write_all",
     "write_regular",
 ]
 
@@ -143,6 +144,17 @@ def write_regular(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     with open(create_regular(path, mode, 0), "wb") as file:
         file.write(data)
         file.truncate()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write `data` at the beginning of a file. A limit cuts the first write short, and only the next fails.
+
+    Raises:
+        OSError: the file system, or a limit of this process, refused.
+    """
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], done)
 
 
 def identity(path: str | os.PathLike[str]) -> Identity | None:

@@ -150,7 +150,7 @@ class Forwarder:
         channels.sndhwm = 1  # a channel's queue is this plus its own: see Ingress.connect
         channels.setsockopt(zmq.XPUB_NODROP, int(blocking))
         try:
-            publishers.bind(f"ipc://{path}")
+            publishers.bind(self._endpoint)  # type: ignore[arg-type]
             publishers.bind(self.front)
             channels.bind(self.back)
             steer.bind(f"inproc://{name}.steer")
@@ -209,7 +209,7 @@ def _forward(*sockets: zmq.Socket[bytes]) -> None:
 
 def _bind(socket: zmq.Socket[bytes], address: bytes) -> bytes:
     try:
-        socket.bind(os.fsdecode(address))
+        socket.bind(address)  # type: ignore[arg-type]
     except zmq.ZMQError:  # the directory is gone, for example
         return _FAILED
     return _DONE

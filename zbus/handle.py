@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic
 
 from .ends import abandon
+from .errors import printable
 from .node import Driven, Node
 
 __all__ = ["BusBase"]
@@ -32,7 +33,8 @@ class BusBase(Generic[Driven]):
         return bool(self._node.closed)
 
     def __repr__(self) -> str:
-        return f"<Bus {self.name!r} at {self._node.path}{', closed' if self.closed else ''}>"
+        where = printable(str(self._node.path))
+        return f"<Bus {self.name!r} at {where}{', closed' if self.closed else ''}>"
 
     def __del__(self) -> None:
         node = vars(self).get("_node")  # not there if it could not be opened

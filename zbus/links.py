@@ -16,6 +16,7 @@ a socket for one full one.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -72,9 +73,9 @@ class Link:
         self.wait = Wait(self.path, time.monotonic())
 
     @property
-    def endpoint(self) -> str:
+    def endpoint(self) -> bytes:
         """The ZeroMQ address of the ingress."""
-        return f"ipc://{self.path}"
+        return os.fsencode(f"ipc://{self.path}")
 
 
 class Lane:
@@ -235,7 +236,7 @@ class Links:
             self._lanes[entry.overflow] = lane
         link = self._links[entry.id] = Link(entry, lane, str(self._roster.socket_path(entry.id)))
         self._expect(link, entry)
-        lane.socket.connect(link.endpoint)
+        lane.socket.connect(link.endpoint)  # type: ignore[arg-type]
         lane.links += 1
         link.generation = self._roster.generation
 

@@ -6,11 +6,12 @@ import errno
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Invalid, Unavailable
+from .errors import Error, Invalid, Unavailable, printable
 from .patterns import plain
 
 __all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
@@ -18,7 +19,8 @@ __all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_er
 log = logging.getLogger("zbus")
 
 VERSION = "v1"
-SUN_PATH_BYTES = 107
+# The kernels of the BSDs, and so macOS, take less than Linux.
+SUN_PATH_BYTES = 107 if sys.platform == "linux" else 103
 _LONGEST_NAME = f"{'0' * 16}.sock"
 _BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -51,7 +53,7 @@ def default_root() -> Path:
         _said.add(runtime)
         log.warning(
             "XDG_RUNTIME_DIR=%s belongs to user %s, and this process is of user %d: its buses are in %s",
-            *(runtime, owner, os.geteuid(), temporary),
+            *(printable(runtime), owner, os.geteuid(), printable(str(temporary))),
         )
     return temporary
 
@@ -76,6 +78,8 @@ def file_errors(what: str, path: Path) -> Iterator[None]:
     """Turn an `OSError` into the `Error` that says what to do about it."""
     try:
         yield
+    except Error:  # some are an OSError, too
+        raise
     except OSError as error:
         code = error.errno or 0
         advice = {
@@ -95,15 +99,16 @@ def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:
     """Return the directory of `bus` under `root`, whether it exists or not.
 
     Raises:
-        TypeError: `bus` is not a `str`.
-        Invalid: not a bus name, or the socket paths would be longer than the kernel takes.
+        TypeError: `bus` is not a `str`, or `root` not a path of `str`.
+        Invalid: not a bus name, no path, or the socket paths would be longer than the kernel takes.
+        Unavailable: `root` is relative, and the working directory is gone.
     """
     bus = plain(bus)
     if type(bus) is not str:
         raise TypeError(f"the bus name must be a str, not {type(bus).__name__}")
     if not _BUS.fullmatch(bus):
         raise Invalid(f"{bus!r} is not a bus name: use letters, digits, '_', '-', '.', at most 64", value=bus)
-    path = Path(os.path.abspath(plain(root) if root is not None else default_root())) / VERSION / bus
+    path = Path(_absolute(default_root() if root is None else root)) / VERSION / bus
     length = len(os.fsencode(path / _LONGEST_NAME))
     if length > SUN_PATH_BYTES:
         raise Invalid(
@@ -112,3 +117,24 @@ def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:
             path=str(path),
         )
     return path
+
+
+def _absolute(root: str | os.PathLike[str]) -> str:
+    path = plain(os.fspath(root) if isinstance(root, os.PathLike) else root)
+    if type(path) is not str:
+        raise TypeError(f"the directory must be a str or a path of str, not {type(path).__name__}")
+    if not path:
+        raise Invalid("the directory is empty text: name one, or leave it out", value=path)
+    if "\0" in path:
+        raise Invalid(f"the directory {path!r} contains NUL, which no path may", value=path)
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise Invalid(f"the directory {path!r} cannot be the name of a file", value=path) from error
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise Unavailable(
+            f"the directory {path} is relative to the working directory, which is gone: use an absolute path",
+            path=path,
+        ) from error

@@ -15,9 +15,11 @@ from typing import Any
 import orjson
 
 from .descriptors import open_files
-from .files import create_regular
+from .errors import printable
+from .files import create_regular, write_all
 from .location import file_errors
 from .locks import Lock
+from .patterns import plain
 from .roster import Roster, new_id
 
 __all__ = ["Absent", "Member", "about_process", "close_inherited"]
@@ -25,11 +27,19 @@ __all__ = ["Absent", "Member", "about_process", "close_inherited"]
 
 def about_process() -> dict[str, Any]:
     """Return what this process says about itself on the roster."""
-    name = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
-    return {"process": name, "pid": os.getpid(), "language": "python"}
+    return {"process": _program(), "pid": os.getpid(), "language": "python"}
+
+
+def _program() -> str:
+    """Return the name of this program. Whoever embeds Python may have put anything into `sys.argv`."""
+    name = ""
+    with suppress(Exception):
+        name = plain(os.path.basename(os.fsdecode(sys.argv[0])))
+    return printable(name or os.path.basename(sys.executable or "python"))[:_NAME_CHARS]
 
 
 _ORIGINS_SHOWN = 100
+_NAME_CHARS = 255
 _ids: set[str] = set()
 """Of the member files that this process has open, or is about to open or to close."""
 
@@ -76,7 +86,7 @@ class Member:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 counts = b"".join(count.to_bytes(8, "little") for count in self._counts.values())
-                os.write(fd, counts.ljust(self.HEADER_BYTES, b"\0") + self._text())
+                write_all(fd, counts.ljust(self.HEADER_BYTES, b"\0") + self._text())
                 scratch.rename(self._path)
             except OSError:
                 os.close(fd)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .errors import Error
+from .errors import Error, printable
 from .ingress import Ingress
 from .members import Absent, Member, about_process
 from .roster import Roster
@@ -68,14 +68,16 @@ class Presence:
         """
         roster = self.roster
         if not roster.current():
-            if not create and not roster.path.exists():
+            if not create and not os.path.exists(roster.path):
                 return
             roster.reopen()
         generation = roster.generation
         missing = [ingress for ingress in ingresses if not ingress.listed()]
         if generation == self._generation and not missing and self.member.listed():
             return
-        log.warning("somebody removed files from %s: this process shows its own again", roster.path)
+        log.warning(
+            "somebody removed files from %s: this process shows its own again", printable(str(roster.path))
+        )
         self.member.restore(roster)
         timeout = _LISTEN_TIMEOUT
         for ingress in missing:

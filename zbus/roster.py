@@ -100,7 +100,7 @@ class Roster:
         if "token" in names:
             return False
         members = [self.path / name for name in names if is_member(name)]
-        return any(not unlocked(file) for file in members) and not (self.path / "token").exists()
+        return any(not unlocked(file) for file in members) and not os.path.exists(self.path / "token")
 
     @property
     def rights(self) -> Rights:

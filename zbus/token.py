@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import PermissionDenied, Unavailable
-from .files import create_regular, open_regular
+from .files import create_regular, open_regular, write_all
 from .location import file_errors
 
 __all__ = ["Token"]
@@ -55,7 +55,7 @@ class Token:
         Raises:
             OSError: the file system refused.
         """
-        os.pwrite(self._fd, os.urandom(_BYTES), 0)
+        write_all(self._fd, os.urandom(_BYTES))
 
     def close(self) -> None:
         """Unmap and close the file: nobody may read `value` any more."""
@@ -93,7 +93,7 @@ def _make(path: Path, mode: int) -> None:
     scratch = path.with_name(f"{os.urandom(8).hex()}.new")
     fd = create_regular(scratch, mode)
     try:
-        os.pwrite(fd, os.urandom(_BYTES), 0)
+        write_all(fd, os.urandom(_BYTES))
         with suppress(FileExistsError):
             os.link(scratch, path)
     finally:

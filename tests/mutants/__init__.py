@@ -6,7 +6,7 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, links, process, protocol, receiving, sending, waiting
+from . import directory, links, process, protocol, receiving, sending, surroundings, waiting
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -19,4 +19,5 @@ MUTANTS: list[Mutant] = [
     *process.MUTANTS,
     *waiting.MUTANTS,
     *protocol.MUTANTS,
+    *surroundings.MUTANTS,
 ]

@@ -179,8 +179,8 @@ MUTANTS = [
     Mutant(
         "the limit of descriptors is not raised",
         "descriptors.py",
-        "        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))",
-        "        pass",
+        "            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))",
+        "            pass",
         ("live/test_counters.py::test_opening_a_bus_raises_the_limit_of_descriptors",),
     ),
     Mutant(

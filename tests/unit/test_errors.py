@@ -77,3 +77,18 @@ def test_the_built_in_error_of_that_meaning_catches_it_too(
 ) -> None:
     with pytest.raises(builtin, match="no"):
         raise leaf("no")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/tmp/café", "/tmp/café"),
+        ("/tmp/caf\udce9", r"/tmp/caf\xe9"),
+        ("/tmp/\ud800", r"/tmp/\ud800"),
+        ("", ""),
+    ],
+)
+def test_every_message_can_be_printed(text: str, shown: str) -> None:
+    error = errors.Unavailable(text, path=text)
+    assert error.message == str(error) == shown
+    assert error.details["path"] == text

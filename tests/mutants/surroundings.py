@@ -1,0 +1,47 @@
+"""Faults in what a process makes of odd surroundings: names, limits, what is refused."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_SHOWN = ("live/test_surroundings.py::test_a_script_and_a_directory_that_are_not_utf_8_are_shown_escaped",)
+
+MUTANTS = [
+    Mutant(
+        "a message holds what cannot be printed",
+        "errors.py",
+        "        message = printable(message)\n",
+        "",
+        ("unit/test_errors.py::test_every_message_can_be_printed",),
+    ),
+    Mutant(
+        "a process has the name that its script has",
+        "members.py",
+        "    return printable(name or",
+        "    return (name or",
+        _SHOWN,
+    ),
+    Mutant(
+        "an unlimited number of descriptors is asked for, and nothing less",
+        "descriptors.py",
+        "    for limit in (hard, *_LIMITS):",
+        "    for limit in (hard,):",
+        ("unit/test_descriptors.py::test_the_limit_goes_as_high_as_the_kernel_takes_it",),
+    ),
+    Mutant(
+        "macOS takes paths as long as Linux",
+        "location.py",
+        'if sys.platform == "linux" else 103',
+        'if sys.platform == "linux" else 107',
+        ("unit/test_location.py::test_a_path_is_shorter_where_the_kernel_takes_less",),
+    ),
+    Mutant(
+        "an error of zbus within the file system's is taken for one of it",
+        "location.py",
+        "    except Error:  # some are an OSError, too\n        raise\n",
+        "",
+        ("unit/test_location.py::test_an_error_of_zbus_is_no_error_of_the_file_system",),
+    ),
+]
