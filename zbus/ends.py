@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from . import members, place
 from .errors import Canceled, Unavailable
+from .reports import say
 from .threads import before_joins, refuse, refused, start
 
 __all__ = ["Closable", "abandon", "check_subscribing", "ended", "ending", "open_nodes", "opened"]
@@ -75,6 +76,7 @@ def _guard_hard_ends() -> None:
 def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(end)
     def hand_over_and_end(*args: Any, **options: Any) -> Any:
+        say()  # before nothing can be sent any more
         since = time.monotonic()
         resumes = [node.hand_over(since) for node in open_nodes()]
         try:
@@ -137,6 +139,7 @@ def abandon(close: Callable[[], object]) -> None:
 @atexit.register
 def _end() -> None:
     _close_all()
+    say()
     refuse()
 
 

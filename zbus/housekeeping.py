@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
 
 from .errors import Unavailable
 from .locks import Lock
+from .reports import report, say
 from .threads import Event, Thread, start
 
 __all__ = ["register", "unregister"]
-
-log = logging.getLogger("zbus")
 
 Task = Callable[[], None]
 
@@ -70,8 +68,10 @@ class _Housekeeper:
             for task in [*self._tasks]:
                 try:
                     task()
-                except Exception:
-                    log.exception("%r failed", task)
+                except Exception as error:
+                    name = getattr(task, "__qualname__", task)
+                    report("%s raised an error; it is called again in a second", name, error=error)
+            say()
 
 
 _housekeeper = _Housekeeper()

@@ -6,7 +6,6 @@ receiving of a frame and its accounting one step, so that several threads may sh
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,13 +21,13 @@ from .event import Event, Gap, Mismatch
 from .inlet import Ended, Inlet
 from .latest import Latest
 from .patterns import Matcher, plain
+from .reports import report
 from .typed import Fit, fitter
 
 __all__ = ["Inbox", "Wish", "check_channels", "check_wish", "expired", "first"]
 
-log = logging.getLogger("zbus")
-
 _LOG_INTERVAL = 5.0
+_REASON_CHARS = 500
 _OVERFLOWS = ("drop", "block", "latest")
 
 
@@ -174,10 +173,12 @@ class Inbox:
             except IndexError:  # another thread was faster
                 return
             if isinstance(news, Gap):
-                self._warn(f"lost {news.events} events: {news}")
+                numbers = f"{news.first} to {news.last} of {news.origin}"
+                self._warn(f"lost {news.events} events: {news.system} {news.kind}, {numbers}")
                 self._call("on_gap", self._on_gap, news)
             else:
-                self._warn(f"skipped {news.event}: {news.reason}")
+                evt, reason = news.event, news.reason[:_REASON_CHARS]
+                self._warn(f"skipped an event, {evt.system} {evt.kind} {evt.path}, of another type: {reason}")
                 self._call("on_error", self._on_error, news)
 
     def _call(self, name: str, callback: Callable[..., object] | None, news: Gap | Mismatch) -> None:
@@ -185,17 +186,17 @@ class Inbox:
             return
         try:
             callback(news)
-        except Exception:  # must not cost the event that is about to be returned
-            log.exception("%s failed", name)
+        except Exception as error:  # must not cost the event that is about to be returned
+            report("%s of channel %s %s raised an error", name, self.system, self.kind or "*", error=error)
 
     def _warn(self, message: str) -> None:
         now = time.monotonic()
         if now - self._logged < _LOG_INTERVAL:
             self._unlogged += 1
             return
-        more = f"; {self._unlogged} like it since the last report" if self._unlogged else ""
+        more = f"; {self._unlogged} warnings since the one before were not logged" if self._unlogged else ""
         self._logged, self._unlogged = now, 0
-        log.warning("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
+        report("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
 
     def _end(self) -> None:
         """Stop new events. What is buffered stays receivable; blocked receivers wake; twice is fine."""

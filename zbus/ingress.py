@@ -173,7 +173,9 @@ class Ingress:
             while (left := deadline - time.monotonic()) > 0:
                 if self._probe.poll(int(left * 1000) + 1) and self._probe.recv() == b"\x01" + topic:
                     return
-        raise Unavailable(f"the forwarder did not answer within {_PROBE_TIMEOUT:g} s", retryable=True)
+        raise Unavailable(
+            f"the subscription took more than {_PROBE_TIMEOUT:g} s in this process: try again", retryable=True
+        )
 
     def wake(self, barrier: bytes) -> None:
         """Send a channel that closes its own barrier, which ends a wait in `recv`. For any thread."""

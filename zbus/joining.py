@@ -119,6 +119,10 @@ class Wait:
         self._begin_anew(now - patience / 2)
         return False
 
+    def seconds(self, now: float) -> float:
+        """Return how long the wait has taken so far, since it began or there was found to be sense in it."""
+        return now - self._first
+
     def again(self, now: float) -> None:
         """Wait on from now, with no end: it was found out that there is sense in it."""
         self._first = now

@@ -15,7 +15,6 @@ a socket for one full one.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -28,13 +27,12 @@ from .handover import Connections
 from .joining import Patience, Wait, Workload
 from .late import AGAIN
 from .processes import speaks
+from .reports import report
 from .roster import Entry, Roster, clock
 from .timeouts import milliseconds
 from .wire import CONTROL
 
 __all__ = ["NEVER", "Full", "Links"]
-
-log = logging.getLogger("zbus")
 
 NEVER = -1
 """No token has this value."""
@@ -299,21 +297,21 @@ class Links:
                 if link.lane.blocking and (link.wait.stopped or speaks(link.path)):
                     link.wait.again(now)
                     continue
-                self._give_up(link, timeout, asof)
+                self._give_up(link, now, asof)
                 self._patience.spend(now)
             elif link.wait.held_up:
                 self.progressed = now
 
-    def _give_up(self, link: Link, timeout: float, asof: int) -> None:
+    def _give_up(self, link: Link, now: float, asof: int) -> None:
         """Stop waiting for a link, until its epoch moves."""
         del self._awaited[link.entry.id]
         link.missed.append((link.entry.epoch, asof))
         self._gave_up()
-        log.warning(
-            "subscriber %s (%s) did not finish joining within %g s: what it misses is told to it later",
+        report(
+            "subscriber %s (%s) did not finish joining within %.3g s: sends no longer wait for it",
             link.entry.id,
             self._about(link),
-            timeout,
+            link.wait.seconds(now),
         )
 
     def _about(self, link: Link) -> str:

@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-__all__ = ["TIMEOUT_MAX", "Lock", "native", "unpatched"]
+__all__ = ["TIMEOUT_MAX", "Lock", "any_held", "native", "unpatched"]
 
 
 def unpatched(name: str) -> ModuleType:
@@ -59,7 +59,12 @@ class Lock(_RLock):  # type: ignore[misc]  # final in typeshed, not in CPython
     """A lock that knows whether this very thread holds it, further down: then this is a signal handler.
 
     It is re-entrant, since a handler, or a finalizer, must not wait for the thread that it interrupts.
+
+    Attributes:
+        forbids_calls: whether who holds it must not call code that is not zbus's.
     """
+
+    forbids_calls = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,6 +98,15 @@ class Lock(_RLock):  # type: ignore[misc]  # final in typeshed, not in CPython
         except BaseException:  # the release, too, may have been cut short
             self.let_go()
             raise
+
+
+def any_held() -> bool:
+    """Return whether this thread holds any lock of zbus. Takes a while: for what happens seldom."""
+    while True:
+        try:
+            return any(lock.forbids_calls and lock.held() for lock in _locks)
+        except RuntimeError:  # another thread has made a lock meanwhile
+            continue
 
 
 def _renew() -> None:

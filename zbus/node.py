@@ -22,7 +22,8 @@ from typing import Any, Generic, TypeVar
 import zmq
 
 from . import housekeeping
-from .checks import Policy, admit, check_callback, check_count
+from .admission import Admission
+from .checks import Policy, check_count
 from .decoder import Decoder
 from .descriptors import CHANNEL, INGRESS, check_headroom, close_connections, raise_limit
 from .ends import abandon, check_subscribing, ended, ending, opened
@@ -40,6 +41,7 @@ from .patterns import prefixes
 from .policy import SEND, SUBSCRIBE
 from .presence import Presence
 from .publisher import DEFAULT, Attempts, Publisher
+from .reports import say
 from .roster import clock
 from .seats import Seat, Seats
 from .threads import sleep
@@ -92,8 +94,7 @@ class Node(Generic[Driven]):
         self.capacity = check_count(capacity, "capacity")
         self._max = check_count(max_event_bytes, "max_event_bytes")
         self._linger = check_timeout(linger, "linger")
-        check_callback(policy, "policy")
-        self._policy = policy
+        self._admission = Admission(policy)
         join_timeout = check_timeout(join_timeout, "join_timeout")
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         raise_limit()
@@ -141,7 +142,7 @@ class Node(Generic[Driven]):
     def wish(self, system: str, *options: Any) -> Wish:
         """Check what a subscription asks for; see `Bus.subscribe`."""
         wish = check_wish(self.capacity, system, *options)
-        admit(self._policy, SUBSCRIBE, "subscribe to events from system", wish.system.pattern)
+        self._admission.check(SUBSCRIBE, "subscribe to events from system", wish.system.pattern)
         return wish
 
     def join(self, wish: Wish, kind: Callable[..., Channel], bus: object) -> Channel:
@@ -158,10 +159,11 @@ class Node(Generic[Driven]):
                 return self._join_by(self._ingress_for(wish), wish, partial(kind, bus))
         finally:
             self._soon()
+            say()
 
     def _admit_send(self, system: str) -> None:
         self._look_after()
-        admit(self._policy, SEND, "send events to system", system)
+        self._admission.check(SEND, "send events to system", system)
 
     def _look_after(self) -> None:
         """See once a second, from the first use on, that others still find this process."""

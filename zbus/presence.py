@@ -6,7 +6,6 @@ join and once a second, and shows all of it again: under the same ids and epochs
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 from .errors import Error, printable
 from .ingress import Ingress
 from .members import Absent, Member, about_process
+from .reports import report
 from .roster import Roster
 from .threads import sleep
 
 __all__ = ["Presence"]
-
-log = logging.getLogger("zbus")
 
 # In which members notice that the token was removed: they look once a second.
 _NOTICE_SECONDS = 1.25
@@ -74,25 +72,30 @@ class Presence:
         generation = roster.generation
         missing = [ingress for ingress in ingresses if not ingress.listed()]
         if generation == self._generation and not missing and self.member.listed():
+            self._said = ""
             return
-        log.warning(
-            "somebody removed files from %s: this process shows its own again", printable(str(roster.path))
-        )
         self.member.restore(roster)
-        timeout = _LISTEN_TIMEOUT
+        timeout, full = _LISTEN_TIMEOUT, 0
         for ingress in missing:
             if not ingress.restore(describe(ingress), timeout):
                 timeout = 0.0  # for all of them together
+                full += 1
         roster.touch()
         roster.tell_former()
         self._generation = generation
+        self._said = self._said if full else ""
+        later = f", but for {full} full 'block' channels: theirs follow once there is room" if full else ""
+        where = printable(str(roster.path))
+        self._tell(f"files of this process were missing from {where}: it has created them again{later}")
 
     def keep(self, ingresses: Iterable[Ingress], describe: Callable[[Ingress], dict[str, Any]]) -> None:
-        """Do what `restore` does in the background: errors are logged, each once while it stays."""
+        """Do what `restore` does, in the background: an error is logged, once while it stays."""
         try:
             self.restore(ingresses, describe, create=False)
-            self._said = ""
         except Error as error:
-            if error.message != self._said:
-                log.warning("%s", error.message)
-            self._said = error.message
+            self._tell(f"files of this process are missing, and it cannot create them again: {error.message}")
+
+    def _tell(self, message: str) -> None:
+        if message != self._said:
+            report("%s", message)
+        self._said = message

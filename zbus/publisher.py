@@ -21,6 +21,7 @@ from .links import NEVER, Full, Links
 from .locks import TIMEOUT_MAX, Lock
 from .loss import MAX_TOPICS
 from .marks import Topic
+from .reports import say
 from .roster import Roster, clock
 from .threads import sleep
 from .timeouts import check_timeout
@@ -130,6 +131,17 @@ class Publisher(Generic[Driven]):
         if self.in_use_here:
             raise Unavailable("a signal handler cannot send while its thread does: have a thread send")
 
+    def _check_usable(self) -> None:
+        self._check_not_in_use()
+        if self._closed:  # in a forked child, the sockets must not even be looked at
+            raise Canceled(self._closed)
+
+    def _check_topic(self, system: str, kind: str) -> None:
+        """Check a topic, unless that was done, while the lock is free."""
+        if type(system) is not str or type(kind) is not str or (system, kind) not in self._topics:
+            check_sendable(system, kind)
+            self._admit(system)
+
     def send_many(
         self, system: str, kind: str, items: Iterable[tuple[str, Any]], timeout: float | None
     ) -> tuple[int, Driven | None]:
@@ -194,10 +206,10 @@ class Publisher(Generic[Driven]):
         """Try until the frame is sent or `timeout` is over."""
         patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         deadline = time.monotonic() + patience
+        self._check_usable()
+        self._check_topic(system, kind)
         while True:
-            self._check_not_in_use()
-            if self._closed:  # in a forked child, the sockets must not even be looked at
-                raise Canceled(self._closed)
+            self._check_usable()
             try:
                 obstacle = self._attempt(
                     max(0.0, deadline - time.monotonic()), system, kind, raw, body, count
@@ -236,6 +248,7 @@ class Publisher(Generic[Driven]):
             return str(full)
         finally:
             self._lock.let_go()
+            say()
 
     def _transmit_within(
         self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int
@@ -275,8 +288,6 @@ class Publisher(Generic[Driven]):
         return topic
 
     def _add_topic(self, system: str, kind: str) -> Topic:
-        check_sendable(system, kind)
-        self._admit(system)
         if len(self._topics) >= MAX_TOPICS:
             # A channel would forget some of so many numbers. A new origin begins them all again.
             self._origin = self._new_origin()

@@ -53,13 +53,19 @@ _refused = bool(getattr(threading, "_SHUTTING_DOWN", False))
 Result = TypeVar("Result")
 
 
+class _Running(Lock):  # type: ignore[misc]  # as `Lock`
+    """Held by a thread as long as it runs."""
+
+    forbids_calls = False
+
+
 class Thread:
     """A thread of zbus. Like a daemon of `threading`, it does not keep the program from ending."""
 
     def __init__(self, name: str) -> None:
         """Made by `start`."""
         self.name = name
-        self._done = Lock()  # held by the thread itself, so that a fork frees it
+        self._done = _Running()  # held by the thread itself, so that a fork frees it
 
     def join(self, timeout: float = TIMEOUT_MAX) -> bool:
         """Wait until the thread has ended, `timeout` seconds at most; return whether it has."""

@@ -6,7 +6,7 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, links, process, protocol, receiving, sending, surroundings, waiting
+from . import directory, links, process, protocol, receiving, reporting, sending, surroundings, waiting
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -17,6 +17,7 @@ MUTANTS: list[Mutant] = [
     *links.MUTANTS,
     *directory.MUTANTS,
     *process.MUTANTS,
+    *reporting.MUTANTS,
     *waiting.MUTANTS,
     *protocol.MUTANTS,
     *surroundings.MUTANTS,

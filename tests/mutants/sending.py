@@ -76,14 +76,14 @@ MUTANTS = [
     Mutant(
         "a policy is asked once, and a denied topic goes the second time",
         "publisher.py",
-        "        self._admit(system)\n",
-        "        self._topics.setdefault((system, kind), _Topic(clock()))\n        self._admit(system)\n",
+        "            self._admit(system)\n",
+        "            self._topics.setdefault((system, kind), Topic(0))\n            self._admit(system)\n",
         _DENIED,
     ),
     Mutant(
         "the policy is not asked about what is sent",
         "publisher.py",
-        "        self._admit(system)\n",
+        "            self._admit(system)\n",
         "",
         _DENIED,
     ),

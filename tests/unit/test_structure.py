@@ -30,6 +30,8 @@ PURE = (
 ORDER = (
     *PURE,
     "locks",
+    "admission",
+    "reports",
     "threads",
     "housekeeping",
     "processes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from ..locks import Lock
 from ..patterns import Matcher, check_text, plain
 from ..policy import SEND, SUBSCRIBE, Policy
 from ..publisher import DEFAULT
+from ..reports import report
 from ..roster import Roster
 from ..subscription import Subscription
 from ..threads import Condition, Event, Thread, start
@@ -28,8 +28,6 @@ from ..timeouts import check_timeout
 from ..wire import check_sendable, encode_batch, encode_data
 
 __all__ = ["Faults", "FaultyBus", "OtherProcess"]
-
-log = logging.getLogger("zbus")
 
 Topic = tuple[str, str, str]
 
@@ -246,8 +244,8 @@ class Faults:
             self._hurry.wait(max(0.0, due - time.monotonic()))
             try:
                 send()
-            except Error:  # nobody waits for it
-                log.exception("a late event could not be sent")
+            except Error as error:  # nobody waits for it
+                report("an event that `delay` held back could not be sent", error=error)
             with self._gate:
                 self._waiting -= 1
 

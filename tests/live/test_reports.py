@@ -1,0 +1,444 @@
+"""What zbus logs: all of it while no lock is held, in order, by handlers that may use the bus."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import zbus
+from zbus import housekeeping, reports
+from zbus.locks import Lock, any_held
+from zbus.reports import report, say
+from zbus.roster import Roster
+from zbus.testing import Faults
+
+from .conftest import receive
+from .test_foreign import Foreign
+from .test_joins import Mute
+
+ROOT = Path(zbus.__file__).parent
+LIMIT = 60.0
+
+
+class Sends(logging.Handler):
+    """A handler as users write them: it sends what it is given on the bus that has something to say."""
+
+    def __init__(self, bus: zbus.Bus) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+        self.problems: list[object] = []
+        self._bus = bus
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != "zbus":
+            return
+        if any_held():
+            self.problems.append(f"a lock is held: {record.getMessage()}")
+        try:
+            self._bus.send("logs", record.levelname.lower(), record.name, record.getMessage())
+            self._bus.subscribe("nothing").close()
+        except zbus.Error as error:
+            self.problems.append(error)
+        self.messages.append(record.getMessage())
+
+    def wait(self, *starts: str) -> None:
+        """Wait until there are messages that start so, one each, and nothing went wrong."""
+        deadline = time.monotonic() + LIMIT
+        while not all(any(said.startswith(start) for said in self.messages) for start in starts):
+            assert time.monotonic() < deadline, self.messages
+            time.sleep(0.005)
+        assert self.problems == []
+
+
+@pytest.fixture
+def root() -> Iterator[Callable[[zbus.Bus], Sends]]:
+    """Have all that is logged sent."""
+    before = logging.getLogger().handlers[:]
+
+    def add(bus: zbus.Bus) -> Sends:
+        handler = Sends(bus)
+        logging.getLogger().addHandler(handler)
+        return handler
+
+    yield add
+    logging.getLogger().handlers[:] = before
+
+
+Root = Callable[[zbus.Bus], Sends]
+
+
+# Each call that reports something, by file and the text it begins with.
+SITES = {
+    ("housekeeping.py", "{} raised an error; it is called again"),
+    ("inbox.py", "{} of channel {} {} raised an error"),
+    ("inbox.py", "channel {} {}: {}{}"),
+    ("inbox.py", "lost {} events: {} {}, {}"),
+    ("inbox.py", "skipped an event, {} {} {}, of another type: {}"),
+    ("inbox.py", "skipped {} malformed frames, the latest: {}"),
+    ("links.py", "subscriber {} ({}) did not finish joining within {} s: sends no longer wait for it"),
+    ("presence.py", "files of this process are missing, and it cannot create them again: {}"),
+    ("presence.py", "files of this process were missing from {}: it has created them again{}"),
+    ("presence.py", "{}"),
+    ("testing/faults.py", "an event that `delay` held back could not be sent"),
+}
+
+
+def template(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value.replace("%s", "{}").replace("%.3g", "{}").removesuffix(" in a second")
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return None
+
+
+def test_these_are_all_that_zbus_reports_and_nothing_else_logs() -> None:
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        name = str(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import) and name not in ("reports.py", "logging.py", "cli/app.py"):
+                assert "logging" not in {alias.name for alias in node.names}, f"{name} logs by itself"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "report",
+                "self._warn",
+                "self._tell",
+            ):
+                text = template(node.args[0]) if node.args else None
+                if text is not None:
+                    found.add((name, text))
+    assert found == SITES
+
+
+def test_a_joiner_that_is_given_up(zbus_dir: str, root: Root) -> None:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
+        said, logs = root(bus), bus.subscribe("logs")
+        mute = Mute(Roster(zbus_dir, "default"))
+        bus.send("a", "b", "/1")
+        assert said.messages  # now, not by housekeeping
+        said.wait(f"subscriber {mute.entry.id} (?, process ?) did not finish joining within ")
+        assert receive(logs).data == said.messages[0]
+        mute.leave()
+        mute.roster.close()
+
+
+def test_a_joiner_that_is_given_up_by_an_asyncio_bus(zbus_dir: str, root: Root) -> None:
+    async def main() -> None:
+        async with zbus.aio.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
+            await bus.send("a", "b", "/1")
+
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as other:
+        said = root(other)
+        mute = Mute(Roster(zbus_dir, "default"))
+        asyncio.run(main())
+        said.wait(f"subscriber {mute.entry.id} ")
+        mute.leave()
+        mute.roster.close()
+
+
+def test_files_that_are_created_again(bus: zbus.Bus, root: Root) -> None:
+    said, sub = root(bus), bus.subscribe("logs", overflow="block")
+    missing = f"files of this process were missing from {bus._node.path}: it has created them again"
+    with bus._node._lock:  # nobody may create any of it meanwhile
+        shutil.rmtree(bus._node.path)
+    bus.subscribe("a").close()  # at a join
+    said.wait(missing)
+    said.messages.clear()
+    with bus._node._lock:
+        shutil.rmtree(bus._node.path)
+        os.mkdir(bus._node.path, 0o700)
+    said.wait(missing)  # by housekeeping
+    assert receive(sub).data == missing
+
+
+def test_files_that_cannot_be_created_again(
+    bus: zbus.Bus, root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise zbus.Unavailable("cannot write it: no space left on device")
+
+    bus.send("a", "b", "/1")  # from now on it looks after itself
+    with zbus.Bus("other") as other:
+        said = root(other)
+        with monkeypatch.context() as patch:
+            patch.setattr(bus._node._member, "restore", refuse)
+            bus._node._member._path.unlink()
+            said.wait("files of this process are missing, and it cannot create them again: cannot write it:")
+        said.wait("files of this process were missing from")
+        assert len(said.messages) == 2, said.messages
+
+
+def test_a_full_block_channel_whose_socket_is_gone(bus: zbus.Bus, root: Root) -> None:
+    """It is reported once, not each second, and again when that has changed."""
+    said = root(bus)
+    sub = bus.subscribe("a", overflow="block", capacity=2)
+    with pytest.raises(zbus.Timeout):
+        for number in range(100_000):
+            bus.send("a", "b", "/1", number, timeout=0.2)
+    for path in bus._node.path.glob("*.sock"):
+        path.unlink()
+    said.wait("files of this process were missing from")
+    assert said.messages[0].endswith("but for 1 full 'block' channels: theirs follow once there is room")
+    while len(said.messages) < 2:
+        with suppress(zbus.Timeout):
+            receive(sub, timeout=0.2)
+    assert said.messages[1].endswith("it has created them again")
+    sub.close()
+
+
+def test_a_task_that_fails(bus: zbus.Bus, root: Root) -> None:
+    def look_for_trouble() -> None:
+        raise ZeroDivisionError
+
+    said = root(bus)
+    housekeeping.register(look_for_trouble)
+    said.wait(f"{look_for_trouble.__qualname__} raised an error; it is called again in a second")
+    housekeeping.unregister(look_for_trouble)
+
+
+def test_what_a_channel_has_to_say(
+    bus: zbus.Bus, zbus_dir: str, zbus_faults: Faults, root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("zbus.inbox._LOG_INTERVAL", 0.0)
+    said = root(bus)
+    sub = bus.subscribe("a", "b", type=int, on_gap=fail, on_error=fail)
+    bus.send("a", "b", "/1", 1)
+    origin = receive(sub).origin
+    zbus_faults.drop("a")
+    bus.send("a", "b", "/1", 2)
+    bus.send("a", "b", "/3", "three")
+    foreign = Foreign(zbus_dir)
+    try:
+        foreign.socket.send(b"a\0b\0/1\0wrong\0")
+        deadline = time.monotonic() + LIMIT
+        while not sub.channel().malformed and time.monotonic() < deadline:
+            with pytest.raises(zbus.Timeout):
+                sub.channel().receive(timeout=0.1)
+    finally:
+        foreign.close()
+    assert said.messages == [
+        f"channel a b: lost 1 events: a b, 2 to 2 of {origin}",
+        "on_gap of channel a b raised an error",
+        "channel a b: skipped an event, a b /3, of another type: Expected `int`, got `str`",
+        "on_error of channel a b raised an error",
+        f"channel a b: skipped 1 malformed frames, the latest: {sub.channel()._decoder.why}",
+    ]
+    assert said.problems == []
+
+
+def test_a_rate_limit_tells_how_many_it_held_back(
+    bus: zbus.Bus, root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, sub = root(bus), bus.subscribe("a", type=int)
+    bus.send_many("a", "b", [("/1", "x")] * 3)
+    bus.send("a", "b", "/2", 2)
+    assert receive(sub).data == 2
+    monkeypatch.setattr("zbus.inbox._LOG_INTERVAL", 0.0)
+    bus.send("a", "b", "/3", "x")
+    bus.send("a", "b", "/4", 4)
+    assert receive(sub).data == 4
+    assert len(said.messages) == 2
+    assert said.messages[1].endswith("; 2 warnings since the one before were not logged")
+
+
+def test_a_late_event_that_cannot_be_sent(bus: zbus.Bus, zbus_faults: Faults, root: Root) -> None:
+    with zbus.Bus("other", dir=bus._node.path.parents[1]) as other:
+        said = root(other)
+        zbus_faults.delay(0.01)
+        bus.send("a", "b", "/1", b"x")
+        bus._node._refuse()
+        said.wait("an event that `delay` held back could not be sent")
+
+
+def test_a_policy_may_log_too(zbus_dir: str, root: Root) -> None:
+    """It is asked while no lock is held; only of itself it cannot be asked."""
+    log, seen = logging.getLogger("zbus"), []
+
+    def policy(action: str, resource: str) -> bool:
+        log.warning("asked %s", resource)
+        seen.append(any_held())
+        return resource != "secret"
+
+    with zbus.Bus(dir=zbus_dir) as other, zbus.Bus(dir=zbus_dir, policy=policy) as bus:
+        said, logs = root(other), other.subscribe("logs")
+        bus.send("a", "b", "/1")
+        with pytest.raises(zbus.Invalid, match="not allowed to send"):
+            bus.send("secret", "b", "/1")
+        assert [receive(logs).data for _ in range(2)] == ["asked a", "asked secret"]
+        said.wait("asked a")
+        said._bus = bus
+        bus.send("c", "d", "/1")
+        assert len(said.problems) == 1
+        assert "the policy is being asked" in str(said.problems[0])
+    assert seen
+    assert not any(seen)
+
+
+# The mechanism.
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Note what is logged."""
+    messages: list[str] = []
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert not any_held()
+            messages.append(record.getMessage())
+
+    handler = Notes()
+    logging.getLogger("zbus").addHandler(handler)
+    yield messages
+    logging.getLogger("zbus").removeHandler(handler)
+
+
+def test_what_is_reported_under_a_lock_is_said_after_it_in_order(said: list[str]) -> None:
+    lock = Lock()
+    with lock:
+        for number in range(3):
+            report("%s", number)
+        say()
+        assert said == []
+    report("last")
+    assert said == ["0", "1", "2", "last"]
+
+
+def test_nothing_is_lost_or_disordered_among_threads(said: list[str]) -> None:
+    def talk(name: int) -> None:
+        lock = Lock()
+        for number in range(200):
+            with lock:
+                report("%d %d", name, number)
+            say()
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    say()
+    assert len(said) == 800
+    for name in range(4):
+        mine = [int(text.split()[1]) for text in said if text.startswith(f"{name} ")]
+        assert mine == list(range(200))
+
+
+def test_what_another_thread_cannot_say_is_said_by_whoever_is_free(said: list[str]) -> None:
+    lock = Lock()
+    with lock:
+        report("waits")
+        thread = threading.Thread(target=say)
+        thread.start()
+        thread.join(LIMIT)
+        assert said == ["waits"]
+
+
+def test_what_nobody_says_housekeeping_does(bus: zbus.Bus, said: list[str]) -> None:
+    bus.send("a", "b", "/1")
+    with Lock() as held:
+        assert held
+        report("waits")
+        deadline = time.monotonic() + LIMIT
+        while not said:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_handler_that_causes_a_report_is_not_called_within_itself() -> None:
+    depth, seen = 0, []
+
+    class Reports(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            nonlocal depth
+            depth += 1
+            seen.append((depth, record.getMessage()))
+            if record.getMessage() != "3":
+                report("%d", int(record.getMessage()) + 1)
+            depth -= 1
+
+    handler = Reports()
+    logging.getLogger("zbus").addHandler(handler)
+    try:
+        report("1")
+    finally:
+        logging.getLogger("zbus").removeHandler(handler)
+    assert seen == [(1, "1"), (1, "2"), (1, "3")]
+
+
+def test_a_handler_that_raises_breaks_nothing(
+    bus: zbus.Bus, zbus_faults: Faults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Raises(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError(f"in a handler of {record.name}")
+
+    handler = Raises()
+    logging.getLogger("zbus").addHandler(handler)
+    try:
+        sub = bus.subscribe("a")
+        bus.send("a", "b", "/1", 1)
+        zbus_faults.drop("a")
+        for number in (2, 3):
+            bus.send("a", "b", "/1", number)
+        assert [receive(sub).data for _ in range(2)] == [1, 3]
+    finally:
+        logging.getLogger("zbus").removeHandler(handler)
+    assert "ZeroDivisionError: in a handler of zbus" in capsys.readouterr().err
+
+
+def test_a_signal_handler_amid_a_report_leaves_it_to_the_one_it_interrupts(said: list[str]) -> None:
+    class Interrupts(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "first":
+                signal.raise_signal(signal.SIGUSR1)
+
+    handler = Interrupts()
+    before = signal.signal(signal.SIGUSR1, lambda *_: report("from the signal handler"))
+    logging.getLogger("zbus").addHandler(handler)
+    try:
+        report("first")
+    finally:
+        logging.getLogger("zbus").removeHandler(handler)
+        signal.signal(signal.SIGUSR1, before)
+    assert said == ["first", "from the signal handler"]
+
+
+def test_what_waits_in_a_forked_child_is_the_parents(said: list[str]) -> None:
+    lock = Lock()
+    with lock:
+        report("waits")
+        if not (pid := os.fork()):
+            os._exit(len(reports._waiting))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    say()
+    assert said == ["waits"]
+
+
+def test_the_end_of_the_process_says_what_waits(zbus_dir: str) -> None:
+    program = """
+import logging, zbus
+from zbus.locks import Lock
+from zbus.reports import report
+logging.basicConfig(format="%(message)s")
+with Lock():
+    report("waits")
+    print("nothing yet", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT)
+    assert (done.stdout, done.stderr, done.returncode) == ("nothing yet\n", "waits\n", 0)

@@ -1,0 +1,63 @@
+"""Faults in what zbus reports, and in when it calls what is not its own."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_REPORTS = "live/test_reports.py::"
+_IN_ORDER = (_REPORTS + "test_what_is_reported_under_a_lock_is_said_after_it_in_order",)
+
+MUTANTS = [
+    Mutant("a report is said under a lock", "reports.py", " and not any_held()", "", _IN_ORDER),
+    Mutant(
+        "a handler is called within itself",
+        "reports.py",
+        "not _turn.held()",
+        "True",
+        (_REPORTS + "test_a_handler_that_causes_a_report_is_not_called_within_itself",),
+    ),
+    Mutant(
+        "what a handler raises comes out of a receive",
+        "reports.py",
+        "        except Exception:  # of",
+        "        except AssertionError:  # of",
+        (_REPORTS + "test_a_handler_that_raises_breaks_nothing",),
+    ),
+    Mutant(
+        "a forked child says what its parent has to",
+        "reports.py",
+        "os.register_at_fork(after_in_child=_waiting.clear)",
+        "",
+        (_REPORTS + "test_what_waits_in_a_forked_child_is_the_parents",),
+    ),
+    Mutant(
+        "nobody says what was reported amid a send",
+        "publisher.py",
+        "            self._lock.let_go()\n            say()\n",
+        "            self._lock.let_go()\n",
+        (_REPORTS + "test_a_joiner_that_is_given_up",),
+    ),
+    Mutant(
+        "what nobody has said stays unsaid",
+        "housekeeping.py",
+        "            say()\n",
+        "",
+        (_REPORTS + "test_what_nobody_says_housekeeping_does",),
+    ),
+    Mutant(
+        "the end of the process leaves reports unsaid",
+        "ends.py",
+        "    _close_all()\n    say()\n",
+        "    _close_all()\n",
+        (_REPORTS + "test_the_end_of_the_process_says_what_waits",),
+    ),
+    Mutant(
+        "a policy that uses its bus is asked for ever",
+        "admission.py",
+        "        self._asking.add(thread)\n",
+        "",
+        (_REPORTS + "test_a_policy_may_log_too",),
+    ),
+]

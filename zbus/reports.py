@@ -1,0 +1,66 @@
+"""Reports: what zbus says by `logging`, always while its thread holds none of zbus's locks.
+
+A handler is anybody's code. It may send on the very bus that has something to say, or wait for a thread that
+waits for that bus. So what is reported under a lock waits. Whoever has let go of the lock calls `say`; what
+nobody has said by then, the housekeeping thread says within a second, or the end of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections import deque
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from .locks import Lock, any_held
+
+__all__ = ["report", "say"]
+
+log = logging.getLogger("zbus")
+
+
+class _Report(NamedTuple):
+    level: int
+    message: str
+    args: tuple[Any, ...]
+    error: BaseException | None
+
+
+class _Turn(Lock):  # type: ignore[misc]  # as `Lock`
+    """Held by who is about to say a report. Nobody waits for it, so a handler may do what it likes."""
+
+    forbids_calls = False
+
+
+_waiting: deque[_Report] = deque()
+_turn = _Turn()
+
+
+def report(message: str, *args: object, error: BaseException | None = None) -> None:
+    """Log a warning, or an `error` with its traceback: now, or once this thread holds no lock of zbus."""
+    _waiting.append(_Report(logging.ERROR if error else logging.WARNING, message, args, error))
+    say()
+
+
+def say() -> None:
+    """Say what waits, in order, unless this thread holds a lock. What another thread says is not awaited."""
+    while _waiting and not _turn.held() and not any_held() and _turn.run(_say_one):
+        pass
+
+
+def _say_one() -> None:
+    with suppress(IndexError):  # another thread was faster
+        level, message, args, error = _waiting.popleft()
+        try:
+            log.log(level, message, *args, exc_info=error)
+        except Exception:  # of a handler; a `send` or `receive` must not fail for that
+            if logging.raiseExceptions and sys.stderr is not None:
+                with suppress(OSError):  # as `logging` does it
+                    traceback.print_exc()
+
+
+# What waits in a forked child is the parent's to say.
+os.register_at_fork(after_in_child=_waiting.clear)
