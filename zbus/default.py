@@ -9,6 +9,7 @@ from .ends import ending
 from .errors import Unavailable
 from .handle import BusBase
 from .locks import TIMEOUT_MAX, Lock
+from .reports import say
 
 __all__ = ["Default"]
 
@@ -47,3 +48,4 @@ class Default(Generic[B]):
             return self.bus
         finally:
             self._lock.let_go()
+            say()

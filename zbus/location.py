@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import sys
@@ -13,10 +12,9 @@ from pathlib import Path
 
 from .errors import Error, Invalid, Unavailable, printable
 from .patterns import plain
+from .reports import report
 
 __all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
-
-log = logging.getLogger("zbus")
 
 VERSION = "v1"
 # The kernels of the BSDs, and so macOS, take less than Linux.
@@ -51,7 +49,7 @@ def default_root() -> Path:
         return Path(runtime) / "zbus"
     if runtime not in _said:
         _said.add(runtime)
-        log.warning(
+        report(
             "XDG_RUNTIME_DIR=%s belongs to user %s, and this process is of user %d: its buses are in %s",
             *(printable(runtime), owner, os.geteuid(), printable(str(temporary))),
         )

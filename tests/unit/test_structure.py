@@ -196,6 +196,16 @@ def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
             assert found <= allowed.get(name, set()), f"{name}:{node.lineno} uses {found}"
 
 
+def test_only_one_place_logs() -> None:
+    """Handlers are anybody's code, so what is logged waits for its thread to hold no lock: see `reports`."""
+    allowed = {"reports.py", "cli/app.py"}
+    for path in FILES:
+        if str(path.relative_to(ROOT)) not in allowed:
+            assert not {module for module, _ in imports(path)} & {"logging", "warnings"}, (
+                f"{path} logs by itself"
+            )
+
+
 def functions(tree: ast.AST) -> list[Function]:
     return [node for node in ast.walk(tree) if isinstance(node, Function)]
 
