@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from .bus import Bus
+from .bus import default as _default
 from .channel import Channel, select
-from .default import Default
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap, Mismatch
 from .listing import Peer, peers
@@ -56,15 +56,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import aio as aio
+    from . import logging as logging
 
 __version__ = "0.1.0"
 
-_default = Default(Bus)
-
 
 def __getattr__(name: str) -> Any:
-    if name == "aio":  # when it is first used, since it imports asyncio
-        return importlib.import_module("zbus.aio")
+    if name in ("aio", "logging"):  # when they are first used: not every program needs asyncio
+        return importlib.import_module(f"zbus.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from .channel import Channel
+from .default import Default
 from .event import Gap, Mismatch
 from .handle import BusBase
 from .node import Node, Policy
@@ -16,7 +17,7 @@ from .sender import Sender
 from .subscription import Subscription
 from .threads import sleep
 
-__all__ = ["Bus"]
+__all__ = ["Bus", "default"]
 
 
 class Bus(BusBase[None], Sender[None]):
@@ -155,3 +156,7 @@ class Bus(BusBase[None], Sender[None]):
 
     def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
         self.close()
+
+
+default = Default(Bus)
+"""What the functions of `zbus` use."""

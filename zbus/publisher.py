@@ -40,6 +40,8 @@ TRY_SECONDS = 0.02
 """How long one try holds the lock at most: other threads, with time-outs of their own, get in between."""
 
 _CLOSE_SECONDS = 0.2
+# How long a send that has no time waits for one of another thread, which takes microseconds.
+_TURN_SECONDS = 0.005
 # How long the first send of a topic waits for it to be out of this process; on an event loop a tenth of that.
 _WRITE_SECONDS = 0.25
 # Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
@@ -234,7 +236,8 @@ class Publisher(Generic[Driven]):
     def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
         """Try to send, for `left` seconds at most; return what is in the way, or nothing."""
         try:
-            if not self._lock.acquire(timeout=min(left, TIMEOUT_MAX) if self._try_seconds else 0):
+            seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
+            if not self._lock.acquire(timeout=seconds):
                 return "another thread is sending"
             self._inside += 1
             try:

@@ -73,7 +73,7 @@ def literal(cell: str) -> bytes:
 
 @pytest.mark.parametrize(
     ("page", "line", "code"),
-    cases("python", README, GUIDE, HOWTO / "asyncio.md", HOWTO / "threads-and-fork.md"),
+    cases("python", README, GUIDE, HOWTO / "asyncio.md", HOWTO / "threads-and-fork.md", HOWTO / "logging.md"),
 )
 def test_every_example_runs_to_its_end(page: Path, line: int, code: str, zbus_dir: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ZBUS_BUS"}

@@ -7,6 +7,7 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _REPORTS = "live/test_reports.py::"
+_LOGGING = "live/test_logging.py::"
 _IN_ORDER = (_REPORTS + "test_what_is_reported_under_a_lock_is_said_after_it_in_order",)
 
 MUTANTS = [
@@ -59,5 +60,40 @@ MUTANTS = [
         "        self._asking.add(thread)\n",
         "",
         (_REPORTS + "test_a_policy_may_log_too",),
+    ),
+    Mutant(
+        "what zbus logs is sent, too",
+        "logging.py",
+        " or _of_zbus(record)",
+        "",
+        (_LOGGING + "test_what_zbus_itself_logs_does_not_go_round",),
+    ),
+    Mutant(
+        "who logs waits for a full subscriber",
+        "logging.py",
+        "            bus.send(self._system, kind, path, data, timeout=0)",
+        "            bus.send(self._system, kind, path, data)",
+        (_LOGGING + "test_nobody_waits_for_a_full_subscriber",),
+    ),
+    Mutant(
+        "who logs gets the errors of the bus",
+        "logging.py",
+        "        except Exception:  # who",
+        "        except AssertionError:  # who",
+        (_LOGGING + "test_a_signal_handler_amid_a_send",),
+    ),
+    Mutant(
+        "a handler sends when the program has ended",
+        "logging.py",
+        " or ending()",
+        "",
+        (_LOGGING + "test_programs",),
+    ),
+    Mutant(
+        "what is too large is dropped",
+        "logging.py",
+        '            if "limit" not in error.details:',
+        "            if True:",
+        (_LOGGING + "test_what_is_too_large_is_cut",),
     ),
 ]

@@ -19,6 +19,7 @@ import pytest
 
 import zbus
 
+from ..bus import default
 from ..descriptors import unix_sockets
 from ..ends import open_nodes
 from ..location import SUN_PATH_BYTES, locate
@@ -67,7 +68,7 @@ def zbus_bus(zbus_dir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[zbus.Bu
     bus must be closed by then, else the test fails.
     """
     with FaultyBus(dir=zbus_dir) as bus:
-        monkeypatch.setattr(zbus._default, "bus", bus)
+        monkeypatch.setattr(default, "bus", bus)
         yield bus
     path = str(locate(zbus_dir, bus.name))
     deadline = time.monotonic() + _CLOSE_SECONDS
