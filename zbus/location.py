@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Error, Invalid, Unavailable, printable
+from .errors import Error, Invalid, PermissionDenied, Unavailable, printable
 from .patterns import plain
 from .reports import report
 
@@ -90,6 +90,8 @@ def file_errors(what: str, path: Path) -> Iterator[None]:
             errno.ENFILE: "the machine is out of file descriptors: close some",
         }.get(code, os.strerror(code))
         message = f"cannot {what} {path}: {advice}"
+        if code in (errno.EACCES, errno.EPERM):
+            raise PermissionDenied(message, path=str(path), errno=code) from error
         raise Unavailable(message, retryable=code != errno.EROFS, path=str(path), errno=code) from error
 
 

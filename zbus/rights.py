@@ -74,7 +74,7 @@ def check(path: Path, *, default: bool, last: bool, look: bool = False) -> Right
         PermissionDenied: it is refused; the message says what to do.
     """
     with file_errors("use", path):
-        info = path.lstat()
+        info = _reach(path)
     if stat.S_ISLNK(info.st_mode):
         _refuse(path, "is a symbolic link: name the directory itself")
     if not stat.S_ISDIR(info.st_mode):
@@ -90,35 +90,44 @@ def check(path: Path, *, default: bool, last: bool, look: bool = False) -> Right
             f"belongs to {_user(info.st_uid)}, and it is where {_user(me)} has buses of their own: remove it,"
             f" or set ZBUS_DIR. {_to_share()}",
         )
-    if rights.group is not None:
-        _check_group(path, info)
-    elif info.st_uid != me and (last or not _way(path, info)):
+    if rights.group is not None and not _in_group(info.st_gid):
+        _refuse(path, _not_in_group(info.st_gid))
+    if rights.group is not None and info.st_mode & stat.S_ISVTX:
+        _refuse(path, "has the sticky bit, so nobody could clean up after another user: chmod -t it")
+    if rights.group is None and info.st_uid != me and (last or not _is_way(path, info)):
         _refuse(path, _not_for_us(path, info))
     return rights
 
 
-def _check_group(path: Path, info: os.stat_result) -> None:
-    group, me = info.st_gid, os.geteuid()
-    if me != 0 and group != os.getegid() and group not in os.getgroups():
-        _refuse(
-            path,
-            f"is for {_group(group)}, and this process of {_user(me)} is not in it: add the user to the group"
-            " (usermod -aG) and log in again, or give a service SupplementaryGroups=",
-        )
-    if info.st_mode & stat.S_ISVTX:
-        _refuse(
-            path,
-            "has the sticky bit, so nobody could clean up after another user: remove it (chmod -t)",
-        )
+def _reach(path: Path) -> os.stat_result:
+    try:
+        return os.lstat(path)
+    except PermissionError as error:
+        barred = next((parent for parent in reversed(path.parents) if not _may_pass(parent)), path.parent)
+        info = os.stat(barred)
+        group = _prepared(info).group
+        why = _not_for_us(barred, info) if group is None else _not_in_group(group)
+        raise PermissionDenied(f"{path} cannot be reached: {barred} {why}", path=str(path)) from error
 
 
-def _way(path: Path, info: os.stat_result) -> bool:
-    """Return whether a directory of root leads to another that somebody prepared, as `/run` does."""
+def _may_pass(directory: Path) -> bool:
+    return os.access(directory, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _in_group(group: int) -> bool:
+    return os.geteuid() == 0 or group == os.getegid() or group in os.getgroups()
+
+
+def _not_in_group(group: int) -> str:
     return (
-        info.st_uid == 0
-        and not info.st_mode & stat.S_IWGRP
-        and os.access(path, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+        f"is for {_group(group)}, and this process of {_user(os.geteuid())} is not in it: add the user to the"
+        " group (usermod -aG) and log in again, or give a service SupplementaryGroups="
     )
+
+
+def _is_way(path: Path, info: os.stat_result) -> bool:
+    """Return whether a directory of root leads to another that somebody prepared, as `/run` does."""
+    return info.st_uid == 0 and not info.st_mode & stat.S_IWGRP and _may_pass(path)
 
 
 def _not_for_us(path: Path, info: os.stat_result) -> str:
@@ -147,7 +156,9 @@ def check_parent(path: Path) -> None:
     """
     parent = next((parent for parent in path.parents if os.path.lexists(parent)), path)
     with file_errors("use", parent):
-        info = parent.stat()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            _reach(path)
+        info = os.stat(parent)
     if os.geteuid() == 0 != info.st_uid and not info.st_mode & stat.S_IWOTH and _prepared(info) == PRIVATE:
         _refuse(
             path,
@@ -169,6 +180,8 @@ def make_directory(path: Path, rights: Rights) -> None:
                 path.mkdir(rights.directory_mode)
         elif not os.path.lexists(path):
             _make_for_group(path, rights)
+    except PermissionDenied:
+        raise
     except PermissionError:
         if (owner := os.stat(path.parent).st_uid) == os.geteuid():
             raise

@@ -1,0 +1,271 @@
+"""Members of a bus that run as other users: `python -m tests.live.users WHO`, and the test's end of them.
+
+`WHO` is `uid:gid:groups:umask`. To the kernel it is a real user: the process gives up root for good once all
+that it needs is imported, since the interpreter may lie where others cannot read. It obeys JSON lines, each
+a name of `Member` and arguments, and answers each with one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import zbus
+from zbus.cli.app import cli
+from zbus.processes import Look, look
+
+from .conftest import Worker
+
+__all__ = [
+    "GROUP",
+    "ROOT",
+    "SERVICE",
+    "SHELL",
+    "STRANGER",
+    "Party",
+    "Start",
+    "User",
+    "only_root",
+    "prepared",
+    "root",
+    "start",
+]
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes as other users")
+
+GROUP = 61_234
+"""Of the prepared directories: of no account."""
+
+_PR_SET_DUMPABLE = 4
+
+
+class User(NamedTuple):
+    """Who runs a process."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    def with_umask(self, umask: int) -> str:
+        """Return the argument that names this user."""
+        return f"{self.uid}:{self.gid}:{','.join(map(str, self.groups))}:{umask:o}"
+
+
+ROOT = User(0, 0, ())
+SERVICE = User(33, 33, (GROUP,))  # www-data
+SHELL = User(61_001, GROUP, ())  # the group is its own; no account
+STRANGER = User(61_002, 61_002, ())
+
+
+class Party:
+    """A process of a user, from the test's end."""
+
+    def __init__(
+        self,
+        user: User,
+        umask: int = 0o022,
+        *,
+        env: Mapping[str, str],
+        within: tuple[str, ...] = (),
+    ) -> None:
+        """Start it, with no bus open."""
+        who = user.with_umask(umask)
+        self.user = user
+        self.worker = Worker(who, module="tests.live.users", env=env, within=within).ready()
+
+    def do(self, name: str, *arguments: object) -> Any:
+        """Have it do something; return what it answers.
+
+        Raises:
+            PermissionError, RuntimeError: it could not; the former if the bus was refused.
+        """
+        self.begin(name, *arguments)
+        return self.answer()
+
+    def begin(self, name: str, *arguments: object) -> None:
+        """Have it do something, and don't wait for that."""
+        self.worker.tell(json.dumps([name, *arguments]))
+
+    def answer(self) -> Any:
+        """Return what it answers to what it was told."""
+        answer = self.worker.hear()
+        if "refused" in answer:
+            raise PermissionError(answer["refused"])
+        if "failed" in answer:
+            raise RuntimeError(answer["failed"])
+        return answer["done"]
+
+    def end(self) -> None:
+        """Let it close its bus and end."""
+        if self.worker.process.stdin is not None and not self.worker.process.stdin.closed:
+            assert self.worker.end() == 0
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        self.worker.kill()
+
+
+@contextlib.contextmanager
+def prepared(mode: int = 0o2770, group: int = GROUP, owner: int = 0) -> Iterator[Path]:
+    """Prepare a directory that is not the user's of the test; whatever becomes of it is removed."""
+    top = Path(tempfile.mkdtemp(prefix="zu-", dir="/tmp"))
+    try:
+        top.chmod(0o755)
+        path = top / "bus"
+        path.mkdir()
+        os.chown(path, owner, group)
+        path.chmod(mode)
+        yield path
+    finally:
+        shutil.rmtree(top)
+
+
+Start = Callable[..., Party]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start processes of users; those that still run at the end are killed."""
+    parties: list[Party] = []
+
+    def start(user: User, umask: int = 0o022, **env: object) -> Party:
+        given = {"ZBUS_DIR": "", "XDG_RUNTIME_DIR": "", "ZBUS_BUS": ""}
+        party = Party(user, umask, env={**given, **{name: str(value) for name, value in env.items()}})
+        parties.append(party)
+        return party
+
+    yield start
+    for party in parties:
+        if party.worker.process.poll() is None:
+            party.kill()
+        elif party.worker.process.stdin is not None and not party.worker.process.stdin.closed:
+            party.worker.end()
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Prepare a directory for the group."""
+    with prepared() as path:
+        yield path
+
+
+class Member:
+    """What a process of a user can be told to do."""
+
+    def __init__(self) -> None:
+        self._bus: zbus.Bus | None = None
+        self._subs: dict[str, zbus.Subscription] = {}
+
+    @property
+    def _open(self) -> zbus.Bus:
+        self._bus = self._bus or zbus.Bus()
+        return self._bus
+
+    def open(self) -> str:
+        """Open a bus; return its directory."""
+        return str(self._open._node.path)
+
+    def subscribe(self, name: str, pattern: str, overflow: str, capacity: int = 65_536) -> None:
+        self._subs[name] = self._open.subscribe(pattern, overflow=overflow, capacity=capacity)
+
+    def send(self, system: str, *data: Any) -> None:
+        for item in data:
+            self._open.send(system, "told", "/user", item, timeout=30)
+
+    def send_many(self, system: str, count: int) -> None:
+        for number in range(1, count + 1):
+            self._open.send(system, "told", "/user", number, timeout=30)
+
+    def take(self, name: str, count: int) -> list[Any]:
+        """Return the data of so many events."""
+        channel = self._subs[name].channel()
+        found = (channel.receive(timeout=30)[0] for _ in range(count))
+        return [evt.data for evt in found if evt is not None]
+
+    def drain(self, name: str) -> tuple[int, int]:
+        """Receive what is there; return how many events that was, and how many are told to be lost."""
+        sub, received = self._subs[name], 0
+        with contextlib.suppress(zbus.Timeout):
+            while True:
+                sub.channel().receive(timeout=0.1)
+                received += 1
+        return received, sub.lost
+
+    def hear(self, name: str, data: Any, count: int) -> bool:
+        """Return whether so many events with that data come within a moment; others may come, too."""
+        channel = self._subs[name].channel()
+        with contextlib.suppress(zbus.Timeout):
+            while count:
+                evt, _ = channel.receive(timeout=0.5)
+                count -= evt is not None and evt.data == data
+        return not count
+
+    def look(self, pid: int) -> Look | None:
+        return look(pid)
+
+    def unsubscribe(self, name: str) -> None:
+        self._subs.pop(name).close()
+
+    def peers(self) -> list[dict[str, Any]]:
+        return [peer._asdict() for peer in zbus.peers()]
+
+    def ls(self) -> str:
+        """Run `zbus ls`; return what it prints."""
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            cli.main(["ls"], standalone_mode=False)
+        return printed.getvalue()
+
+    def remove(self, path: str) -> None:
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+    def umask(self) -> int:
+        before = os.umask(0)
+        os.umask(before)
+        return before
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+
+
+def become(who: str) -> None:
+    """Be another user for good, as a process is that this user has started."""
+    uid, gid, groups, umask = who.split(":")
+    os.setgroups([int(group) for group in groups.split(",") if group])
+    os.setresgid(*[int(gid)] * 3)
+    os.setresuid(*[int(uid)] * 3)
+    os.umask(int(umask, 8))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def main(who: str) -> None:
+    """Obey until the input ends."""
+    become(who)
+    member = Member()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        try:
+            answer = {"done": getattr(member, name)(*arguments)}
+        except zbus.PermissionDenied as error:
+            answer = {"refused": error.message}
+        except (zbus.Error, OSError) as error:
+            answer = {"failed": str(error)}
+        print(json.dumps(answer), flush=True)
+    member.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
