@@ -13,12 +13,13 @@ import os
 
 from .processes import Look, held_up, listener, look
 
-__all__ = ["Patience", "Wait", "Workload"]
+__all__ = ["LONGEST", "Patience", "Wait", "Workload"]
+
+LONGEST = 30
+"""However busy the machine is, so many timeouts without an answer are the end."""
 
 _MOMENT_SECONDS = 0.05
 _FORGIVEN_SECONDS = 60.0
-# However busy the machine is, so many timeouts without an answer are the end.
-_LONGEST = 30
 # A joiner that does not answer is looked at after the first time, and then ever more seldom.
 _LOOK_SECONDS = (0.005, 0.05)
 _FEWEST_LOOKS = 5
@@ -108,7 +109,7 @@ class Wait:
             self._begin_anew(now)
         if now < self._since + patience:
             return False
-        if self.stopped or patience == 0 or now >= self._first + _LONGEST * patience:
+        if self.stopped or patience == 0 or now >= self._first + LONGEST * patience:
             return True
         if self._looks < _FEWEST_LOOKS:
             return False

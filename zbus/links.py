@@ -101,7 +101,8 @@ class Links:
         settled: as of when (see `clock`) everybody who listens is known.
         late: as of when somebody was left out who has not come back, sorted.
         returned: those of them whose joiners have come back; whoever has told them takes them out.
-        progressed: when (monotonic) a joiner answered last, or was seen to wait for a CPU.
+        progressed: when (monotonic) a joiner answered last.
+        held_up: when it, or this process, was last seen to wait for a CPU.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Links:
         self.settled = 0
         self.late: list[int] = []
         self.returned: list[int] = []
-        self.progressed = 0.0
+        self.progressed = self.held_up = 0.0
         self._links: dict[str, Link] = {}
         self._awaited: dict[str, Link] = {}
         self._lanes: dict[str, Lane] = {}
@@ -286,7 +287,7 @@ class Links:
         if not due:
             return
         if self._workload.note(overslept):
-            self.progressed = now
+            self.held_up = now
         for link in sorted(due, key=lambda link: link.wait.due)[:_CHECKED_AT_ONCE]:
             if not self._roster.alive(link.entry.id):
                 self._roster.bury([link.entry.id])
@@ -300,7 +301,7 @@ class Links:
                 self._give_up(link, now, asof)
                 self._patience.spend(now)
             elif link.wait.held_up:
-                self.progressed = now
+                self.held_up = now
 
     def _give_up(self, link: Link, now: float, asof: int) -> None:
         """Stop waiting for a link, until its epoch moves."""

@@ -15,6 +15,7 @@ import zmq
 from .blockers import timed_out
 from .errors import Canceled, Invalid, Unavailable
 from .handover import Connections
+from .joining import LONGEST
 from .late import AGAIN, LateLock
 from .latecomers import Latecomers
 from .links import NEVER, Full, Links
@@ -207,7 +208,8 @@ class Publisher(Generic[Driven]):
     ) -> Attempts:
         """Try until the frame is sent or `timeout` is over."""
         patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
-        deadline = time.monotonic() + patience
+        begun = time.monotonic()
+        deadline = begun + patience
         self._check_usable()
         self._check_topic(system, kind)
         while True:
@@ -226,8 +228,10 @@ class Publisher(Generic[Driven]):
                     self._written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
                 return
             if timeout is DEFAULT:
-                # While joiners answer, or cannot for want of a CPU, no time is over: slow is not stopped.
-                deadline = max(deadline, self._links.progressed + patience)
+                # While joiners answer, or cannot for want of a CPU, no time is over: slow is not stopped. But
+                # for want of a CPU alone it does not wait forever.
+                held_up = min(self._links.held_up, begun + LONGEST * patience)
+                deadline = max(deadline, self._links.progressed + patience, held_up + patience)
             if time.monotonic() >= deadline:
                 self._timed_out()
                 raise timed_out(obstacle, patience, system, kind)

@@ -271,3 +271,19 @@ def test_a_full_block_subscriber_holds_a_publisher_that_is_new_and_loses_nothing
             second.send("a", "b", "/2", sent, timeout=20)
             assert receive(sub).data == sent
     assert sub.lost == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_send_to_a_full_subscriber_ends_however_busy_the_machine_is(
+    zbus_dir: str, bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on one where this process never gets all of the CPU that it asks for."""
+    monkeypatch.setattr("zbus.joining.held_up", lambda *_: True)
+    sub = bus.subscribe("a", overflow="block", capacity=1)
+    with zbus.Bus(dir=zbus_dir) as first, pytest.raises(zbus.Timeout):
+        while True:
+            first.send("a", "b", "/1", timeout=0.2)
+    second = zbus.Bus(dir=zbus_dir, join_timeout=0.1, send_timeout=0.1)
+    with second, pytest.raises(zbus.Timeout, match="has not finished joining"):
+        second.send("a", "b", "/2")
+    sub.close()

@@ -162,7 +162,7 @@ def test_a_member_file_of_a_gibibyte_is_not_read(zbus_dir: str, path: Path) -> N
     finally:
         tracemalloc.stop()
     assert most < 2**20
-    assert [(peer.role, peer.process) for peer in found] == [("subscriber", "?")]
+    assert [(peer.role, peer.process) for peer in found] == [("member", "?"), ("subscriber", "?")]
 
 
 def test_two_who_look_at_once_do_not_take_each_other_for_the_owner(path: Path) -> None:

@@ -199,7 +199,7 @@ MUTANTS = [
                 "min(_MOMENT_SECONDS, join_timeout)",
                 "_MOMENT_SECONDS",
             ),
-            ("there is no end to waiting", "or now >= self._first + _LONGEST * patience:", "or False:"),
+            ("there is no end to waiting", "or now >= self._first + LONGEST * patience:", "or False:"),
             (
                 "who is stopped is awaited as who is slow",
                 "if self.stopped or patience == 0 or",

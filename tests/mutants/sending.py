@@ -24,6 +24,13 @@ _TOKEN_AGAIN = (
 
 MUTANTS = [
     Mutant(
+        "a send waits forever on a machine that is always busy",
+        "publisher.py",
+        "min(self._links.held_up, begun + LONGEST * patience)",
+        "self._links.held_up",
+        ("live/test_late_joiners.py::test_a_send_to_a_full_subscriber_ends_however_busy_the_machine_is",),
+    ),
+    Mutant(
         "templates are kept over a settling",
         "publisher.py",
         "        self._latecomers.account()\n        self._current.clear()",
