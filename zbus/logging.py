@@ -30,6 +30,7 @@ _TEXT_CHARS = 16_384
 _BRIEF_CHARS = 200
 _EXTRAS = 100
 _REOPEN_SECONDS = 1.0
+_FIRST_SECONDS = 1.0
 _OURS = {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "asctime", "message", "taskName"}
 _formatter = logging.Formatter()
 
@@ -42,10 +43,11 @@ class Handler(logging.Handler):
     is set, `text` is what that makes of the record. Texts are cut at 16,384 characters. What JSON cannot
     carry is sent as its `repr`.
 
-    It never raises and never waits for a subscriber. It drops what it cannot send at once: if a `block`
-    subscriber is full, the policy denies it, the bus is closed or belongs to the parent of this forked
-    process, a signal handler logs amid a send, or zbus has closed the program's buses at its end. It also
-    drops what zbus itself logs, and what is logged while it sends: that would have no end.
+    It never raises. The first record opens the bus, and has a second to get to its subscribers; none waits
+    after that. It drops what it cannot send at once: if a `block` subscriber is full, the policy denies it,
+    the bus is closed or belongs to the parent of this forked process, a signal handler logs amid a send, or
+    zbus has closed the program's buses at its end. It also drops what zbus itself logs, and what is logged
+    while it sends: that would have no end.
 
     Attributes:
         dropped: how many records it has dropped so far.
@@ -74,6 +76,7 @@ class Handler(logging.Handler):
             raise TypeError(f"bus must be a zbus.Bus, a name or None, not {type(bus).__name__}")
         self._bus = bus if isinstance(bus, Bus) else None
         self._closed = False
+        self._used: Bus | None = None
         self._not_before = 0.0
         self._sending: set[tuple[int, int]] = (
             set()
@@ -110,13 +113,16 @@ class Handler(logging.Handler):
         path = _text(record.name).replace("\0", "_") or "root"
         data = self._describe(record)
         bus = self._bus or self._open()
+        # Later a subscriber that joins is connected to within the moment that a send without time takes.
+        timeout = 0.0 if bus is self._used else _FIRST_SECONDS
         try:
-            bus.send(self._system, kind, path, data, timeout=0)
+            bus.send(self._system, kind, path, data, timeout=timeout)
         except Invalid as error:
             if "limit" not in error.details:
                 raise
             brief = {name: _text(data[name], _BRIEF_CHARS) for name in ("message", "level", "logger")}
-            bus.send(self._system, kind, path, brief | {"time": record.created}, timeout=0)
+            bus.send(self._system, kind, path, brief | {"time": record.created}, timeout=timeout)
+        self._used = bus
 
     def _open(self) -> Bus:
         if time.monotonic() < self._not_before:

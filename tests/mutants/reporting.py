@@ -71,7 +71,7 @@ MUTANTS = [
     Mutant(
         "who logs waits for a full subscriber",
         "logging.py",
-        "            bus.send(self._system, kind, path, data, timeout=0)",
+        "            bus.send(self._system, kind, path, data, timeout=timeout)",
         "            bus.send(self._system, kind, path, data)",
         (_LOGGING + "test_nobody_waits_for_a_full_subscriber",),
     ),
