@@ -137,6 +137,11 @@ def _not_for_us(path: Path, info: os.stat_result) -> str:
             f"belongs to {owner}, and is not prepared for its group: files made in it would be their makers'"
             f" alone. Its owner can change that: chmod 2770 {path}"
         )
+    if rights_below(path.parent).group is not None:
+        return (
+            f"belongs to {owner}, for them alone, though {path.parent} is prepared for a group: once nobody"
+            " uses it, remove it, and it is made anew for the group"
+        )
     as_owner = f"run this as {owner}, or " if os.geteuid() == 0 else ""
     return f"belongs to {owner}, for them alone: {as_owner}share another directory with them. {_to_share()}"
 

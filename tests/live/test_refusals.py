@@ -110,6 +110,18 @@ def test_what_is_missing_in_a_prepared_directory_is_made_for_the_group(start: St
     check_rights(root)
 
 
+def test_a_private_directory_in_a_prepared_one_is_to_be_removed(start: Start, root: Path) -> None:
+    """As it is where somebody prepared a directory that was used before."""
+    make(root / "v1", 0o700, SHELL.uid, GROUP)
+    said = refusal(start, SERVICE, ZBUS_DIR=root)
+    assert f"{root}/v1 belongs to user {SHELL.uid}" in said
+    assert f"{root} is prepared for a group" in said
+    assert "remove it" in said
+    (root / "v1").rmdir()
+    start(SERVICE, 0o077, ZBUS_DIR=root).do("open")
+    check_rights(root)
+
+
 def test_a_directory_open_to_others_prepares_no_root(start: Start) -> None:
     with prepared(0o2775) as path:
         start(SERVICE, 0o002, ZBUS_DIR=path / "mine").do("open")
