@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from .default import Default
+from .errors import Unavailable
 from .event import Event, Gap, Mismatch
 from .handle import BusBase
 from .inbox import Inbox, check_channels, expired, first
@@ -312,7 +313,10 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
 
     async def close(self) -> None:
         """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
-        await run_in_thread("zbus-close", self._node.close)
+        try:
+            await run_in_thread("zbus-close", self._node.close)
+        except Unavailable:  # no thread is to be had: better hold up the loop than leave the bus open
+            self._node.close()
 
     async def __aenter__(self) -> Bus:
         return self

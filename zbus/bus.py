@@ -62,7 +62,8 @@ class Bus(BusBase[None], Sender[None]):
         Raises:
             Invalid: a malformed name or value, or a directory whose path is too long.
             PermissionDenied: a directory that is not private to this user.
-            Unavailable: the file system refused (full, read-only), or too few descriptors.
+            Unavailable: the machine refused: the file system (full, read-only), or a limit of this process
+                (descriptors, threads, memory).
         """
         node = Node(
             name,
@@ -108,8 +109,8 @@ class Bus(BusBase[None], Sender[None]):
         Raises:
             TypeError: an argument of the wrong type.
             Invalid: a malformed pattern or value, a type that cannot be checked, or the policy denies it.
-            Unavailable: the directory is full or read-only, too few descriptors, or too many subscriptions
-                (1,000 for each bus).
+            Unavailable: the directory is full or read-only, too few descriptors, threads or memory, or too
+                many subscriptions (1,000 for each bus).
             Canceled: the bus is closed.
         """
         wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)

@@ -6,6 +6,7 @@ libzmq aborts the process when it cannot accept a connection for want of one, so
 from __future__ import annotations
 
 import _socket as socket  # gevent's would make a hub for every thread that comes by
+import errno
 import os
 import re
 import resource
@@ -18,7 +19,9 @@ from .errors import Unavailable
 
 __all__ = [
     "CHANNEL",
+    "CONTEXT",
     "INGRESS",
+    "check_descriptors",
     "check_headroom",
     "close_connections",
     "open_files",
@@ -27,8 +30,8 @@ __all__ = [
     "unix_sockets",
 ]
 
-INGRESS, CHANNEL = 12, 4
-"""How many an ingress takes, and a channel on one that is there."""
+CONTEXT, INGRESS, CHANNEL = 8, 12, 4
+"""How many a context takes, an ingress, and a channel on one that is there."""
 
 _HEADROOM = 16
 _LOWEST_LIMIT = 128
@@ -68,10 +71,20 @@ def check_headroom(needed: int) -> None:
             f" limit to {_LOWEST_LIMIT} at least (ulimit -n)",
             limit=limit,
         )
+    check_descriptors(needed + _HEADROOM)
+
+
+def check_descriptors(needed: int) -> None:
+    """Refuse to open `needed` more descriptors when so many are not left.
+
+    Raises:
+        Unavailable: that is so. Retryable.
+    """
+    limit = _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     used = len(_descriptors())
-    if used + needed + _HEADROOM > limit:
+    if used + needed > limit:
         raise Unavailable(
-            f"{used} of {limit} file descriptors are in use, too many to join a bus: raise the limit"
+            f"{used} of {limit} file descriptors are in use, too many to use a bus: raise the limit"
             " (ulimit -n) or close some",
             retryable=True,
             used=used,
@@ -82,8 +95,10 @@ def check_headroom(needed: int) -> None:
 def _descriptors() -> list[int]:
     try:
         return [int(name) for name in os.listdir(_LISTING)]
-    except OSError:  # neither listing here: the limit was raised, that has to do
-        return []
+    except OSError as error:
+        if error.errno == errno.EMFILE:  # so all that there may be are open
+            return [*range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
+        return []  # neither listing here: the limit was raised, that has to do
 
 
 def open_files() -> Iterator[tuple[int, str]]:

@@ -96,7 +96,7 @@ class PermissionDenied(Error, PermissionError):
 
 
 class Unavailable(Error):
-    """The machine refused what the bus needs: disk full, read-only, out of descriptors.
+    """The machine refused what the bus needs: disk full, read-only, out of descriptors, threads or memory.
 
     Usually retryable once the cause, which the message names, is gone.
     """

@@ -8,14 +8,17 @@ process still accepts connections, drains its socket, and passes subscriptions u
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
 
+from .descriptors import CONTEXT, check_descriptors
 from .errors import Unavailable
 from .iothreads import IoThreads
-from .threads import start
+from .limits import check_memory, check_threads
+from .threads import refused, start
 from .timeouts import milliseconds
 
 __all__ = ["Context", "Forwarder", "LazyContext"]
@@ -25,6 +28,7 @@ Context = zmq.Context[zmq.Socket[bytes]]
 # Per connection, on top of the channel's own capacity: enough that the I/O thread seldom waits.
 _LINK_EVENTS = 1000
 _MAX_SOCKETS = 8192
+_THREADS = 2  # of a context: one for I/O, one that closes sockets
 _TERMINATE, _END, _DONE, _FAILED = b"TERMINATE", b"", b"done", b"failed"
 # Of connections that wait to be accepted. Who finds it full tries again after ever longer pauses, and 100,
 # libzmq's own, are less than a crowd that starts at once. The kernel takes as many as it allows.
@@ -50,6 +54,9 @@ class LazyContext:
 
     def get(self) -> Context:
         """Return the context. Any thread may call this."""
+        if not self._started and not _none_starts():
+            check_memory()
+            check_descriptors(CONTEXT)
         if not self._made:
             made = self._kind()
             made.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
@@ -80,17 +87,28 @@ class LazyContext:
 def _start(context: Context) -> None:
     """Have libzmq start its I/O thread, in the background, see `_into_background`."""
 
-    def start_io() -> None:
-        _into_background()
-        context.socket(zmq.PAIR).close()  # libzmq starts its I/O thread with the first socket
+    failed: list[Exception] = []
 
-    # In a thread of its own, since the I/O thread inherits what its creator has.
-    try:
-        thread = start("zbus-start", start_io)
-    except Unavailable:  # as above; it blocks its signals itself
+    def start_io() -> None:
+        try:
+            check_threads(_THREADS)
+            _into_background()
+            context.socket(zmq.PAIR).close()  # libzmq starts its threads with the first socket
+        except Exception as error:
+            failed.append(error)
+
+    if _none_starts():  # it blocks its signals itself
         context.socket(zmq.PAIR).close()
-    else:
-        thread.join()
+        return
+    # In a thread of its own, since the I/O thread inherits what its creator has.
+    start("zbus-start", start_io).join()
+    if failed:
+        raise failed[0]
+
+
+def _none_starts() -> bool:
+    """Return whether the interpreter is at its end, where there are no new threads any more."""
+    return refused() or sys.is_finalizing()
 
 
 def _into_background() -> None:
@@ -136,13 +154,8 @@ class Forwarder:
         self.back = f"inproc://{name}.back"
         self._endpoint = os.fsencode(f"ipc://{path}")
         self._asked = False  # to listen again, and not answered yet
-        publishers = context.socket(zmq.XSUB)
-        channels = context.socket(zmq.XPUB)
-        steer = context.socket(zmq.PAIR)
-        self._control = context.socket(zmq.PAIR)
-        sockets = (publishers, channels, steer, self._control)
-        for socket in sockets:
-            socket.linger = 0
+        sockets = _sockets(context, zmq.XSUB, zmq.XPUB, zmq.PAIR, zmq.PAIR)
+        publishers, channels, steer, self._control = sockets
         publishers.rcvhwm = min(_LINK_EVENTS, capacity)
         publishers.sndhwm = 0  # else libzmq cuts the subscriptions of a new connection at 1000, silently
         publishers.setsockopt(zmq.MAXMSGSIZE, max_event_bytes)
@@ -156,7 +169,7 @@ class Forwarder:
             steer.bind(f"inproc://{name}.steer")
             self._control.connect(f"inproc://{name}.steer")
             self._thread = start(f"zbus-{name}", _forward, publishers, channels, steer)
-        except (zmq.ZMQError, Unavailable):
+        except BaseException:
             for socket in sockets:
                 socket.close()
             with suppress(OSError):
@@ -186,6 +199,20 @@ class Forwarder:
             self._control.send(_END, zmq.NOBLOCK)
         self._thread.join()
         self._control.close()
+
+
+def _sockets(context: Context, *kinds: int) -> list[zmq.Socket[bytes]]:
+    """Return a new socket of each kind, or leave none behind."""
+    sockets: list[zmq.Socket[bytes]] = []
+    try:
+        for kind in kinds:
+            sockets.append(context.socket(kind))
+            sockets[-1].linger = 0
+    except BaseException:
+        for socket in sockets:
+            socket.close()
+        raise
+    return sockets
 
 
 def _forward(*sockets: zmq.Socket[bytes]) -> None:

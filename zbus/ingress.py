@@ -22,6 +22,7 @@ import zmq
 
 from .errors import Unavailable
 from .forwarder import Forwarder
+from .limits import check_memory
 from .locks import Lock
 from .roster import Entry, Roster, new_id
 from .wire import CONTROL
@@ -62,6 +63,7 @@ class Ingress:
         self._sentinels: list[int] = []  # subscribed to, the latest last
         # Re-entrant: a garbage-collected channel may close while this thread joins another.
         self._lock = Lock()
+        check_memory()
         scratch = roster.scratch_path(self.id)
         try:
             self._forwarder = Forwarder(
@@ -76,8 +78,13 @@ class Ingress:
             raise Unavailable(
                 f"cannot listen in {roster.path}: {error.strerror}", retryable=True, errno=error.errno
             ) from error
-        self._probe = self._socket(zmq.XPUB)
-        self._probe.connect(self._forwarder.front)
+        try:
+            self._probe = self._socket(zmq.XPUB)
+            self._probe.connect(self._forwarder.front)
+        except BaseException:
+            self._forwarder.close()
+            roster.withdraw(self.id)
+            raise
         self._marker: zmq.Socket[bytes] | None = None
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import time
+from contextlib import suppress
 from io import FileIO  # not `open`, which is there no more when modules are torn down
 
 __all__ = ["IoThreads"]
@@ -50,12 +51,14 @@ class IoThreads:
             status = _status(task)
             state, count = _STATE.search(status), _SLEEPS.search(status)
             if state is None or count is None or state[1] != b"S":
-                return None
+                self.visible = os.path.isdir(_TASKS)  # after a chroot it is not
+                return None if self.visible else ()
             sleeps.append(int(count[1]))
         return tuple(sleeps)
 
     def _find(self) -> bool:
-        self._tasks = [task for task in os.listdir(_TASKS) if self._is_ours(_status(task))]
+        with suppress(OSError):  # there is none after a chroot; or no descriptor to look with
+            self._tasks = [task for task in os.listdir(_TASKS) if self._is_ours(_status(task))]
         now = time.monotonic()
         self._missed = self._missed or now
         self.visible = bool(self._tasks) or now < self._missed + _UNNAMED_SECONDS

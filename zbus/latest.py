@@ -48,6 +48,7 @@ class Latest:
         self._ended = False
         self._refusal = ""
         # The bell holds one byte while there are events, or the end, to receive.
+        self.handle = self._bell = -1
         self.handle, self._bell = os.pipe()
         self._thread = start("zbus-latest", self._read_ahead)
 
@@ -120,5 +121,5 @@ class Latest:
         self.lock = Lock()
 
     def __del__(self) -> None:
-        os.close(self.handle)
-        os.close(self._bell)
+        for number in {self.handle, self._bell} - {-1}:
+            os.close(number)

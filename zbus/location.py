@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import Error, Invalid, PermissionDenied, Unavailable, printable
 from .patterns import plain
 from .reports import report
 
-__all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
+__all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate", "refusal"]
 
 VERSION = "v1"
 # The kernels of the BSDs, and so macOS, take less than Linux.
@@ -71,6 +72,26 @@ def bus_name(name: str | None) -> str:
     return text
 
 
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space and try again",
+    errno.EDQUOT: "the disk quota is used up: free some space and try again",
+    errno.EROFS: "it is on a read-only file system: set ZBUS_DIR to a writable directory",
+    errno.EACCES: "permission denied: ZBUS_DIR has to name a directory that all who are to meet may"
+    " write to; for several users: install -d -g GROUP -m 2770 DIRECTORY",
+    errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n) or close some",
+    errno.ENFILE: "the machine is out of file descriptors: close some",
+}
+
+
+def refusal(what: str, code: int | None, **details: Any) -> Error:
+    """Return the error for what the operating system refused: `what` cannot be, `code` says why."""
+    number = code or 0
+    message = f"{what}: {_ADVICE.get(number) or os.strerror(number)}"
+    if number in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(message, errno=number, **details)
+    return Unavailable(message, retryable=number != errno.EROFS, errno=number, **details)
+
+
 @contextmanager
 def file_errors(what: str, path: Path) -> Iterator[None]:
     """Turn an `OSError` into the `Error` that says what to do about it."""
@@ -79,20 +100,7 @@ def file_errors(what: str, path: Path) -> Iterator[None]:
     except Error:  # some are an OSError, too
         raise
     except OSError as error:
-        code = error.errno or 0
-        advice = {
-            errno.ENOSPC: "the disk is full: free some space and try again",
-            errno.EDQUOT: "the disk quota is used up: free some space and try again",
-            errno.EROFS: "it is on a read-only file system: set ZBUS_DIR to a writable directory",
-            errno.EACCES: "permission denied: ZBUS_DIR has to name a directory that all who are to meet may"
-            " write to; for several users: install -d -g GROUP -m 2770 DIRECTORY",
-            errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n) or close some",
-            errno.ENFILE: "the machine is out of file descriptors: close some",
-        }.get(code, os.strerror(code))
-        message = f"cannot {what} {path}: {advice}"
-        if code in (errno.EACCES, errno.EPERM):
-            raise PermissionDenied(message, path=str(path), errno=code) from error
-        raise Unavailable(message, retryable=code != errno.EROFS, path=str(path), errno=code) from error
+        raise refusal(f"cannot {what} {path}", error.errno, path=str(path)) from error
 
 
 def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:

@@ -34,6 +34,7 @@ from .inbox import Inbox, Wish, check_wish
 from .ingress import Ingress
 from .inlet import Inlet
 from .late import EachFlushed, KeptContext
+from .limits import refusals
 from .links import Links
 from .location import bus_name
 from .locks import Lock
@@ -49,9 +50,6 @@ from .timeouts import check_timeout
 
 __all__ = ["Node", "Policy"]
 
-# A context has room for 8,192 sockets, of which a `block` channel takes six. And the time to close them all
-# grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
-_MAX_CHANNELS = 1000
 _KEEP_TIMEOUT = 0.1
 # How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
 _TIDY_ROUNDS = 5
@@ -151,7 +149,7 @@ class Node(Generic[Driven]):
             why = "a signal handler cannot subscribe while its thread opens or closes a subscription"
             raise Unavailable(f"{why}: have a thread subscribe", retryable=True)
         try:
-            with self._lock:
+            with refusals("subscribe"), self._lock:
                 self._check_open()
                 check_subscribing()
                 self._look_after()
@@ -184,7 +182,7 @@ class Node(Generic[Driven]):
 
     def _ingress_for(self, wish: Wish) -> Ingress:
         blocking = wish.overflow == "block"
-        self._check_quota()
+        self._seats.check_quota()
         # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
         own = 2 * (len(self._all_ingresses()) + 1)
         if self._shared is not None and not blocking:
@@ -198,15 +196,6 @@ class Node(Generic[Driven]):
             capacity=wish.capacity if blocking else self.capacity,
             max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
         )
-
-    def _check_quota(self) -> None:
-        if len(self._seats) >= _MAX_CHANNELS:
-            raise Unavailable(
-                f"this bus has {_MAX_CHANNELS:,} subscriptions, as many as it may: use wider patterns, or"
-                " close some",
-                retryable=True,
-                limit=_MAX_CHANNELS,
-            )
 
     def _join_by(self, ingress: Ingress, wish: Wish, kind: Callable[..., Channel]) -> Channel:
         fresh = not ingress.entry.epoch

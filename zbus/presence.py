@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import Error, printable
 from .ingress import Ingress
+from .limits import check_memory, refusals
 from .members import Absent, Member, about_process
 from .reports import report
 from .roster import Roster
@@ -32,8 +33,10 @@ class Presence:
         member: the member file.
     """
 
+    @refusals("open the bus")
     def __init__(self, dir: str | os.PathLike[str] | None, bus: str, *, seen: bool = True) -> None:
         """Open the roster and, to be `seen`, show a member on it, and clean up for a moment; see `Roster`."""
+        check_memory()
         self.roster = Roster(dir, bus)
         try:
             if self.roster.forgotten:

@@ -43,13 +43,13 @@ def listener(path: str) -> int:
     """Return the id of the process that listens at a unix socket; 0 if it cannot be told."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
-    with closing(socket.socket(socket.AF_UNIX)) as probe:
-        probe.setblocking(False)
-        try:
+    try:
+        with closing(socket.socket(socket.AF_UNIX)) as probe:
+            probe.setblocking(False)
             probe.connect(path)
             credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        except OSError:  # gone, or its backlog is full
-            return 0
+    except OSError:  # gone, or its backlog is full, or there is no descriptor to ask with
+        return 0
     pid: int = struct.unpack("3i", credentials)[0]  # 0 if it is of another container
     return pid
 

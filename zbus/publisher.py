@@ -18,6 +18,7 @@ from .handover import Connections
 from .joining import LONGEST
 from .late import AGAIN, LateLock
 from .latecomers import Latecomers
+from .limits import refusals
 from .links import NEVER, Full, Links
 from .locks import TIMEOUT_MAX, Lock
 from .loss import MAX_TOPICS
@@ -245,7 +246,8 @@ class Publisher(Generic[Driven]):
                 return "another thread is sending"
             self._inside += 1
             try:
-                self._transmit_within(left, system, kind, raw, body, count)
+                with refusals("send"):
+                    self._transmit_within(left, system, kind, raw, body, count)
             finally:
                 self._inside -= 1
             return ""

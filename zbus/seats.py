@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .errors import Unavailable
 from .inbox import Inbox
 from .ingress import Ingress
 from .inlet import Inlet
@@ -15,6 +16,9 @@ from .members import about_process
 
 __all__ = ["Seat", "Seats"]
 
+# A context has room for 8,192 sockets, of which a `block` channel takes six. And the time to close them all
+# grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
+_MAX_CHANNELS = 1000
 _PATTERNS_SHOWN = 100
 _PATTERN_BYTES_SHOWN = 32_768  # nobody reads more than 64 KiB of an entry
 
@@ -29,6 +33,20 @@ class Seat(NamedTuple):
 
 class Seats(dict[Inlet, Seat]):
     """The channels of a node, by their inlets. Other threads may change it meanwhile."""
+
+    def check_quota(self) -> None:
+        """Refuse one more when there are too many.
+
+        Raises:
+            Unavailable: there are. Retryable.
+        """
+        if len(self) >= _MAX_CHANNELS:
+            raise Unavailable(
+                f"this bus has {_MAX_CHANNELS:,} subscriptions, as many as it may: use wider patterns, or"
+                " close some",
+                retryable=True,
+                limit=_MAX_CHANNELS,
+            )
 
     def ingresses(self) -> set[Ingress]:
         """Return the ingresses that they receive by."""

@@ -17,6 +17,7 @@ from contextlib import suppress
 from math import inf
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from .errors import Unavailable
 from .locks import TIMEOUT_MAX, Lock, native, unpatched
@@ -45,6 +46,8 @@ __all__ = [
     "start",
 ]
 
+# How often to look whether a thread that has not begun is still there.
+_BEGIN_SECONDS = 0.1
 _SIGNALS = signal.valid_signals()
 _running: set[Thread] = set()
 # Who imports this when the main thread has ended comes too late to be told of the end of the process.
@@ -91,15 +94,30 @@ def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True)
     thread = Thread(name)
     begun = native.allocate_lock()
     begun.acquire()
+    begin = _Begin(begun)
+    there = ref(begin)
     if _refused or sys.is_finalizing():  # CPython 3.11 would start one that never runs
         raise Unavailable(f"cannot start thread {name}: the interpreter is about to end")
     try:
-        native.start_new_thread(_run, (thread, begun.release, call, args))
-    except RuntimeError as error:
-        raise Unavailable(f"cannot start thread {name}: {error}", retryable=True) from error
-    if wait:
-        begun.acquire()
+        native.start_new_thread(_run, (thread, begin, call, args))
+    except (RuntimeError, MemoryError) as error:
+        why = error if isinstance(error, RuntimeError) else "out of memory"
+        raise Unavailable(f"cannot start thread {name}: {why}", retryable=True) from error
+    del begin
+    while wait and not begun.acquire(timeout=_BEGIN_SECONDS):
+        if there() is None and not begun.acquire(blocking=False):
+            raise Unavailable(f"cannot start thread {name}: out of memory", retryable=True)
     return thread
+
+
+class _Begin:
+    """Says that a thread has begun. It goes with a thread that got no memory for its first call."""
+
+    def __init__(self, begun: native.LockType) -> None:
+        self._begun = begun
+
+    def __call__(self) -> None:
+        self._begun.release()
 
 
 def _run(

@@ -8,15 +8,21 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import zbus
 from zbus.threads import running
+
+FREE_USER = 54_321
+"""Nobody has this id, nor one of the next."""
 
 _SECONDS = 20.0
 Dir = Any
@@ -178,6 +184,99 @@ def without_streams(root: str) -> None:
     use(root)
 
 
+# What the process may take.
+
+
+def limit(which: int, value: int) -> None:
+    resource.setrlimit(which, (value, value))
+
+
+def at_most(name: str, value: int) -> Callable[[str], None]:
+    def run(root: str) -> None:
+        limit(getattr(resource, name), value)
+        use(root)
+
+    return run
+
+
+def few_descriptors(left: int) -> Callable[[str], None]:
+    """Leave so many below the limit, for a bus that is open."""
+
+    def run(root: str) -> None:
+        limit(resource.RLIMIT_NOFILE, 256)
+        bus = zbus.Bus(dir=root)
+        held = []
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(1))
+        for number in held[:left]:
+            os.close(number)
+        use(root, bus)
+        for number in held[left:]:
+            os.close(number)
+
+    return run
+
+
+def little_memory(name: str, mib: int) -> Callable[[str], None]:
+    """Leave so many MiB to a process that opens a bus then."""
+
+    def run(root: str) -> None:
+        field = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}[name]
+        status = Path("/proc/self/status").read_text().splitlines()
+        [used] = [line.split()[1] for line in status if line.startswith(field)]
+        soft = int(used) * 1024 + mib * 2**20
+        hard = resource.getrlimit(getattr(resource, name))[1]
+        resource.setrlimit(getattr(resource, name), (soft, hard))
+        use(root)
+        resource.setrlimit(getattr(resource, name), (hard, hard))
+
+    return run
+
+
+def few_threads(left: int) -> Callable[[str], None]:
+    """Leave so many to a user who runs nothing else."""
+
+    def run(root: str) -> None:
+        os.chown(root, FREE_USER + left, -1)
+        os.setuid(FREE_USER + left)
+        limit(resource.RLIMIT_NPROC, 1 + left)
+        use(root)
+
+    return run
+
+
+# What changes while a bus is open.
+
+
+def another_user(root: str) -> None:
+    bus = zbus.Bus(dir=root)
+    bus.subscribe("prices")
+    bus.send("prices", "changed", "/1")
+    os.seteuid(FREE_USER)
+    use(root, bus)
+    os.seteuid(0)
+    bus.close()
+    zbus.Bus(dir=root).close()  # the next to come cleans up what this user could not
+
+
+def another_root(root: str) -> None:
+    os.mkdir(f"{root}/c")
+    bus = zbus.Bus(dir=f"{root}/bus")
+    sub = bus.subscribe("prices")
+    bus.send("prices", "changed", "/1")
+    here = os.open("/", os.O_RDONLY)
+    os.chroot(f"{root}/c")
+    os.chdir("/")
+    use(f"{root}/bus", bus)
+    sub.close()
+    os.fchdir(here)
+    os.chroot(".")
+    os.close(here)
+    zbus.Bus(dir=f"{root}/bus").close()
+    shutil.rmtree(f"{root}/c")
+
+
 SURROUNDINGS: dict[str, Callable[[str], None]] = {
     "a script that is not UTF-8": argv(["/bin/caf\udce9.py"]),
     "a script with half a character": argv(["/bin/\ud800.py"]),
@@ -217,14 +316,33 @@ SURROUNDINGS: dict[str, Callable[[str], None]] = {
     "no standard error": without(2),
     "no standard streams for Python": without_streams,
 }
+AS_ROOT: dict[str, Callable[[str], None]] = {
+    **{f"{n} threads left": few_threads(n) for n in (0, 1, 2, 3, 4, 5, 9)},
+    "another user since": another_user,
+    "another root since": another_root,
+}
+LIMITS: dict[str, Callable[[str], None]] = {
+    **{f"files of {n} bytes": at_most("RLIMIT_FSIZE", n) for n in (0, 4, 8, 50, 150)},
+    **{f"a limit of {n} descriptors": at_most("RLIMIT_NOFILE", n) for n in (5, *range(8, 18))},
+    **{f"{n} descriptors left": few_descriptors(n) for n in (0, 1, 2, 3, 4, 5, 6, 8, 12, 24)},
+    **{f"{n} MiB left": little_memory("RLIMIT_AS", n) for n in (0, 8, 24, 40)},
+    **{f"{n} MiB of data left": little_memory("RLIMIT_DATA", n) for n in (8, 24)},
+}
+ENOUGH: dict[str, Callable[[str], None]] = {
+    "files of 4 KiB": at_most("RLIMIT_FSIZE", 4096),
+    "a limit of 256 descriptors": at_most("RLIMIT_NOFILE", 256),
+    "128 descriptors left": few_descriptors(128),
+    "2 GiB left": little_memory("RLIMIT_AS", 2048),
+    "1 GiB of data left": little_memory("RLIMIT_DATA", 1024),
+}
 
 
 def main(what: str, root: str) -> None:
     out = os.dup(1)  # before anything is odd
     sys.unraisablehook = lambda it: outcomes.update({f"unraisable {it.object}": f"foreign {it.exc_value!r}"})
-    os.mkdir(root, 0o700)
+    os.makedirs(root, 0o700, exist_ok=True)
     before = tasks(), descriptors()
-    SURROUNDINGS[what](root)
+    {**SURROUNDINGS, **AS_ROOT, **LIMITS, **ENOUGH}[what](root)
     gc.collect()
     deadline = time.monotonic() + _SECONDS
     left: list[str] = []

@@ -17,7 +17,8 @@ import pytest
 
 import zbus
 
-from .surroundings import SURROUNDINGS
+from .conftest import receive
+from .surroundings import AS_ROOT, ENOUGH, LIMITS, SURROUNDINGS
 
 LIMIT = 100.0
 
@@ -38,6 +39,9 @@ REFUSED = {
     "a relative directory in one that is gone": "Unavailable: .* relative to the working directory, which is",
     "ZBUS_BUS not UTF-8": "Invalid: '.*' is not a bus name",
     "TMPDIR that cannot be": "Unavailable: cannot create /proc/none: No such file or directory",
+    **{f"files of {n} bytes": "Unavailable: cannot write .*: File too large" for n in (0, 4, 8, 50, 150)},
+    **{f"{n} MiB left": "Unavailable: .* may have no more memory" for n in (0, 8)},
+    "8 MiB of data left": "Unavailable: .* may have no more memory",
 }
 
 
@@ -57,26 +61,77 @@ def run(what: str, root: Path) -> dict[str, Any]:
 
 def left(root: Path) -> list[str]:
     """Return the files below a directory, but for tokens."""
-    return [str(path) for path in root.rglob("*") if not path.is_dir() and path.name != "token"]
+    return sorted(str(path) for path in root.rglob("*") if not path.is_dir() and path.name != "token")
+
+
+def check(report: dict[str, Any]) -> None:
+    """Nothing but an error of zbus came out, and nothing is left in the process."""
+    outcomes = report["outcomes"]
+    assert not [outcome for outcome in outcomes.values() if outcome.startswith("foreign")], outcomes
+    assert report["left"] == []
+
+
+def check_works(report: dict[str, Any]) -> None:
+    check(report)
+    assert len(report["outcomes"]) >= 13
+    assert set(report["outcomes"].values()) == {""}, report
+
+
+def check_refused(report: dict[str, Any], expected: str) -> None:
+    check(report)
+    [outcome] = report["outcomes"].values()
+    assert re.match(expected, outcome), outcome
 
 
 @pytest.mark.parametrize("what", SURROUNDINGS)
 def test_in_odd_surroundings_a_bus_works_or_says_why_not(zbus_dir: str, what: str) -> None:
     root = Path(zbus_dir, "r")
     report = run(what, root)
-    outcomes = report["outcomes"]
-    assert not [outcome for outcome in outcomes.values() if outcome.startswith("foreign")], outcomes
-    assert report["left"] == left(root) == []
-    if (expected := REFUSED.get(what)) is None:
-        assert len(outcomes) >= 13
-        assert set(outcomes.values()) == {""}, outcomes
+    assert left(root) == []
+    if what in REFUSED:
+        check_refused(report, REFUSED[what])
     else:
-        [outcome] = outcomes.values()
-        assert re.match(expected, outcome), outcome
+        check_works(report)
 
 
 def test_what_is_refused_is_known_here() -> None:
-    assert set(REFUSED) <= set(SURROUNDINGS)
+    assert set(REFUSED) <= set(SURROUNDINGS) | set(LIMITS)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another")
+@pytest.mark.parametrize("what", AS_ROOT)
+def test_what_the_kernel_refuses_is_an_error_of_zbus(zbus_dir: str, what: str) -> None:
+    os.chmod(zbus_dir, 0o711)
+    root = Path(zbus_dir, "r")
+    report = run(what, root)
+    check(report)
+    assert left(root) == []
+    outcomes = report["outcomes"]
+    if what == "another user since":
+        assert outcomes["first send"] == outcomes["send"] == outcomes["close"] == ""
+        assert outcomes["drop"].startswith("PermissionDenied: ")
+    elif what in ("another root since", "9 threads left"):
+        check_works(report)
+    elif what == "0 threads left":
+        for overflow in ("drop", "block", "latest"):
+            assert outcomes[overflow].startswith("Unavailable: cannot start "), outcomes
+
+
+@pytest.mark.parametrize("what", [*LIMITS, *ENOUGH])
+def test_a_limit_of_the_process_is_an_error_of_zbus(bus: zbus.Bus, zbus_dir: str, what: str) -> None:
+    """Though a subscriber is there that the process would have to connect to."""
+    sub = bus.subscribe("orders")
+    root = Path(zbus_dir)
+    before = left(root)
+    report = run(what, root)
+    assert left(root) == before
+    if what in ENOUGH:
+        check_works(report)
+        assert receive(sub).path == "/0"
+    elif what in REFUSED:
+        check_refused(report, REFUSED[what])
+    else:
+        check(report)
 
 
 PROGRAM = """
@@ -116,6 +171,6 @@ def test_a_script_and_a_directory_that_are_not_utf_8_are_shown_escaped(zbus_dir:
     long = os.fsdecode(root) + "/x" * 50
     with pytest.raises(zbus.Invalid) as caught:
         zbus.Bus(dir=long)
-    assert r"caf\xe9/x/x" in str(caught.value) == caught.value.message
+    assert r"caf\xe9/x/x" in str(caught.value)
     assert caught.value.details["path"].startswith(long)
     os.unlink(script)

@@ -204,8 +204,8 @@ MUTANTS = [
     Mutant(
         "there is no headroom",
         "descriptors.py",
-        "if used + needed + _HEADROOM > limit:",
-        "if used > limit:",
+        "check_descriptors(needed + _HEADROOM)",
+        "check_descriptors(0)",
         _HEADROOM,
     ),
     Mutant(

@@ -119,9 +119,9 @@ MUTANTS = [
     ),
     Mutant(
         "one subscription more than a bus may have",
-        "node.py",
-        "if len(self._seats) >= _MAX_CHANNELS:",
-        "if len(self._seats) > _MAX_CHANNELS:",
+        "seats.py",
+        "if len(self) >= _MAX_CHANNELS:",
+        "if len(self) > _MAX_CHANNELS:",
         ("live/test_bad_input.py::test_too_many_subscriptions_are_refused_until_some_are_closed",),
     ),
     Mutant(

@@ -6,6 +6,8 @@ from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
+_LIMITS = ("live/test_surroundings.py::test_a_limit_of_the_process_is_an_error_of_zbus",)
+_REFUSED = ("live/test_surroundings.py::test_what_the_kernel_refuses_is_an_error_of_zbus",)
 _SHOWN = ("live/test_surroundings.py::test_a_script_and_a_directory_that_are_not_utf_8_are_shown_escaped",)
 
 MUTANTS = [
@@ -43,5 +45,40 @@ MUTANTS = [
         "    except Error:  # some are an OSError, too\n        raise\n",
         "",
         ("unit/test_location.py::test_an_error_of_zbus_is_no_error_of_the_file_system",),
+    ),
+    Mutant(
+        "libzmq starts its threads whether there can be any or not",
+        "forwarder.py",
+        "            check_threads(_THREADS)\n",
+        "",
+        _REFUSED,
+    ),
+    Mutant(
+        "libzmq opens its descriptors whether there are any left or not",
+        "forwarder.py",
+        "            check_descriptors(CONTEXT)\n",
+        "",
+        _LIMITS,
+    ),
+    Mutant(
+        "when no descriptor is left, none seems to be in use",
+        "descriptors.py",
+        "if error.errno == errno.EMFILE:",
+        "if False:",
+        ("unit/test_descriptors.py::test_when_none_is_left_all_are_in_use",),
+    ),
+    Mutant(
+        "a bus is opened without memory",
+        "presence.py",
+        "        check_memory()\n",
+        "",
+        _LIMITS,
+    ),
+    Mutant(
+        "a write that a limit cuts short is taken for whole",
+        "files.py",
+        "    while done < len(data):",
+        "    while not done:",
+        _LIMITS,
     ),
 ]

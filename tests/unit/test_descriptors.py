@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 
 import pytest
@@ -64,3 +66,18 @@ def test_no_limit_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1_000, UNLIMITED))
     with pytest.raises(Unavailable, match="of 1000 file descriptors"):
         descriptors.check_headroom(1_000)
+
+
+def test_when_none_is_left_all_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the listing tells then."""
+
+    def listdir(_: str) -> list[str]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (200, 4096))
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(Unavailable, match="200 of 200 file descriptors are in use") as caught:
+        descriptors.check_descriptors(1)
+    assert caught.value.retryable
+    with pytest.raises(Unavailable, match="200 of 200 file descriptors are in use"):
+        descriptors.check_headroom(1)

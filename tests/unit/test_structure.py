@@ -38,6 +38,7 @@ ORDER = (
     "joining",
     "descriptors",
     "location",
+    "limits",
     "rights",
     "clock",
     "files",
