@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from . import errors
 from .bus import Bus
 from .bus import default as _default
 from .channel import Channel, select
+from .checks import Overflow
+from .docstrings import as_of
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
-from .event import Event, Gap, Mismatch
+from .event import Event, Gap, Mismatch, T
+from .inbox import Options
 from .listing import Peer, peers
 from .policy import Policy, Rule
 from .publisher import DEFAULT
@@ -37,6 +40,7 @@ __all__ = [
     "Gap",
     "Invalid",
     "Mismatch",
+    "Overflow",
     "Peer",
     "PermissionDenied",
     "Policy",
@@ -67,11 +71,20 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+@overload
+def subscribe(
+    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+) -> Subscription[T]: ...
+@overload
+def subscribe(
+    system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+) -> Subscription: ...
+@as_of(Bus.subscribe)
 def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    overflow: str = "drop",
+    overflow: Overflow = "drop",
     capacity: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,
     type: Any = None,
@@ -83,11 +96,13 @@ def subscribe(
     )
 
 
+@as_of(Bus.send)
 def send(system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT) -> None:
     """Send an event on the default bus; see `Bus.send`."""
     _default.get().send(system, kind, path, data, timeout=timeout)
 
 
+@as_of(Bus.send_many)
 def send_many(
     system: str, kind: str, items: Iterable[tuple[str, Any]], *, timeout: float | None = DEFAULT
 ) -> int:
@@ -96,7 +111,17 @@ def send_many(
 
 
 def flush(timeout: float | None = DEFAULT) -> None:
-    """Wait until everybody has taken what was sent on the default bus, if it is open; see `Bus.flush`."""
+    """Wait until the process of every subscriber has taken what was sent on the default bus, if it is open.
+
+    See `Bus.flush`, which this calls.
+
+    Args:
+        timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
+
+    Raises:
+        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
+        Canceled: the bus is closed meanwhile.
+    """
     if _default.bus is not None and not _default.bus.closed:
         _default.bus.flush(timeout)
 

@@ -11,188 +11,42 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import ExitStack
-from math import inf
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Unpack, overload
 
+from . import bus as threads
+from .aiochannel import TURN_EVENTS, Channel, select
+from .checks import Overflow
 from .default import Default
+from .docstrings import as_of, details_of
 from .errors import Unavailable
-from .event import Event, Gap, Mismatch
+from .event import D, Gap, Mismatch, T
 from .handle import BusBase
-from .inbox import Inbox, check_channels, expired, first
-from .inlet import Ended
+from .inbox import Options
 from .node import Node, Policy
 from .publisher import DEFAULT, Attempts
 from .sender import Sender
 from .subscription import SubscriptionBase
 from .threads import run_in_thread
-from .timeouts import check_timeout
 from .waker import Waker, until
 
 __all__ = ["Bus", "Channel", "Subscription", "close", "flush", "select", "send", "send_many", "subscribe"]
 
 # A send that waits for a join looks at the roster so often, as its twin does.
 _LOOK_SECONDS = 0.005
-# What is ready is taken without asking the event loop; so often the others get their turn nevertheless.
-_TURN_EVENTS = 256
 
 
-class Channel(Inbox):
-    """The receiving end of a subscription. Several tasks of its loop may share its events."""
-
-    _waker: Waker | None = None
-    _turn = _TURN_EVENTS
-
-    def __aiter__(self) -> Channel:
-        """Give events until the channel is closed and drained. The fastest way to receive."""
-        return self
-
-    async def __anext__(self) -> Event:
-        """Return the next event. Cancelling this loses none."""
-        self._turn -= 1
-        if not self._turn:
-            self._turn = _TURN_EVENTS
-            await asyncio.sleep(0)
-        # `_wait` for ever, written out: a process that has just woken is slow, so it pays to make fewer
-        # coroutines (measured).
-        source = self._source
-        while True:
-            try:
-                with source.lock:
-                    if (evt := self._now()) is None:
-                        waiter = self._waiter()
-            except Ended:
-                raise StopAsyncIteration from None
-            finally:
-                if self._news:
-                    self._tell()
-            if evt is not None:
-                return evt
-            try:
-                await waiter
-            except BaseException:
-                self._forget(waiter)
-                raise
-
-    async def receive(self, timeout: float | None = None) -> tuple[Event, bool] | tuple[None, bool]:
-        """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
-
-        Cancelling this loses no event. Otherwise as `zbus.Channel.receive`.
-        """
-        patience = check_timeout(timeout)
-        try:
-            evt = await self._wait(time.monotonic() + patience)
-        except TimeoutError:
-            raise expired(patience) from None
-        return (evt, True) if evt is not None else (None, False)
-
-    async def _wait(self, deadline: float) -> Event | None:
-        """Return the next event, `None` once there will be none; raise `TimeoutError` after `deadline`."""
-        while True:
-            late = deadline != inf and time.monotonic() >= deadline
-            # Nothing is awaited between the taking of an event and its return, so nobody can cancel that.
-            try:
-                with self._source.lock:
-                    evt = self._now()
-                    if evt is None and not late:
-                        waiter = self._waiter()
-            except Ended:
-                return None
-            finally:
-                if self._news:
-                    self._tell()
-            if evt is not None:
-                return evt
-            if late:
-                raise TimeoutError
-            assert self._waker is not None
-            await until(waiter, deadline, (self._waker,))
-
-    def _waiter(self) -> asyncio.Future[None]:
-        """Return a future that is done when there may be something to receive. Under the lock."""
-        waker = self._get_waker()
-        waiter = waker.loop.create_future()
-        waker.add(waiter)
-        return waiter
-
-    def _forget(self, waiter: asyncio.Future[None]) -> None:
-        if self._waker is not None:
-            self._waker.remove(waiter)
-
-    def _get_waker(self) -> Waker:
-        """Return the waker of this loop. Under the lock."""
-        if self._waker is not None and self._waker.loop is not asyncio.get_running_loop():
-            self._waker.close_soon()
-            self._waker = None
-        if self._waker is None:
-            handle = self._source.handle
-            self._waker = Waker(handle if isinstance(handle, int) else handle.fileno())
-        return self._waker
-
-    async def close(self) -> None:
-        """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
-        self._end()
-
-    def _end(self) -> None:
-        super()._end()
-        if (waker := self._waker) is not None:
-            waker.notify_threadsafe()
-            if self._source is self._inlet:  # else the end is still to come by the descriptor
-                waker.close_soon()
-
-    def _disown(self, reason: str) -> None:
-        super()._disown(reason)
-        self._waker = None  # the loop, and what it waits with, are the parent's
-
-    def __del__(self) -> None:
-        super().__del__()
-        if self._waker is not None:
-            self._waker.close_soon()
-
-
-async def select(
-    *channels: Channel, timeout: float | None = None
-) -> tuple[Channel, Event, bool] | tuple[Channel, None, bool]:
-    """Wait for several channels: return `(channel, event, True)` of the first that has an event.
-
-    Cancelling this loses no event. Otherwise as `zbus.select`.
-    """
-    check_channels(channels, Channel)
-    patience = check_timeout(timeout)
-    deadline = time.monotonic() + patience
-    each = dict.fromkeys(channels)
-    while True:
-        late = time.monotonic() >= deadline
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with ExitStack() as held:
-            for channel in each:
-                held.enter_context(channel._source.lock)
-            found = first(each)
-            wakers = [] if found or late else [channel._get_waker() for channel in each]
-            for waker in wakers:
-                waker.add(waiter)
-        for channel in each:
-            if channel._news:
-                channel._tell()
-        if found is not None:
-            return found
-        if late:
-            raise expired(patience)
-        await until(waiter, deadline, wakers)
-
-
-class Subscription(SubscriptionBase[Channel]):
+class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
     """A subscription: a channel of events until it is closed. For `async with` and `async for`."""
 
     async def close(self) -> None:
         """Stop new events; what is buffered stays receivable. Closing twice is fine."""
         await self._channel.close()
 
-    def __aiter__(self) -> Channel:
+    def __aiter__(self) -> Channel[D]:
         return self._channel
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Subscription[D]:
         return self
 
     async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
@@ -221,7 +75,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         evt, ok = await sub.channel().receive(timeout=1.0)
     """
 
-    _turn = _TURN_EVENTS
+    _turn = TURN_EVENTS
 
     def __init__(
         self,
@@ -251,12 +105,21 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         super().__init__(node)
         self._sender = Sender(node.publisher)
 
+    @overload
+    async def subscribe(
+        self, system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+    ) -> Subscription[T]: ...
+    @overload
+    async def subscribe(
+        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+    ) -> Subscription: ...
+    @details_of(threads.Bus.subscribe)
     async def subscribe(
         self,
         system: str,
         kind: str | None = None,
         *,
-        overflow: str = "drop",
+        overflow: Overflow = "drop",
         capacity: int | None = None,
         on_gap: Callable[[Gap], object] | None = None,
         type: Any = None,
@@ -270,6 +133,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)
         return Subscription(await run_in_thread("zbus-join", self._node.join, wish, Channel, self))
 
+    @details_of(threads.Bus.send)
     async def send(
         self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
     ) -> None:
@@ -284,6 +148,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         if rest is not None:
             await rest
 
+    @details_of(threads.Bus.send_many)
     async def send_many(
         self,
         system: str,
@@ -303,9 +168,10 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
 
     async def _take_turn(self) -> None:
         """Let the other tasks of the loop run now and then, though nothing has to be waited for."""
-        self._turn = _TURN_EVENTS
+        self._turn = TURN_EVENTS
         await asyncio.sleep(0)
 
+    @details_of(threads.Bus.flush)
     async def flush(self, timeout: float | None = DEFAULT) -> None:
         """Wait until every subscriber's process has taken what this bus has sent; see `zbus.Bus.flush`."""
         for pause in self._node.flushing(timeout):
@@ -328,11 +194,20 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
 _default = Default(Bus)
 
 
+@overload
+async def subscribe(
+    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+) -> Subscription[T]: ...
+@overload
+async def subscribe(
+    system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+) -> Subscription: ...
+@as_of(Bus.subscribe)
 async def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    overflow: str = "drop",
+    overflow: Overflow = "drop",
     capacity: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,
     type: Any = None,
@@ -344,6 +219,7 @@ async def subscribe(
     )
 
 
+@as_of(Bus.send)
 async def send(
     system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
 ) -> None:
@@ -351,6 +227,7 @@ async def send(
     await _default.get().send(system, kind, path, data, timeout=timeout)
 
 
+@as_of(Bus.send_many)
 async def send_many(
     system: str, kind: str, items: Iterable[tuple[str, Any]], *, timeout: float | None = DEFAULT
 ) -> int:
@@ -359,7 +236,17 @@ async def send_many(
 
 
 async def flush(timeout: float | None = DEFAULT) -> None:
-    """Wait until everybody has taken what was sent on the default bus, if it is open; see `Bus.flush`."""
+    """Wait until the process of every subscriber has taken what was sent on the default bus, if it is open.
+
+    See `Bus.flush`, which this calls.
+
+    Args:
+        timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
+
+    Raises:
+        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
+        Canceled: the bus is closed meanwhile.
+    """
     if _default.bus is not None and not _default.bus.closed:
         await _default.bus.flush(timeout)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack, overload
 
 from .channel import Channel
+from .checks import Overflow
 from .default import Default
-from .event import Gap, Mismatch
+from .event import Gap, Mismatch, T
 from .handle import BusBase
+from .inbox import Options
 from .node import Node, Policy
 from .publisher import DEFAULT, TRY_SECONDS, exhaust
 from .sender import Sender
@@ -80,12 +82,20 @@ class Bus(BusBase[None], Sender[None]):
         BusBase.__init__(self, node)
         Sender.__init__(self, node.publisher)
 
+    @overload
+    def subscribe(
+        self, system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+    ) -> Subscription: ...
     def subscribe(
         self,
         system: str,
         kind: str | None = None,
         *,
-        overflow: str = "drop",
+        overflow: Overflow = "drop",
         capacity: int | None = None,
         on_gap: Callable[[Gap], object] | None = None,
         type: Any = None,
@@ -126,8 +136,19 @@ class Bus(BusBase[None], Sender[None]):
     ) -> int:
         """Send `(path, data)` pairs as events of one topic, all or none, and return how many.
 
-        They travel as one frame, which makes each three times cheaper than by `send`. Data must be
-        JSON; `bytes` go by `send`. Raises as `send` does.
+        They travel as one frame, which makes each three times cheaper than by `send`.
+
+        Args:
+            system, kind: as of `send`.
+            items: the events: a path and its data, any JSON value; `bytes` go by `send`.
+            timeout: as of `send`.
+
+        Raises:
+            TypeError: an argument of the wrong type.
+            Invalid: an empty or malformed argument, data that JSON cannot carry, too large a frame, or the
+                policy denies it. Nothing was sent.
+            Timeout: a `block` subscriber made no room. Retryable: the events went to nobody.
+            Canceled: the bus is closed.
         """
         count, _ = self._publisher.send_many(system, kind, items, timeout)
         return count

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from .errors import Invalid
 
-__all__ = ["Policy", "admit", "check_callback", "check_count"]
+__all__ = ["Overflow", "Policy", "admit", "check_callback", "check_count"]
+
+Overflow = Literal["drop", "block", "latest"]
+"""What a full queue does; see `Bus.subscribe`."""
 
 Policy = Callable[[str, str], bool]
 

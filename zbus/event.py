@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
-__all__ = ["Event", "Gap", "Mismatch"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    D = TypeVar("D", default=Any, covariant=True)
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    D = TypeVar("D", covariant=True)
+    T = TypeVar("T")
+
+__all__ = ["CLOSED", "Closed", "Event", "Gap", "Mismatch", "Received"]
 
 
-class Event:
+class Event(Generic[D]):
     """One event as it was sent.
 
     Attributes:
@@ -26,7 +37,7 @@ class Event:
     system: str
     kind: str
     path: str
-    data: Any
+    data: D
     origin: str
     seq: int
 
@@ -50,6 +61,39 @@ class Event:
 
     def __repr__(self) -> str:
         return f"Event({self.system!r}, {self.kind!r}, {self.path!r}, {self.data!r})"
+
+
+class Received(tuple[Event[D], Literal[True]], Generic[D]):
+    """What `receive` returns with an event. It is a tuple, `(event, True)`, and unpacks as one.
+
+    Attributes:
+        ok: true.
+    """
+
+    __slots__ = ()
+    ok: Literal[True] = True
+
+    @property
+    def event(self) -> Event[D]:
+        """The event."""
+        return self[0]
+
+
+class Closed(tuple[Any, Literal[False]]):
+    """What `receive` returns once the channel is closed and drained: `(None, False)`.
+
+    Attributes:
+        ok: false.
+        event: `None`. Type checkers take it for anything, unpacked too, so that it is enough to look at `ok`.
+    """
+
+    __slots__ = ()
+    ok: Literal[False] = False
+    event: Any = None
+
+
+CLOSED = Closed((None, False))
+"""The only one."""
 
 
 class Gap(NamedTuple):

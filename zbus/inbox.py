@@ -10,25 +10,34 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, get_args
 
 import zmq
 
-from .checks import check_callback, check_count
+from .checks import Overflow, check_callback, check_count
 from .decoder import Decoder
 from .errors import Canceled, Invalid, Timeout
-from .event import Event, Gap, Mismatch
+from .event import D, Event, Gap, Mismatch
 from .inlet import Ended, Inlet
 from .latest import Latest
 from .patterns import Matcher, plain
 from .reports import report
 from .typed import Fit, fitter
 
-__all__ = ["Inbox", "Wish", "check_channels", "check_wish", "expired", "first"]
+__all__ = ["Inbox", "Options", "Selected", "Wish", "check_channels", "check_wish", "expired", "first"]
 
 _LOG_INTERVAL = 5.0
 _REASON_CHARS = 500
-_OVERFLOWS = ("drop", "block", "latest")
+_OVERFLOWS = get_args(Overflow)
+
+
+class Options(TypedDict, total=False):
+    """The options of `subscribe` besides the type, for type checkers."""
+
+    overflow: Overflow
+    capacity: int | None
+    on_gap: Callable[[Gap], object] | None
+    on_error: Callable[[Mismatch], object] | None
 
 
 class Wish(NamedTuple):
@@ -36,7 +45,7 @@ class Wish(NamedTuple):
 
     system: Matcher
     kind: Matcher | None
-    overflow: str
+    overflow: Overflow
     capacity: int
     on_gap: Callable[[Gap], object] | None
     fit: Fit | None
@@ -47,7 +56,7 @@ def check_wish(
     default_capacity: int,
     system: str,
     kind: str | None,
-    overflow: str,
+    overflow: Overflow,
     capacity: int | None,
     on_gap: Callable[[Gap], object] | None,
     type: Any,
@@ -69,7 +78,7 @@ def check_wish(
     return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
 
 
-class Inbox:
+class Inbox(Generic[D]):
     """The receiving end of a subscription.
 
     Attributes:
@@ -131,12 +140,12 @@ class Inbox:
         """With `latest`, how many events gave way to a newer one of their (system, kind, path)."""
         return self._source.superseded if isinstance(self._source, Latest) else 0
 
-    def _rest(self) -> Event | None:
+    def _rest(self) -> Event[D] | None:
         """Return the next event of the batch that was received last, if there is one. Under the lock."""
         # For `latest` the batch belongs to the thread that reads ahead.
         return self._decoder.rest() if self._source is self._inlet else None
 
-    def _now(self) -> Event | None:
+    def _now(self) -> Event[D] | None:
         """Return the next event if it is here, else `None`. Under the lock.
 
         Raises:
@@ -219,10 +228,11 @@ def _as_it_is(evt: Event) -> Event:
 
 Channel = TypeVar("Channel", bound=Inbox)
 
+Selected = tuple[Channel, Event[D], Literal[True]] | tuple[Channel, Any, Literal[False]]
+"""What `select` returns: the channel, and what its `receive` would."""
 
-def first(
-    channels: Iterable[Channel],
-) -> tuple[Channel, Event, bool] | tuple[Channel, None, bool] | None:
+
+def first(channels: Iterable[Channel]) -> Selected[Channel, Any] | None:
     """Return the first channel that has an event or has ended, as `select` does; under all their locks."""
     for channel in channels:
         try:

@@ -67,7 +67,11 @@ class Peers(list[Peer]):
 
 
 def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> Peers:
-    """Return who is on `bus` (`None`: as for `Bus`), without joining it and without touching anything.
+    """Return who is on a bus, without joining it and without touching anything.
+
+    Args:
+        bus: its name; `$ZBUS_BUS`, else `default`, if `None`.
+        dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
 
     Returns:
         A list, sorted by process id. Its `path` is the directory that was looked at. A bus that nobody has

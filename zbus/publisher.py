@@ -31,7 +31,13 @@ from .wire import Stamp, check_sendable, encode_batch, frame_template
 
 __all__ = ["DEFAULT", "TRY_SECONDS", "Attempts", "Publisher", "exhaust"]
 
-DEFAULT: Any = object()
+
+class _BusesOwn:
+    def __repr__(self) -> str:
+        return "send_timeout of the bus"
+
+
+DEFAULT: Any = _BusesOwn()
 """Stands for the bus's own `send_timeout`, since `None` means to wait for ever."""
 
 Attempts = Iterator[list[zmq.Socket[bytes]]]

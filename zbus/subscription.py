@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from .channel import Channel
-from .event import Event
+from .event import D, Event
 from .inbox import Inbox
 
 __all__ = ["Subscription", "SubscriptionBase"]
@@ -32,17 +32,17 @@ class SubscriptionBase(Generic[C]):
         return self._channel.lost
 
 
-class Subscription(SubscriptionBase[Channel]):
+class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
     """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
 
     def close(self) -> None:
         """Stop new events; what is buffered stays receivable. Closing twice is fine."""
         self._channel.close()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Event[D]]:
         return iter(self._channel)
 
-    def __enter__(self) -> Subscription:
+    def __enter__(self) -> Subscription[D]:
         return self
 
     def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:

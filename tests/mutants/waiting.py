@@ -17,16 +17,16 @@ _BUSY = (_AIO + "test_what_nobody_receives_is_noticed_once_or_twice",)
 MUTANTS = [
     Mutant(
         "a loop that receives lets nobody have a turn",
-        "aio.py",
-        "            self._turn = _TURN_EVENTS\n            await asyncio.sleep(0)",
-        "            self._turn = _TURN_EVENTS",
+        "aiochannel.py",
+        "            self._turn = TURN_EVENTS\n            await asyncio.sleep(0)",
+        "            self._turn = TURN_EVENTS",
         _TURNS,
     ),
     Mutant(
         "a loop that sends lets nobody have a turn",
         "aio.py",
-        "        self._turn = _TURN_EVENTS\n        await asyncio.sleep(0)",
-        "        self._turn = _TURN_EVENTS",
+        "        self._turn = TURN_EVENTS\n        await asyncio.sleep(0)",
+        "        self._turn = TURN_EVENTS",
         _TURNS,
     ),
     Mutant(
@@ -45,7 +45,7 @@ MUTANTS = [
     ),
     Mutant(
         "a waiter that is cancelled is not forgotten",
-        "aio.py",
+        "aiochannel.py",
         "                self._forget(waiter)\n",
         "                pass\n",
         (_AIO + "test_a_cancelled_iteration_leaves_no_waiter",),
@@ -59,7 +59,7 @@ MUTANTS = [
     ),
     Mutant(
         "closing wakes no task",
-        "aio.py",
+        "aiochannel.py",
         "waker.notify_threadsafe()",
         "waker",
         (_TWINS + "test_close_wakes_whoever_waits",),

@@ -48,7 +48,7 @@ def sub(
     as_json: bool,
     count: int | None,
     timeout: float | None,
-    overflow: str,
+    overflow: zbus.Overflow,
     bus: str,
     directory: str | None,
 ) -> int:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ..bus import Bus
-from ..checks import admit
+from ..checks import Overflow, admit
 from ..errors import Error
 from ..links import NEVER
 from ..locks import Lock
@@ -189,7 +189,7 @@ class Faults:
         system: str = "*",
         kind: str | None = None,
         *,
-        overflow: str = "drop",
+        overflow: Overflow = "drop",
         capacity: int | None = None,
         reads: bool = True,
     ) -> OtherProcess:

@@ -1,0 +1,1 @@
+"""What type checkers make of the API, and of every example in the docs."""
