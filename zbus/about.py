@@ -18,7 +18,7 @@ import orjson
 
 from .files import read_regular
 
-__all__ = ["UNKNOWN", "About", "Pattern", "read_about", "user_name"]
+__all__ = ["UNKNOWN", "About", "Pattern", "read_about", "user_name", "visible"]
 
 UNKNOWN = "?"
 _PID_MAX = 2**31 - 1
@@ -90,6 +90,13 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name.encode(errors="backslashreplace").decode()
     except (KeyError, OSError):
         return str(uid)
+
+
+def visible(text: str) -> str:
+    """Return `text` with line ends and control characters, which anybody may put into a name, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _about(info: dict[str, Any], user: str, head: bytes) -> About:

@@ -6,11 +6,14 @@ libzmq aborts the process when it cannot accept a connection for want of one, so
 from __future__ import annotations
 
 import _socket as socket  # gevent's would make a hub for every thread that comes by
+import array
 import errno
+import fcntl
 import os
 import re
 import resource
 import stat
+import termios
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from math import inf
@@ -28,6 +31,7 @@ __all__ = [
     "raise_limit",
     "socket_id",
     "unix_sockets",
+    "unread_bytes",
 ]
 
 CONTEXT, INGRESS, CHANNEL = 8, 12, 4
@@ -132,6 +136,16 @@ def _name(ask: Callable[[], object]) -> str:
     except OSError:  # not connected
         return ""
     return name if isinstance(name, str) else ""  # an abstract name is bytes
+
+
+def unread_bytes(number: int) -> int:
+    """Return how many bytes the peer of a socket has not read yet; 0 if it is gone."""
+    pending = array.array("i", [0])
+    try:
+        fcntl.ioctl(number, termios.TIOCOUTQ, pending)
+    except OSError:
+        return 0
+    return pending[0]
 
 
 def socket_id(name: str) -> str:

@@ -15,20 +15,18 @@ a parent of it is a symbolic link or mounted twice.
 from __future__ import annotations
 
 import _socket as socket  # gevent's would make a hub for every thread that comes by
-import array
-import fcntl
 import os
-import termios
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
-from .descriptors import socket_id, unix_sockets
+from .descriptors import socket_id, unix_sockets, unread_bytes
 from .errors import Timeout
 from .iothreads import IoThreads
 from .threads import sleep
 
-__all__ = ["Connections", "FirstWrites", "flushing"]
+__all__ = ["Connections", "FirstWrites", "flushing", "untaken"]
 
 _LOOK_SECONDS = 0.001
 # Of a flush: the first pause between two looks, each twice as long as the one before, and the longest.
@@ -56,23 +54,13 @@ class Connections:
 
     def wait(self, deadline: float) -> None:
         """Wait until the peers have read everything, or until `deadline` (monotonic)."""
-        while any(_unread(held.fileno()) for held in self._sockets) and time.monotonic() < deadline:
+        while any(unread_bytes(held.fileno()) for held in self._sockets) and time.monotonic() < deadline:
             sleep(_LOOK_SECONDS)
 
     def close(self) -> None:
         """Let go of the duplicates."""
         for connection in self._sockets:
             connection.close()
-
-
-def _unread(number: int) -> int:
-    """Return how many bytes the peer has not read yet; 0 if it is gone."""
-    pending = array.array("i", [0])
-    try:
-        fcntl.ioctl(number, termios.TIOCOUTQ, pending)
-    except OSError:
-        return 0
-    return pending[0]
 
 
 def flushing(
@@ -104,20 +92,26 @@ def flushing(
                 return
             calm = not behind
         if (left := deadline - time.monotonic()) <= 0:
-            raise Timeout(
-                f"a subscriber has not taken what was sent within {seconds:g} s: try again, or see with 'zbus"
-                " ls' who is on the bus",
-                timeout=seconds,
-            )
+            raise untaken(seconds)
         yield min(left, pause if threads.visible else max(pause, _GRACE_SECONDS))
         pause = min(2 * pause, _LATER_SECONDS)
+
+
+def untaken(seconds: float, who: str = "", **details: Any) -> Timeout:
+    """Return what a flush raises that took longer than it may; `who` says whom it has waited for."""
+    return Timeout(
+        f"{who or 'a subscriber has not taken what was sent'} within {seconds:g} s: try again, or see with"
+        " 'zbus ls' who is on the bus",
+        timeout=seconds,
+        **details,
+    )
 
 
 def _behind(idents: Collection[str], among: Iterable[int] | None) -> list[int]:
     """Return the descriptors, of all or of `among`, of connections whose peer has not read everything."""
     wanted = set(idents)
     found = unix_sockets(among)
-    return [number for number, _, peer in found if socket_id(peer) in wanted and _unread(number)]
+    return [number for number, _, peer in found if socket_id(peer) in wanted and unread_bytes(number)]
 
 
 class FirstWrites:

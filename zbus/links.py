@@ -23,6 +23,7 @@ from contextlib import suppress
 
 import zmq
 
+from .blockers import Linked, whose
 from .handover import Connections
 from .joining import Patience, Wait, Workload
 from .late import AGAIN
@@ -49,7 +50,7 @@ _SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
 
 
 class Full(Exception):
-    """This try to send reached nobody; a later one may. The text says who is in the way."""
+    """This try to send reached nobody, since somebody has not finished joining; a later one may."""
 
 
 class Link:
@@ -161,8 +162,7 @@ class Links:
                     return token
                 continue
             if now >= begun + timeout:
-                first = next(iter(self._awaited.values()))
-                raise Full(f"subscriber {first.entry.id} ({self._about(first)}) has not finished joining")
+                raise Full
             pause = min(max(_CHECK_SECONDS[0], (now - begun) / _CHECK_SHARE), _CHECK_SECONDS[1])
             self._wait(pause)
             now, overslept = time.monotonic(), time.monotonic() > now + 2 * pause
@@ -184,6 +184,11 @@ class Links:
     def idents(self) -> list[str]:
         """Return the ids of the ingresses that are connected. Any thread may call this, without the lock."""
         return [*self._links]
+
+    def seen(self) -> Linked:
+        """Return what is connected. Any thread may call this, without the lock."""
+        every, awaited = [*self._links.values()], [*self._awaited.values()]
+        return Linked(self._roster.path, [link.entry for link in every], [link.entry for link in awaited])
 
     def hear(self) -> None:
         """Take in at once what peers have made known, such as room.
@@ -309,19 +314,10 @@ class Links:
         link.missed.append((link.entry.epoch, asof))
         self._gave_up()
         report(
-            "subscriber %s (%s) did not finish joining within %.3g s: sends no longer wait for it",
-            link.entry.id,
-            self._about(link),
+            "subscriber %s did not finish joining within %.3g s: sends no longer wait for it",
+            whose(self._roster.path, link.entry),
             link.wait.seconds(now),
         )
-
-    def _about(self, link: Link) -> str:
-        """Say whose the other end of a link is, for people."""
-        info = self._roster.info(link.entry)
-        link.wait.look()
-        stopped = ", stopped" if link.wait.stopped else ""
-        process, pid = info.get("process", "?"), info.get("pid", "?")
-        return f"{process}, process {pid}{stopped}"
 
     def _wait(self, seconds: float) -> None:
         poller = zmq.Poller()

@@ -23,6 +23,7 @@ import zmq
 
 from . import housekeeping
 from .admission import Admission
+from .blockers import naming
 from .checks import Policy, check_count
 from .decoder import Decoder
 from .descriptors import CHANNEL, INGRESS, check_headroom, close_connections, raise_limit
@@ -268,7 +269,7 @@ class Node(Generic[Driven]):
         """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
         seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         self._check_open()
-        return flushing(self._context.threads(), self._links.idents, seconds)
+        return naming(flushing(self._context.threads(), self._links.idents, seconds), self._links.seen)
 
     def hand_over(self, since: float) -> Callable[[], None]:
         """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from .blockers import timed_out
+from .blockers import BUSY, JOINING, NO_ROOM, timed_out
 from .errors import Canceled, Invalid, Unavailable
 from .handover import Connections
 from .joining import LONGEST
@@ -241,7 +241,7 @@ class Publisher(Generic[Driven]):
                 deadline = max(deadline, self._links.progressed + patience, held_up + patience)
             if time.monotonic() >= deadline:
                 self._timed_out()
-                raise timed_out(obstacle, patience, system, kind)
+                raise timed_out(obstacle, patience, self._links.seen(), system, kind)
             yield self._links.sockets()
 
     def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
@@ -249,7 +249,7 @@ class Publisher(Generic[Driven]):
         try:
             seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
             if not self._lock.acquire(timeout=seconds):
-                return "another thread is sending"
+                return BUSY
             self._inside += 1
             try:
                 with refusals("send"):
@@ -258,9 +258,9 @@ class Publisher(Generic[Driven]):
                 self._inside -= 1
             return ""
         except AGAIN:
-            return "a 'block' subscriber made no room"
-        except Full as full:
-            return str(full)
+            return NO_ROOM
+        except Full:
+            return JOINING
         finally:
             self._lock.let_go()
             say()

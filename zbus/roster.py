@@ -31,7 +31,6 @@ from .files import (
     is_member,
     open_regular,
     parse_entry,
-    read_regular,
     unlocked,
     write_regular,
 )
@@ -277,14 +276,6 @@ class Roster:
         with suppress(OSError), open(open_regular(self.path / entry.name, os.O_RDWR), "r+b") as file:
             file.write(orjson.dumps(info))
             file.truncate()
-
-    def info(self, entry: Entry) -> dict[str, Any]:
-        """Return what an entry says about itself; empty if it is unreadable or gone."""
-        with suppress(OSError, ValueError):
-            info = orjson.loads(read_regular(self.path / entry.name))
-            if isinstance(info, dict):
-                return info
-        return {}
 
     def withdraw(self, ident: str) -> None:
         """Remove every file of an ingress of ours, entries first, and tell everybody."""

@@ -6,7 +6,18 @@ a line of which there is a mutant changes that too.
 
 from __future__ import annotations
 
-from . import directory, links, process, protocol, receiving, reporting, sending, surroundings, waiting
+from . import (
+    directory,
+    links,
+    process,
+    protocol,
+    receiving,
+    reporting,
+    seeing,
+    sending,
+    surroundings,
+    waiting,
+)
 from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
@@ -21,4 +32,5 @@ MUTANTS: list[Mutant] = [
     *waiting.MUTANTS,
     *protocol.MUTANTS,
     *surroundings.MUTANTS,
+    *seeing.MUTANTS,
 ]

@@ -9,7 +9,6 @@ __all__ = ["MUTANTS"]
 _AIO = "live/test_aio.py::"
 _TWINS = "live/test_twins.py::"
 _SEND = ("live/test_steps.py::test_a_send_that_is_interrupted_anywhere_leaves_the_publisher_to_others",)
-_PEERS = "live/test_peers.py::"
 _COUNTED = ("live/test_counters.py::test_what_goes_wrong_is_counted_for_others_to_read",)
 _TURNS = (_AIO + "test_busy_loops_of_send_and_receive_let_others_have_their_turn",)
 _BUSY = (_AIO + "test_what_nobody_receives_is_noticed_once_or_twice",)
@@ -74,8 +73,8 @@ MUTANTS = [
     Mutant(
         "a send that failed keeps its lock",
         "publisher.py",
-        "            return str(full)\n        finally:\n            self._lock.let_go()",
-        "            return str(full)\n        finally:\n            pass",
+        "            return JOINING\n        finally:\n            self._lock.let_go()",
+        "            return JOINING\n        finally:\n            pass",
         (_TWINS + "test_block_refuses_what_has_no_room_and_goes_on_when_there_is", *_SEND),
     ),
     Mutant(
@@ -135,48 +134,6 @@ MUTANTS = [
         ("live/test_counters.py::test_peers_tell_the_living_from_the_dead",),
     ),
     Mutant(
-        "a new origin is not told",
-        "members.py",
-        "self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]",
-        "pass",
-        (_PEERS + "test_the_origin_of_an_event_tells_the_member_that_sent_it",),
-    ),
-    Mutant(
-        "all origins are told, however many",
-        "members.py",
-        "origin][-_ORIGINS_SHOWN:]",
-        "origin]",
-        (_PEERS + "test_a_new_origin_is_told_before_events_bear_it",),
-    ),
-    Mutant(
-        "latest is shown as drop",
-        "listing.py",
-        "overflow or entry.overflow, []",
-        "entry.overflow, []",
-        (_PEERS + "test_channels_of_one_ingress_are_told_apart_by_their_overflow",),
-    ),
-    Mutant(
-        "an entry takes more room for patterns than anybody reads",
-        "seats.py",
-        "size <= _PATTERN_BYTES_SHOWN",
-        "size",
-        (_PEERS + "test_patterns_that_do_not_fit_into_an_entry_do_not_hide_the_rest",),
-    ),
-    Mutant(
-        "a listing is taken as it comes",
-        "listing.py",
-        "        if _token(path) == token:\n            break",
-        "        break",
-        (_PEERS + "test_a_listing_is_repeated_when_the_token_moves_meanwhile",),
-    ),
-    Mutant(
-        "True is a process id",
-        "about.py",
-        "type(pid) is int and 0 <",
-        "isinstance(pid, int) and 0 <",
-        (_PEERS + "test_files_of_any_content_are_listed",),
-    ),
-    Mutant(
         "the limit of descriptors is not raised",
         "descriptors.py",
         "            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))",
@@ -193,7 +150,7 @@ MUTANTS = [
     Mutant(
         "flush asks nobody whether it has read",
         "handover.py",
-        "socket_id(peer) in wanted and _unread(number)]",
+        "socket_id(peer) in wanted and unread_bytes(number)]",
         "socket_id(peer) in wanted and False]",
         ("live/test_flush.py::test_a_stopped_peer_makes_it_time_out_until_it_goes_on",),
     ),

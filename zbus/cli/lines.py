@@ -9,7 +9,9 @@ import orjson
 
 import zbus
 
-__all__ = ["human_line", "json_line", "printable"]
+from ..about import visible
+
+__all__ = ["human_line", "json_line"]
 
 _BYTES_SHOWN = 32
 
@@ -22,7 +24,7 @@ def human_line(evt: zbus.Event) -> str:
         fields.append(f"<{len(evt.data)} bytes> {evt.data[:_BYTES_SHOWN].hex()}{more}")
     elif evt.data is not None:
         fields.append(orjson.dumps(evt.data).decode())
-    return printable("  ".join(fields))
+    return visible("  ".join(fields))
 
 
 def json_line(evt: zbus.Event) -> str:
@@ -36,10 +38,3 @@ def json_line(evt: zbus.Event) -> str:
         "seq": evt.seq,
     }
     return orjson.dumps(fields).decode()
-
-
-def printable(text: str) -> str:
-    """Return `text` with line ends and control characters, which a path may contain, as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

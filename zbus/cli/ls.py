@@ -12,7 +12,7 @@ from rich.text import Text
 
 import zbus
 
-from .lines import printable
+from ..about import visible
 from .options import bus_options, notice
 
 __all__ = ["ls"]
@@ -48,7 +48,7 @@ def _row(peer: zbus.Peer) -> list[str]:
     patterns = ", ".join(system if kind == "*" else f"{system} {kind}" for system, kind in peer.patterns)
     state = "alive" if peer.alive else "dead"
     cells = [peer.process, str(peer.pid), peer.language, peer.role, peer.overflow, state, patterns]
-    return [printable(cell) or "-" for cell in cells]
+    return [visible(cell) or "-" for cell in cells]
 
 
 def _draw(found: list[zbus.Peer]) -> None:

@@ -1,0 +1,228 @@
+"""Who blocks: a send or a flush that times out names whom it has waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zbus
+from zbus import aio, blockers
+from zbus.files import Entry
+
+from .conftest import Spawn, Worker, receive
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+LARGE = "x" * 2_000  # so that few fill a connection
+
+
+def fill(bus: zbus.Bus, system: str = "a") -> int:
+    """Send until somebody makes no room; return how many events."""
+    sent = 0
+    with suppress(zbus.Timeout):
+        while True:
+            bus.send(system, "k", "/1", LARGE, timeout=0.3)
+            sent += 1
+    return sent
+
+
+def held(bus: zbus.Bus, system: str = "a", timeout: float = 0.2) -> zbus.Timeout:
+    """Return what a send says that finds no room."""
+    with pytest.raises(zbus.Timeout) as caught:
+        bus.send(system, "k", "/held", timeout=timeout)
+    assert caught.value.message.count("\n") == 0
+    return caught.value
+
+
+@contextmanager
+def stopped(worker: Worker) -> Iterator[None]:
+    worker.signal(signal.SIGSTOP)
+    try:
+        while not all(state in "Tt" for state in states(worker.pid)):
+            pass
+        yield
+    finally:
+        worker.signal(signal.SIGCONT)
+
+
+def states(pid: int) -> list[str]:
+    """Return the states of the threads of a process."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
+
+
+def ids(error: zbus.Error) -> list[str]:
+    return [subscriber["id"] for subscriber in error.details["subscribers"]]
+
+
+def listener() -> zbus.Peer:
+    """Return who subscribes."""
+    [peer] = [peer for peer in zbus.peers() if peer.role == "subscriber"]
+    return peer
+
+
+def test_a_stopped_subscriber_is_named_with_all_that_is_known_of_it(bus: zbus.Bus, spawn: Spawn) -> None:
+    worker = spawn("idle_subscriber", "a", "block", 1).ready()
+    bus.send("a", "k", "/joined")
+    with stopped(worker):
+        fill(bus)
+        error = held(bus)
+    peer = listener()
+    assert error.details == {
+        "system": "a",
+        "kind": "k",
+        "subscribers": [
+            {
+                "id": peer.id,
+                "process": "workers.py",
+                "pid": worker.pid,
+                "user": ME,
+                "patterns": [("a", "*")],
+                "stopped": True,
+            }
+        ],
+    }
+    assert error.message == (
+        f"'block' subscriber {peer.id} (workers.py, process {worker.pid}, stopped, user {ME}, a) made no room"
+        " within 0.2 s, so the event went to nobody: send it again, or see with 'zbus ls' who is on the bus"
+    )
+
+
+def test_of_several_only_the_one_is_named_that_is_full(bus: zbus.Bus) -> None:
+    _full = bus.subscribe("a.**", "k", overflow="block", capacity=1)
+    reads, _other = bus.subscribe("a", overflow="block"), bus.subscribe("b", overflow="block")
+    got: list[Any] = []
+    reader = threading.Thread(target=lambda: got.extend(iter(reads)))
+    reader.start()
+    sent = fill(bus)
+    while len(got) < sent:
+        assert reader.is_alive()
+    error = held(bus)
+    [peer] = [peer for peer in zbus.peers() if ("a.**", "k") in peer.patterns]
+    assert ids(error) == [peer.id]
+    assert f"'block' subscriber {peer.id} (" in error.message
+    assert (
+        f"process {os.getpid()}, which is this one, user {ME}, a.** k) made no room within" in error.message
+    )
+    assert error.details["subscribers"][0]["stopped"] is False
+    reads.close()
+    reader.join()
+
+
+def test_those_that_are_stopped_come_first_and_the_first_few_are_named(bus: zbus.Bus, spawn: Spawn) -> None:
+    _full = [bus.subscribe("a", overflow="block", capacity=1) for _ in range(3)]
+    worker = spawn("idle_subscriber", "a", "block", 1).ready()
+    bus.send("a", "k", "/joined")
+    with stopped(worker):
+        fill(bus)
+        # Not all are full: a send that is refused by one has been given to none.
+        while len(ids(error := held(bus))) < 4:
+            for _ in range(100):
+                with suppress(zbus.Timeout):
+                    bus.send("a", "k", "/1", LARGE, timeout=0)
+    first, *others = error.details["subscribers"]
+    assert (first["pid"], first["stopped"]) == (worker.pid, True)
+    assert [(other["pid"], other["stopped"]) for other in others] == [(os.getpid(), False)] * 3
+    assert error.message.startswith(f"4 'block' subscribers, {first['id']} (")
+    assert " and 1 more, made no room within 0.2 s" in error.message
+
+
+async def test_the_twin_names_it_too_and_so_does_send_many(zbus_dir: str) -> None:
+    async with aio.Bus(dir=zbus_dir) as bus:
+        _sub = await bus.subscribe("a", overflow="block", capacity=1)
+        with pytest.raises(zbus.Timeout):
+            while True:
+                await bus.send("a", "k", "/1", LARGE, timeout=0.3)
+        for send in (
+            bus.send("a", "k", "/1", timeout=0.1),
+            bus.send_many("a", "k", [("/1", 1)], timeout=0.1),
+        ):
+            with pytest.raises(zbus.Timeout, match="made no room") as caught:
+                await send
+            assert ids(caught.value) == [listener().id]
+
+
+def test_who_waits_for_another_thread_hears_whom_that_one_waits_for(bus: zbus.Bus) -> None:
+    sub = bus.subscribe("a", overflow="block", capacity=1)
+    fill(bus)
+    linked = bus._node._links.seen
+    error = blockers.timed_out(blockers.BUSY, 0.2, linked(), "a", "k")
+    assert error.message.startswith("another thread is sending, and 'block' subscriber ")
+    assert ids(error) == [listener().id]
+    sub.close()
+    error = blockers.timed_out(blockers.BUSY, 0.2, linked(), "a", "k")
+    assert error.message.startswith("another thread is sending within 0.2 s")
+    assert ids(error) == []
+
+
+def test_where_nothing_proves_it_all_are_named_that_it_may_be(
+    bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockers, "unread_bytes", lambda _: 0)
+    subs = [bus.subscribe("a", overflow="block", capacity=1)]
+    fill(bus)
+    assert held(bus).message.startswith(f"'block' subscriber {listener().id} (")
+    subs.append(bus.subscribe("other", overflow="block"))
+    bus.send("other", "k", "/1")
+    error = held(bus)
+    assert error.message.startswith("one of 2 'block' subscribers, perhaps ")
+    assert set(ids(error)) == {peer.id for peer in zbus.peers() if peer.role == "subscriber"}
+
+
+def test_what_others_chose_to_be_called_disturbs_no_line(zbus_dir: str) -> None:
+    entry = Entry("00000000deadbeef", 7, "block")
+    path = Path(zbus_dir, entry.name)
+    patterns = [["a\n" * 100, "\x1b[31m"], ["b", "*"], ["c", "d"], ["e", "f"], ["g", "h"], ["odd"]]
+    about = {"process": "\x1b]0;hello\x07" + "p" * 100, "pid": -1, "patterns": patterns}
+    path.write_text(json.dumps(about))
+    lines = "a\n" * 30
+    said = blockers.whose(Path(zbus_dir), entry._replace(epoch=6))  # it has moved on meanwhile
+    assert said == (
+        f"00000000deadbeef (\\x1b]0;hello\\x07{'p' * 50}…, process ?, user {ME}, {lines}…, b, c d,"
+        " 2 more patterns)"
+    ).replace("\n", "\\n")
+    path.unlink()
+    assert blockers.whose(Path(zbus_dir), entry) == "00000000deadbeef (?, process ?)"
+
+
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+def test_a_flush_names_who_has_not_read_everything(bus: zbus.Bus, spawn: Spawn, overflow: str) -> None:
+    reads = bus.subscribe("**")
+    worker = spawn("idle_subscriber", "a", overflow, 10).ready()
+    bus.send("a", "k", "/1", 1)
+    bus.flush(20)
+    with stopped(worker):
+        bus.send("a", "k", "/1", 2)
+        with pytest.raises(
+            zbus.Timeout, match=r"has not taken what was sent within 0\.1 s: try again"
+        ) as caught:
+            bus.flush(0.1)
+        [subscriber] = caught.value.details["subscribers"]
+        assert (subscriber["pid"], subscriber["stopped"]) == (worker.pid, True)
+        assert caught.value.message.startswith(f"subscriber {subscriber['id']} (workers.py, process ")
+        assert caught.value.details["timeout"] == 0.1
+        with pytest.raises(zbus.Timeout, match=f"process {worker.pid}, stopped"):
+            asyncio.run(flush_twin(bus))
+    bus.flush(20)
+    assert [receive(reads).data, receive(reads).data] == [1, 2]
+
+
+async def flush_twin(bus: zbus.Bus) -> None:
+    twin = aio.Bus(dir=str(bus._node.path.parents[1]))
+    try:
+        await twin.send("a", "k", "/2", timeout=0)
+    except zbus.Timeout:  # a stopped `block` subscriber does not let it join
+        raise
+    else:
+        await twin.flush(0.1)
+    finally:
+        await twin.close()

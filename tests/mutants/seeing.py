@@ -1,0 +1,101 @@
+"""Faults in who is seen: what a listing tells of the peers, and whom a timeout names."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_PEERS = "live/test_peers.py::"
+_BLOCKERS = "live/test_blockers.py::"
+_STOPPED = (_BLOCKERS + "test_a_stopped_subscriber_is_named_with_all_that_is_known_of_it",)
+_ONE = (_BLOCKERS + "test_of_several_only_the_one_is_named_that_is_full",)
+_FLUSH = (_BLOCKERS + "test_a_flush_names_who_has_not_read_everything",)
+
+MUTANTS = [
+    Mutant(
+        "a new origin is not told",
+        "members.py",
+        "self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]",
+        "pass",
+        (_PEERS + "test_the_origin_of_an_event_tells_the_member_that_sent_it",),
+    ),
+    Mutant(
+        "all origins are told, however many",
+        "members.py",
+        "origin][-_ORIGINS_SHOWN:]",
+        "origin]",
+        (_PEERS + "test_a_new_origin_is_told_before_events_bear_it",),
+    ),
+    Mutant(
+        "latest is shown as drop",
+        "listing.py",
+        "overflow or entry.overflow, []",
+        "entry.overflow, []",
+        (_PEERS + "test_channels_of_one_ingress_are_told_apart_by_their_overflow",),
+    ),
+    Mutant(
+        "an entry takes more room for patterns than anybody reads",
+        "seats.py",
+        "size <= _PATTERN_BYTES_SHOWN",
+        "size",
+        (_PEERS + "test_patterns_that_do_not_fit_into_an_entry_do_not_hide_the_rest",),
+    ),
+    Mutant(
+        "a listing is taken as it comes",
+        "listing.py",
+        "        if _token(path) == token:\n            break",
+        "        break",
+        (_PEERS + "test_a_listing_is_repeated_when_the_token_moves_meanwhile",),
+    ),
+    Mutant(
+        "True is a process id",
+        "about.py",
+        "type(pid) is int and 0 <",
+        "isinstance(pid, int) and 0 <",
+        (_PEERS + "test_files_of_any_content_are_listed",),
+    ),
+    *(
+        Mutant(name, "blockers.py", old, new, tests)
+        for name, old, new, tests in (
+            ("every block subscriber is named", "if blocker.full]", "]", _ONE),
+            (
+                "a connection is never full",
+                "full = _FULL_SHARE * unread > held",
+                "full = 0 * unread > held",
+                _ONE,
+            ),
+            (
+                "an id that is no prefix of a socket's name is looked for",
+                "if (ident := socket_id(peer)) in by_id:",
+                "if (ident := peer) in by_id:",
+                _ONE,
+            ),
+            ("who is stopped is not told", "stopped = seen.stopped if seen else", "stopped =", _STOPPED),
+            (
+                "who is stopped is not named first",
+                "(not blocker.full, not blocker.stopped,",
+                "(not blocker.full,",
+                (_BLOCKERS + "test_those_that_are_stopped_come_first_and_the_first_few_are_named",),
+            ),
+            (
+                "nobody is named where nothing proves it",
+                "if blocker.unread] or every",
+                "if blocker.unread]",
+                (_BLOCKERS + "test_where_nothing_proves_it_all_are_named_that_it_may_be",),
+            ),
+            (
+                "a flush names everybody",
+                "_look(now.directory, now.every) if blocker.unread]",
+                "_look(now.directory, now.every)]",
+                _FLUSH,
+            ),
+            (
+                "names are taken as they are",
+                "return visible(text if len(text)",
+                "return (text if len(text)",
+                (_BLOCKERS + "test_what_others_chose_to_be_called_disturbs_no_line",),
+            ),
+        )
+    ),
+]
