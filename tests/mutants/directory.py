@@ -255,7 +255,7 @@ MUTANTS = [
         "a rewritten entry keeps the end of the old text",
         "roster.py",
         "            file.write(orjson.dumps(info))\n            file.truncate()\n\n    def withdraw",
-        "            file.write(orjson.dumps(info))\n\n    def info",
+        "            file.write(orjson.dumps(info))\n\n    def withdraw",
         ("live/test_directory.py::test_a_closing_channel_leaves_the_names_in_the_directory_alone",),
     ),
     Mutant(
