@@ -6,6 +6,7 @@ shell. Then the path leads somewhere else. So a place remembers which directory 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -59,22 +60,32 @@ class Place:
             Unavailable: the file system refused.
         """
         self._path = path
+        failed = Unavailable(f"{path} is removed again and again: find out by whom", path=str(path))
         for _ in range(_TRIES):
-            self.rights = _create(path, default, former)
-            with file_errors("open", path):
-                self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                info = os.fstat(self._fd)
-                _open[self._fd] = info.st_dev, info.st_ino
-                self.lock()
-                self.token = Token(path / "token", self.rights.file_mode)
-            except BaseException:
-                self._close()
-                raise
+                self.rights = _create(path, default, former)
+                self._hold(path)
+            except Unavailable as error:
+                if error.details.get("errno") != errno.ENOENT:
+                    raise
+                failed = error
+                continue  # somebody removed it, or replaced it by one made at the same time
             if self.current():
                 return
-            self.close()  # somebody removed it just now
-        raise Unavailable(f"{path} is removed again and again: find out by whom", path=str(path))
+            self.close()
+        raise failed
+
+    def _hold(self, path: Path) -> None:
+        with file_errors("open", path):
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            info = os.fstat(self._fd)
+            _open[self._fd] = info.st_dev, info.st_ino
+            self.lock()
+            self.token = Token(path / "token", self.rights.file_mode)
+        except BaseException:
+            self._close()
+            raise
 
     def lock(self) -> None:
         """Take the lock, unless a cleaner is at work right now; twice is fine."""

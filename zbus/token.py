@@ -98,4 +98,5 @@ def _make(path: Path, mode: int) -> None:
             os.link(scratch, path)
     finally:
         os.close(fd)
-        scratch.unlink()
+        with suppress(OSError):
+            scratch.unlink()

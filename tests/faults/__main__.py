@@ -24,6 +24,7 @@ from . import (
     limits,
     places,
     queues,
+    users,
 )
 from .harness import FAIL, Case, Row, stage
 
@@ -50,6 +51,7 @@ CASES: dict[int, Case] = {
     16: given.given,
     17: hangs.hanging,
     18: crowds.neighbours,
+    20: users.several_users,
 }
 
 

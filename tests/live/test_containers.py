@@ -5,6 +5,8 @@ And the cleaner of temporary files, on a bus of several users.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,7 +19,7 @@ import pytest
 from zbus.about import user_name
 
 from .test_places import NO_TMPFILES
-from .test_users import OVERFLOWS, check_rights, until
+from .test_users import OVERFLOWS, check_rights
 from .users import GROUP, ROOT, SERVICE, SHELL, Party, Start, User, only_root, prepared, root, start
 
 __all__ = ["root", "start"]
@@ -34,22 +36,19 @@ def contain(root: Path) -> Iterator[Contain]:
     """Start a user's process in namespaces of its own, with the prepared directory at another path."""
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode:
         pytest.skip("namespaces of mounts and processes are not allowed here")
-    parties: list[Party] = []
-    with tempfile.TemporaryDirectory(prefix="zv-", dir="/tmp") as scratch:
+    volumes = itertools.count()
+    with contextlib.ExitStack() as running, tempfile.TemporaryDirectory(prefix="zv-", dir="/tmp") as scratch:
         os.chmod(scratch, 0o755)
 
         def contain(user: User, umask: int = 0o022) -> Party:
-            volume = Path(scratch, f"volume{len(parties)}")
+            volume = Path(scratch, f"volume{next(volumes)}")
             volume.mkdir()
             bind = ("sh", "-c", f'mount --bind {root} {volume} && exec "$0" "$@"')
-            party = Party(user, umask, env={"ZBUS_DIR": str(volume)}, within=(*NAMESPACES, *bind))
-            parties.append(party)
-            return party
+            env = {"ZBUS_DIR": str(volume)}
+            return running.enter_context(Party(user, umask, env=env, within=(*NAMESPACES, *bind)))
 
         yield contain
-        for party in parties:
-            if party.worker.process.poll() is None:
-                party.kill()
+        running.close()
 
 
 @pytest.mark.parametrize("users", [(ROOT, ROOT), (ROOT, SERVICE), (SERVICE, SHELL)])
@@ -86,7 +85,8 @@ def test_who_dies_in_one_container_is_cleaned_up_in_another(
         killed.do("subscribe", overflow, "a", overflow)
     assert all(peer["alive"] for peer in looker.do("peers"))
     killed.kill()
-    until(lambda: not any(peer["alive"] for peer in looker.do("peers")))
+    found = looker.do("peers")
+    assert [peer["alive"] for peer in found] == [False] * 4
     looker.do("open")
     looker.do("close")
     assert [path.name for path in root.glob("v1/default/*")] == ["token"]

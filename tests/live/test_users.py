@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import zbus
+from zbus import place
 from zbus.about import user_name
 from zbus.processes import look
+from zbus.token import Token
 
 from .raw import touch
 from .users import GROUP, ROOT, SERVICE, SHELL, Party, Start, User, only_root, prepared, root, start
@@ -96,6 +100,24 @@ def test_all_who_start_at_once_are_on_one_bus(start: Start, umask: int) -> None:
                 party.do("unsubscribe", "all")
                 party.do("close")
             parties[number % 2].do("remove", str(top / "v1"))
+
+
+def test_who_meets_a_directory_that_is_replaced_looks_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two made it at the same time: the kernel makes no file in the one that has lost its name."""
+    real, opened = place.Token, []
+
+    def replaced_first(path: Path, mode: int) -> Token:
+        opened.append(path)
+        if len(opened) == 1:
+            raise zbus.Unavailable("cannot open it", errno=errno.ENOENT)
+        return real(path, mode)
+
+    monkeypatch.setattr(place, "Token", replaced_first)
+    zbus.Bus(dir=root).close()
+    assert len(opened) == 2
+    check_rights(root)
 
 
 def test_loss_is_counted_across_users(start: Start, root: Path) -> None:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -83,6 +84,20 @@ class Party:
         who = user.with_umask(umask)
         self.user = user
         self.worker = Worker(who, module="tests.live.users", env=env, within=within).ready()
+        self.pid = self.worker.pid
+        if within:  # its namespace may make it another's child, with another id there
+            while children := Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+                self.pid = int(children[0])
+
+    def __enter__(self) -> Party:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill it, if it still runs."""
+        if self.worker.process.poll() is None:
+            self.kill()
+        elif self.worker.process.stdin is not None and not self.worker.process.stdin.closed:
+            self.worker.end()
 
     def do(self, name: str, *arguments: object) -> Any:
         """Have it do something; return what it answers.
@@ -112,8 +127,9 @@ class Party:
             assert self.worker.end() == 0
 
     def kill(self) -> None:
-        """SIGKILL it."""
-        self.worker.kill()
+        """SIGKILL it and wait until it is gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.worker.end()
 
 
 @contextlib.contextmanager
@@ -137,20 +153,14 @@ Start = Callable[..., Party]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start processes of users; those that still run at the end are killed."""
-    parties: list[Party] = []
+    with contextlib.ExitStack() as running:
 
-    def start(user: User, umask: int = 0o022, **env: object) -> Party:
-        given = {"ZBUS_DIR": "", "XDG_RUNTIME_DIR": "", "ZBUS_BUS": ""}
-        party = Party(user, umask, env={**given, **{name: str(value) for name, value in env.items()}})
-        parties.append(party)
-        return party
+        def start(user: User, umask: int = 0o022, **env: object) -> Party:
+            given = {"ZBUS_DIR": "", "XDG_RUNTIME_DIR": "", "ZBUS_BUS": ""}
+            given |= {name: str(value) for name, value in env.items()}
+            return running.enter_context(Party(user, umask, env=given))
 
-    yield start
-    for party in parties:
-        if party.worker.process.poll() is None:
-            party.kill()
-        elif party.worker.process.stdin is not None and not party.worker.process.stdin.closed:
-            party.worker.end()
+        yield start
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from . import (
     seeing,
     sending,
     surroundings,
+    users,
     waiting,
 )
 from .mutant import Mutant
@@ -33,4 +34,5 @@ MUTANTS: list[Mutant] = [
     *protocol.MUTANTS,
     *surroundings.MUTANTS,
     *seeing.MUTANTS,
+    *users.MUTANTS,
 ]

@@ -1,0 +1,210 @@
+"""Faults in what several users of a machine may do, and in the rights of what zbus makes."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_USERS = "live/test_users.py::"
+_REFUSALS = "live/test_refusals.py::"
+_SHARED = (_USERS + "test_every_user_of_the_group_joins_sends_receives_and_looks",)
+_PREPARED = (_REFUSALS + "test_a_directory_that_is_not_prepared_is_refused_with_what_to_do",)
+_STRANGER = (_REFUSALS + "test_who_is_not_in_the_group_is_told_so",)
+_PRIVATE = (_REFUSALS + "test_a_private_bus_is_its_owner_s_whatever_the_umask",)
+_DEFAULT = (_REFUSALS + "test_a_default_root_that_somebody_else_prepared_is_refused",)
+_RUNTIME = (_REFUSALS + "test_root_leaves_the_runtime_directory_of_a_user_alone",)
+_LOOK = (_REFUSALS + "test_root_may_look_at_a_private_bus_and_nobody_else",)
+_DEEPER = (_REFUSALS + "test_the_directory_that_was_prepared_may_be_the_root_or_beneath",)
+
+MUTANTS = [
+    Mutant(
+        "the umask decides about the rights of files",
+        "files.py",
+        "        os.fchmod(fd, mode)\n",
+        "        pass\n",
+        _SHARED,
+    ),
+    Mutant(
+        "the umask decides about the rights of sockets",
+        "roster.py",
+        "            set_rights(self.scratch_path(ident), self.rights)\n",
+        "",
+        _SHARED,
+    ),
+    Mutant(
+        "the umask decides about the rights of directories",
+        "rights.py",
+        "        os.fchmod(fd, rights.directory_mode)\n",
+        "        pass\n",
+        _SHARED,
+    ),
+    Mutant(
+        "files in a directory of a group are private",
+        "rights.py",
+        "return 0o600 if self.group is None else 0o660",
+        "return 0o600",
+        _SHARED,
+    ),
+    Mutant(
+        "files in a private directory are the group's",
+        "rights.py",
+        "return 0o600 if self.group is None else 0o660",
+        "return 0o660",
+        _PRIVATE,
+    ),
+    Mutant(
+        "directories in a directory of a group are private",
+        "rights.py",
+        "    elif not os.path.lexists(path):\n",
+        "    elif path.mkdir(0o700):\n",
+        _SHARED,
+    ),
+    Mutant(
+        "a private directory has the rights of the umask",
+        "rights.py",
+        "    directory_mode: int = 0o700",
+        "    directory_mode: int = 0o777",
+        _PRIVATE,
+    ),
+    Mutant(
+        "a directory without the setgid bit is a group's",
+        "rights.py",
+        "_GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRWXG",
+        "_GROUP_DIRECTORY = stat.S_IRWXG",
+        _PREPARED,
+    ),
+    Mutant(
+        "a directory in which the group cannot write is a group's",
+        "rights.py",
+        "_GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRWXG",
+        "_GROUP_DIRECTORY = stat.S_ISGID",
+        _PREPARED,
+    ),
+    Mutant(
+        "the sticky bit does no harm",
+        "rights.py",
+        "info.st_mode & stat.S_ISVTX:",
+        "False:",
+        _PREPARED,
+    ),
+    Mutant(
+        "who is not in the group is not told so",
+        "rights.py",
+        "return os.geteuid() == 0 or group == os.getegid() or group in os.getgroups()",
+        "return True",
+        _STRANGER,
+    ),
+    Mutant(
+        "only the first group of a process counts",
+        "rights.py",
+        " or group in os.getgroups()",
+        "",
+        _SHARED,
+    ),
+    Mutant(
+        "only the further groups of a process count",
+        "rights.py",
+        " or group == os.getegid()",
+        "",
+        _SHARED,
+    ),
+    Mutant(
+        "somebody else may prepare the default root",
+        "rights.py",
+        "    if info.st_uid != me and default:\n",
+        "    if False:\n",
+        _DEFAULT,
+    ),
+    Mutant(
+        "a named root counts as the default one",
+        "roster.py",
+        "self._default = chosen_root(root) is None",
+        "self._default = True",
+        _SHARED,
+    ),
+    Mutant(
+        "a private directory of another user will do",
+        "rights.py",
+        "(last or not _is_way(path, info))",
+        "False",
+        _PRIVATE,
+    ),
+    Mutant(
+        "a prepared directory below one of root is out of reach",
+        "rights.py",
+        "(last or not _is_way(path, info))",
+        "True",
+        _DEEPER,
+    ),
+    Mutant(
+        "a directory open to others hands down its group to a root",
+        "place.py",
+        "PRIVATE if default or rights.directory_mode & stat.S_IRWXO else rights",
+        "PRIVATE if default else rights",
+        (_REFUSALS + "test_a_directory_open_to_others_prepares_no_root",),
+    ),
+    Mutant(
+        "a default root gets the group of its parent",
+        "place.py",
+        "PRIVATE if default or rights.directory_mode & stat.S_IRWXO else rights",
+        "PRIVATE if rights.directory_mode & stat.S_IRWXO else rights",
+        (_REFUSALS + "test_a_default_root_in_a_prepared_directory_is_private",),
+    ),
+    Mutant(
+        "a directory that was removed is made anew for its maker alone",
+        "place.py",
+        "rights if former == PRIVATE else former",
+        "rights",
+        (_REFUSALS + "test_a_root_that_is_removed_is_made_anew_for_its_group",),
+    ),
+    Mutant(
+        "a directory made twice at a time is an error",
+        "place.py",
+        'if error.details.get("errno") != errno.ENOENT:',
+        "if True:",
+        (_USERS + "test_who_meets_a_directory_that_is_replaced_looks_again",),
+    ),
+    Mutant(
+        "root makes directories in those of other users",
+        "place.py",
+        "        check_parent(top)\n",
+        "        pass\n",
+        (_REFUSALS + "test_root_makes_nothing_in_a_directory_of_another_user_who_is_not_shut_out",),
+    ),
+    Mutant(
+        "the runtime directory of another user counts",
+        "location.py",
+        "return None if owner == os.geteuid() else owner",
+        "return None",
+        _RUNTIME,
+    ),
+    Mutant(
+        "root may not look at a private bus",
+        "rights.py",
+        "    if look and me == 0:\n",
+        "    if False:\n",
+        _LOOK,
+    ),
+    Mutant(
+        "everybody may look at a private bus",
+        "rights.py",
+        "    if look and me == 0:\n",
+        "    if look:\n",
+        _LOOK,
+    ),
+    Mutant(
+        "a token that is for its maker alone is just refused",
+        "token.py",
+        "        except PermissionError as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        (_REFUSALS + "test_a_token_that_is_not_the_group_s_says_whose_fault_it_is",),
+    ),
+    Mutant(
+        "the setgid bit is set without need",
+        "rights.py",
+        "    if stat.S_IMODE(os.fstat(fd).st_mode) != rights.directory_mode:\n        os.fchmod",
+        "    if True:\n        os.fchmod",
+        (_REFUSALS + "test_a_service_that_may_not_set_the_setgid_bit_needs_no_chmod_or_is_told",),
+    ),
+]
