@@ -1,4 +1,4 @@
-"""Faults in what zbus reports, and in when it calls what is not its own."""
+"""Faults in what zbus reports, says of itself, and promises to type checkers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ _LOGGING = "live/test_logging.py::"
 _IN_ORDER = (_REPORTS + "test_what_is_reported_under_a_lock_is_said_after_it_in_order",)
 
 MUTANTS = [
+    Mutant(
+        "the end of a channel says that all is well",
+        "event.py",
+        "    ok: Literal[False] = False",
+        "    ok = True",
+        ("unit/test_event.py::test_the_end_is_a_pair_too",),
+    ),
+    Mutant(
+        "the functions of the module do not explain themselves",
+        "docstrings.py",
+        "        function.__doc__ = inspect.getdoc(method)",
+        "        pass",
+        ("unit/test_help.py",),
+    ),
+    Mutant(
+        "a type that is asked for is unknown to type checkers",
+        "bus.py",
+        "type: type[T] | None = None",
+        "type: object = None",
+        ("typing/test_checkers.py",),
+    ),
     Mutant("a report is said under a lock", "reports.py", " and not any_held()", "", _IN_ORDER),
     Mutant(
         "a handler is called within itself",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import get_args
+
 import pytest
 
-from zbus.event import Event, Gap
+import zbus
+from zbus.event import CLOSED, Event, Gap, Received
 
 
 def test_an_event_needs_no_data_and_no_stamp() -> None:
@@ -48,3 +52,29 @@ def test_an_event_takes_no_further_fields() -> None:
 def test_a_gap_includes_both_its_ends() -> None:
     assert Gap("0123abcd", "s", "k", 5, 7).events == 3
     assert Gap("0123abcd", "s", "k", 5, 5).events == 1
+
+
+def test_what_is_received_is_a_pair_that_also_has_names() -> None:
+    event = Event("s", "k", "/p", 1)
+    got = Received((event, True))
+    assert got == (event, True)
+    assert (got.event, got.ok) == tuple(got)
+    evt, ok = got
+    assert evt is event
+    assert ok is True
+    assert isinstance(got, tuple)
+    assert pickle.loads(pickle.dumps(got)).ok
+
+
+def test_the_end_is_a_pair_too() -> None:
+    assert CLOSED == (None, False)
+    assert (CLOSED.event, CLOSED.ok) == (None, False)
+
+
+def test_annotations_work_while_a_program_runs() -> None:
+    assert zbus.Event[int] is not zbus.Event
+    assert zbus.Channel[int] is not None
+    assert zbus.Subscription[int] is not None
+    assert zbus.aio.Channel[int] is not None
+    assert zbus.aio.Subscription[int] is not None
+    assert get_args(zbus.Overflow) == ("drop", "block", "latest")
