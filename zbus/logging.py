@@ -21,6 +21,7 @@ from .bus import Bus, default
 from .default import Default
 from .ends import ending
 from .errors import Invalid, Unavailable
+from .location import locate
 from .locks import native
 from .wire import check_sendable, encode_data
 
@@ -67,11 +68,13 @@ class Handler(logging.Handler):
         Raises:
             TypeError: an argument of the wrong type, such as a bus of `zbus.aio`. Its programs, too, give a
                 `zbus.Bus` or a name.
-            Invalid: a malformed system.
+            Invalid: a malformed system or name of a bus, or a directory whose path is too long.
         """
         super().__init__(level)
         self._system, _ = check_sendable(system, "info")
         self._own = Default(partial(Bus, bus)) if isinstance(bus, str) else None
+        if isinstance(bus, str):
+            locate(None, bus)  # says now what would have every record dropped
         if bus is not None and self._own is None and not isinstance(bus, Bus):
             raise TypeError(f"bus must be a zbus.Bus, a name or None, not {type(bus).__name__}")
         self._bus = bus if isinstance(bus, Bus) else None

@@ -302,6 +302,8 @@ def test_what_is_no_bus_is_refused(zbus_dir: str, bus: Any) -> None:
         zbus.logging.Handler(bus)
     with pytest.raises(zbus.Invalid, match="system"):
         zbus.logging.Handler(system="logs.*")
+    with pytest.raises(zbus.Invalid, match="bus"):
+        zbus.logging.Handler("no/name")
 
 
 # Whole programs.
