@@ -12,6 +12,7 @@ import pytest
 
 import zbus
 from zbus import location
+from zbus.rights import Rights, set_rights
 
 from .test_users import check_rights
 from .users import GROUP, ROOT, SERVICE, SHELL, STRANGER, Start, User, only_root, prepared, root, start
@@ -73,7 +74,7 @@ def test_who_is_not_in_the_group_is_told_so(start: Start, root: Path) -> None:
         (0o2777, "chmod o-w"),
         (0o0770, "chmod 2770"),
         (0o0700, "install -d -g GROUP -m 2770"),
-        (0o2750, "install -d -g GROUP -m 2770"),
+        (0o2750, "for them alone: share another directory"),
         (0o0755, "install -d -g GROUP -m 2770"),
     ],
 )
@@ -157,6 +158,16 @@ def test_a_service_that_may_not_set_the_setgid_bit_needs_no_chmod_or_is_told(
     finally:
         os.umask(before)
     check_rights(root)
+
+
+def test_a_link_in_place_of_a_socket_gives_nobody_rights(root: Path, scratch: Path) -> None:
+    """Others of the group may put one there, and root would change what it leads to."""
+    target = scratch / "target"
+    target.touch(0o600)
+    (root / "link").symlink_to(target)
+    with pytest.raises(OSError, match=r"not a socket|Too many levels"):
+        set_rights(root / "link", Rights(GROUP, 0o2770))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
 # -- private

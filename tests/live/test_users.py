@@ -31,7 +31,7 @@ OVERFLOWS = ("drop", "block", "latest")
 ALL = (ROOT, SERVICE, SHELL)
 
 
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

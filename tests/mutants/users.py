@@ -201,6 +201,15 @@ MUTANTS = [
         (_REFUSALS + "test_a_token_that_is_not_the_group_s_says_whose_fault_it_is",),
     ),
     Mutant(
+        "a link in place of a socket is followed",
+        "rights.py",
+        "os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)\n"
+        "    try:\n"
+        "        if not stat.S_ISSOCK(os.fstat(fd).st_mode):",
+        "os.open(path, os.O_PATH | os.O_CLOEXEC)\n    try:\n        if False:",
+        (_REFUSALS + "test_a_link_in_place_of_a_socket_gives_nobody_rights",),
+    ),
+    Mutant(
         "the setgid bit is set without need",
         "rights.py",
         "    if stat.S_IMODE(os.fstat(fd).st_mode) != rights.directory_mode:\n        os.fchmod",
