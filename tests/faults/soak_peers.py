@@ -126,7 +126,7 @@ class GiveUps(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note the process, which the roster tells, if it is a join time-out."""
         if "did not finish joining" in record.msg and isinstance(record.args, tuple):
-            self._records.append(now(), pid_of(str(record.args[0])))
+            self._records.append(now(), pid_of(str(record.args[0]).split()[0]))
 
 
 def pid_of(ingress: str) -> int:
