@@ -86,13 +86,21 @@ def subscribe(
     *,
     overflow: Overflow = "drop",
     capacity: int | None = None,
+    capacity_bytes: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,
     type: Any = None,
     on_error: Callable[[Mismatch], object] | None = None,
 ) -> Subscription:
     """Subscribe on the default bus; see `Bus.subscribe`."""
     return _default.get().subscribe(
-        system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap, type=type, on_error=on_error
+        system,
+        kind,
+        overflow=overflow,
+        capacity=capacity,
+        capacity_bytes=capacity_bytes,
+        on_gap=on_gap,
+        type=type,
+        on_error=on_error,
     )
 
 

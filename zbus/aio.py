@@ -84,6 +84,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         dir: str | os.PathLike[str] | None = None,
         policy: Policy | None = None,
         capacity: int = 65_536,
+        capacity_bytes: int = 64 * 1024 * 1024,
         max_event_bytes: int = 16 * 1024 * 1024,
         send_timeout: float | None = 5.0,
         join_timeout: float = 1.0,
@@ -95,6 +96,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
             dir,
             policy=policy,
             capacity=capacity,
+            capacity_bytes=capacity_bytes,
             max_event_bytes=max_event_bytes,
             send_timeout=send_timeout,
             join_timeout=join_timeout,
@@ -121,6 +123,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         *,
         overflow: Overflow = "drop",
         capacity: int | None = None,
+        capacity_bytes: int | None = None,
         on_gap: Callable[[Gap], object] | None = None,
         type: Any = None,
         on_error: Callable[[Mismatch], object] | None = None,
@@ -130,7 +133,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         The join runs in a thread, so the loop goes on. Otherwise as `zbus.Bus.subscribe`; `on_gap` and
         `on_error` are plain functions, called in the task that receives.
         """
-        wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)
+        wish = self._node.wish(system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error)
         return Subscription(await run_in_thread("zbus-join", self._node.join, wish, Channel, self))
 
     @details_of(threads.Bus.send)
@@ -209,13 +212,21 @@ async def subscribe(
     *,
     overflow: Overflow = "drop",
     capacity: int | None = None,
+    capacity_bytes: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,
     type: Any = None,
     on_error: Callable[[Mismatch], object] | None = None,
 ) -> Subscription:
     """Subscribe on the default bus of asyncio, which opens at its first use; see `Bus.subscribe`."""
     return await _default.get().subscribe(
-        system, kind, overflow=overflow, capacity=capacity, on_gap=on_gap, type=type, on_error=on_error
+        system,
+        kind,
+        overflow=overflow,
+        capacity=capacity,
+        capacity_bytes=capacity_bytes,
+        on_gap=on_gap,
+        type=type,
+        on_error=on_error,
     )
 
 

@@ -14,6 +14,7 @@ from .docstrings import details_of
 from .event import CLOSED, Closed, D, Event, Received
 from .inbox import Inbox, Selected, check_channels, expired, first
 from .inlet import Ended
+from .notices import Topics
 from .timeouts import check_timeout
 from .waker import Waker, until
 
@@ -119,6 +120,12 @@ class Channel(Inbox[D]):
     async def close(self) -> None:
         """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
         self._end()
+
+    def _hear(self, topics: Topics) -> float:
+        seconds = super()._hear(topics)
+        if seconds and (waker := self._waker) is not None:
+            waker.notify_threadsafe()  # a look at the socket takes away what its descriptor would say
+        return seconds
 
     def _end(self) -> None:
         super()._end()

@@ -40,6 +40,7 @@ class Bus(BusBase[None], Sender[None]):
         dir: str | os.PathLike[str] | None = None,
         policy: Policy | None = None,
         capacity: int = 65_536,
+        capacity_bytes: int = 64 * 1024 * 1024,
         max_event_bytes: int = 16 * 1024 * 1024,
         send_timeout: float | None = 5.0,
         join_timeout: float = 1.0,
@@ -54,6 +55,8 @@ class Bus(BusBase[None], Sender[None]):
                 subscription; a `Policy` or any callable that returns a bool and does not use this bus.
             capacity: events that queue for one channel at most, and for one subscribing process on the
                 publisher's side; one frame of `send_many` counts as one. 1 counts as 2.
+            capacity_bytes: bytes of events that queue for one channel, and for one subscribing process on the
+                publisher's side: between half as many and twice as many. One event may always be larger.
             max_event_bytes: larger frames are refused on sending, and cut off on receiving; the same
                 in every process of the bus.
             send_timeout: seconds that `send` waits for a full `block` subscriber; `None` is for ever.
@@ -72,6 +75,7 @@ class Bus(BusBase[None], Sender[None]):
             dir,
             policy=policy,
             capacity=capacity,
+            capacity_bytes=capacity_bytes,
             max_event_bytes=max_event_bytes,
             send_timeout=send_timeout,
             join_timeout=join_timeout,
@@ -97,6 +101,7 @@ class Bus(BusBase[None], Sender[None]):
         *,
         overflow: Overflow = "drop",
         capacity: int | None = None,
+        capacity_bytes: int | None = None,
         on_gap: Callable[[Gap], object] | None = None,
         type: Any = None,
         on_error: Callable[[Mismatch], object] | None = None,
@@ -111,6 +116,7 @@ class Bus(BusBase[None], Sender[None]):
                 channel alone, `"block"` makes publishers wait; `"latest"` keeps only the newest event of
                 each (system, kind, path).
             capacity: of this channel, in events; the bus's own if `None`.
+            capacity_bytes: of this channel, in bytes; the bus's own if `None`.
             on_gap: called with each `Gap`, in the receiving thread.
             type: what `data` is to be: a dataclass, a msgspec Struct, a pydantic model, or another type that
                 msgspec knows. Events whose data does not fit are counted, kept and skipped.
@@ -123,7 +129,7 @@ class Bus(BusBase[None], Sender[None]):
                 many subscriptions (1,000 for each bus).
             Canceled: the bus is closed.
         """
-        wish = self._node.wish(system, kind, overflow, capacity, on_gap, type, on_error)
+        wish = self._node.wish(system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error)
         return Subscription(self._node.join(wish, Channel, self))
 
     def send_many(

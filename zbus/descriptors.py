@@ -34,7 +34,7 @@ __all__ = [
     "unread_bytes",
 ]
 
-CONTEXT, INGRESS, CHANNEL = 8, 12, 4
+CONTEXT, INGRESS, CHANNEL = 8, 13, 4
 """How many a context takes, an ingress, and a channel on one that is there."""
 
 _HEADROOM = 16

@@ -160,7 +160,7 @@ class Forwarder:
         publishers.sndhwm = 0  # else libzmq cuts the subscriptions of a new connection at 1000, silently
         publishers.setsockopt(zmq.MAXMSGSIZE, max_event_bytes)
         publishers.setsockopt(zmq.BACKLOG, _BACKLOG)
-        channels.sndhwm = 1  # a channel's queue is this plus its own: see Ingress.connect
+        channels.sndhwm = 1  # a channel's queue is this plus its own: see `Room`
         channels.setsockopt(zmq.XPUB_NODROP, int(blocking))
         try:
             publishers.bind(self._endpoint)  # type: ignore[arg-type]

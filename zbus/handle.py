@@ -28,6 +28,11 @@ class BusBase(Generic[Driven]):
         return self._node.capacity
 
     @property
+    def capacity_bytes(self) -> int:
+        """How many bytes of events a channel holds, if its subscription does not say otherwise."""
+        return self._node.capacity_bytes
+
+    @property
     def closed(self) -> bool:
         """Whether the bus was closed, or belongs to the parent of this forked process."""
         return bool(self._node.closed)

@@ -54,8 +54,12 @@ class Connections:
 
     def wait(self, deadline: float) -> None:
         """Wait until the peers have read everything, or until `deadline` (monotonic)."""
-        while any(unread_bytes(held.fileno()) for held in self._sockets) and time.monotonic() < deadline:
+        while self.unread() and time.monotonic() < deadline:
             sleep(_LOOK_SECONDS)
+
+    def unread(self) -> bool:
+        """Return whether a peer has not read everything."""
+        return any(unread_bytes(held.fileno()) for held in self._sockets)
 
     def close(self) -> None:
         """Let go of the duplicates."""

@@ -20,6 +20,7 @@ from .errors import Canceled, Invalid, Timeout
 from .event import D, Event, Gap, Mismatch
 from .inlet import Ended, Inlet
 from .latest import Latest
+from .notices import Topics
 from .patterns import Matcher, plain
 from .reports import report
 from .typed import Fit, fitter
@@ -36,6 +37,7 @@ class Options(TypedDict, total=False):
 
     overflow: Overflow
     capacity: int | None
+    capacity_bytes: int | None
     on_gap: Callable[[Gap], object] | None
     on_error: Callable[[Mismatch], object] | None
 
@@ -47,6 +49,7 @@ class Wish(NamedTuple):
     kind: Matcher | None
     overflow: Overflow
     capacity: int
+    capacity_bytes: int
     on_gap: Callable[[Gap], object] | None
     fit: Fit | None
     on_error: Callable[[Mismatch], object] | None
@@ -54,10 +57,12 @@ class Wish(NamedTuple):
 
 def check_wish(
     default_capacity: int,
+    default_bytes: int,
     system: str,
     kind: str | None,
     overflow: Overflow,
     capacity: int | None,
+    capacity_bytes: int | None,
     on_gap: Callable[[Gap], object] | None,
     type: Any,
     on_error: Callable[[Mismatch], object] | None,
@@ -70,12 +75,14 @@ def check_wish(
     if overflow not in _OVERFLOWS:
         choices = ", ".join(map(repr, _OVERFLOWS))
         raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
-    room = default_capacity if capacity is None else check_count(capacity, "capacity")
+    events = default_capacity if capacity is None else check_count(capacity, "capacity")
+    size = default_bytes if capacity_bytes is None else check_count(capacity_bytes, "capacity_bytes")
     check_callback(on_gap, "on_gap")
     check_callback(on_error, "on_error")
     if on_error is not None and type is None:
         raise Invalid("on_error is told of data that is not of a type: give type= too")
-    return Wish(what, which, overflow, room, on_gap, None if type is None else fitter(type), on_error)
+    fit = None if type is None else fitter(type)
+    return Wish(what, which, overflow, events, size, on_gap, fit, on_error)
 
 
 class Inbox(Generic[D]):
@@ -85,6 +92,7 @@ class Inbox(Generic[D]):
         system, kind: the patterns as given; `kind` is `None` for no filter.
         overflow: what a full queue does: `"drop"`, `"block"` or `"latest"`.
         capacity: how many events it holds.
+        capacity_bytes: how many bytes of events.
     """
 
     def __init__(
@@ -96,6 +104,8 @@ class Inbox(Generic[D]):
         self.kind = None if wish.kind is None else wish.kind.pattern
         self.overflow = wish.overflow
         self.capacity = wish.capacity
+        self.capacity_bytes = wish.capacity_bytes
+        self._wish = wish
         self._on_gap = wish.on_gap
         self._on_error = wish.on_error
         self._inlet = inlet
@@ -107,7 +117,7 @@ class Inbox(Generic[D]):
         self._source: Inlet | Latest = inlet
         self._decode: Callable[..., Event | None] = decoder.decode
         if self.overflow == "latest":
-            self._source = Latest(inlet, decoder, self.capacity)
+            self._source = Latest(inlet, decoder, self.capacity, self.capacity_bytes)
             self._decode = _as_it_is
 
     @property
@@ -206,6 +216,18 @@ class Inbox(Generic[D]):
         more = f"; {self._unlogged} warnings since the one before were not logged" if self._unlogged else ""
         self._logged, self._unlogged = now, 0
         report("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
+
+    def _hear(self, topics: Topics) -> float:
+        """Keep to `capacity_bytes`, as large frames of these topics are about to come; see `Notices`."""
+        system, kind = self._wish.system, self._wish.kind
+        sizes = [
+            size
+            for topic, size in topics.items()
+            if system.matches(topic[0]) and (kind is None or kind.matches(topic[1]))
+        ]
+        if sizes:
+            self._inlet.announce(sum(sizes))
+        return self._inlet.look(announced=bool(sizes))
 
     def _end(self) -> None:
         """Stop new events. What is buffered stays receivable; blocked receivers wake; twice is fine."""

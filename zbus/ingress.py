@@ -15,7 +15,9 @@ From then on a publisher that looks at the token knows whether its link has caug
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import zmq
@@ -24,8 +26,10 @@ from .errors import Unavailable
 from .forwarder import Forwarder
 from .limits import check_memory
 from .locks import Lock
+from .notices import Notices, Topics
+from .room import Room
 from .roster import Entry, Roster, new_id
-from .wire import CONTROL
+from .wire import CONTROL, NOTICE
 
 __all__ = ["Ingress", "sentinel"]
 
@@ -51,8 +55,12 @@ class Ingress:
         blocking: bool,
         capacity: int,
         max_event_bytes: int,
+        hear: Callable[[Ingress, Topics], float],
     ) -> None:
-        """Start the forwarder; nobody knows of it until the first `publish`."""
+        """Start the forwarder; nobody knows of it until the first `publish`.
+
+        `hear` is called with what publishers announce, see `Notices`.
+        """
         self._context = context
         self._roster = roster
         self._blocking = blocking
@@ -86,6 +94,13 @@ class Ingress:
             roster.withdraw(self.id)
             raise
         self._marker: zmq.Socket[bytes] | None = None
+        try:
+            self._notices = Notices(context, self.id, self._forwarder.back, partial(hear, self))
+        except Unavailable:
+            self._forwarder.close()
+            self._probe.close()
+            raise
+        self._await(NOTICE)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -93,25 +108,25 @@ class Ingress:
         socket.sndhwm = 0  # subscriptions beyond 1000 would be cut, silently
         return socket
 
-    def connect(self, prefixes: tuple[bytes, ...], capacity: int) -> tuple[zmq.Socket[bytes], bytes]:
-        """Return a SUB whose subscriptions have passed the forwarder, and its barrier topic.
+    def connect(self, prefixes: tuple[bytes, ...], capacity: int, capacity_bytes: int) -> tuple[Room, bytes]:
+        """Return a SUB, in its room, whose subscriptions have passed the forwarder, and its barrier topic.
 
-        At most `capacity` frames queue for it.
+        At most `capacity` frames queue for it, and about `capacity_bytes` bytes.
         """
         socket = self._socket(zmq.SUB)
-        # An inproc queue holds the sum of both ends' limits, and the forwarder's is 1.
-        socket.rcvhwm = max(1, capacity - 1)
+        room = Room(socket, capacity, capacity_bytes)
         self._barriers += 1
         barrier = CONTROL + f"{self.id}/{self._barriers}".encode()
         try:
+            socket.connect(self._forwarder.back)
+            room.open()
             for prefix in (*prefixes, barrier):
                 socket.setsockopt(zmq.SUBSCRIBE, prefix)
-            socket.connect(self._forwarder.back)
             self._await(barrier)
         except BaseException:
             socket.close()
             raise
-        return socket, barrier
+        return room, barrier
 
     def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> int:
         """Move to the next epoch, which includes `socket`; return the time until which nobody knew of it."""
@@ -203,5 +218,8 @@ class Ingress:
         with self._lock:
             if self._marker is not None:
                 self._marker.close()
+            with suppress(zmq.ZMQError):
+                self._probe.send(NOTICE, zmq.NOBLOCK)
+            self._notices.join()
             self._forwarder.close()
             self._probe.close()

@@ -15,6 +15,7 @@ import zmq
 
 from .errors import Canceled
 from .locks import Lock
+from .room import Room
 
 __all__ = ["WAIT_MS", "Ended", "Inlet"]
 
@@ -29,6 +30,11 @@ _CLOSE_SECONDS = 0.2
 # So many bytes of such frames are copied before it stops copying.
 _SMALL_BYTES = 8192
 _LARGE_BYTES = 1 << 20
+
+# How long a look at the queue waits for a receiver in another thread: one that has nothing to receive holds
+# the lock for longer. And when to look again.
+_LOOK_SECONDS = 0.02
+_NARROW_SECONDS, _COUNTED_SECONDS = 0.05, 1.0
 
 
 def _nothing(*_: object) -> None:
@@ -51,22 +57,22 @@ class Inlet:
 
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
-        capacity: int,
+        room: Room,
         wake: Callable[[], None],
         detach: Callable[[Inlet], None],
     ) -> None:
-        """Take over `socket`, in which at most `capacity` frames queue; `recv` waits for `WAIT_MS` at most.
+        """Take over the socket of `room`; `recv` waits for `WAIT_MS` at most.
 
         `wake` sends it its barrier, `detach` tells the bus that it is closed.
         """
         self.lock = Lock()
-        socket.rcvtimeo = WAIT_MS
-        self.recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
-        self.handle = socket
+        self.handle = room.socket
+        self.handle.rcvtimeo = WAIT_MS
+        self._recv: Callable[[int], bytes] = super(zmq.Socket, self.handle).recv
+        self.recv: Callable[[int], bytes] = self._recv
+        self._room = room
         self.closing = False
         self._disowned = False
-        self._capacity = capacity
         self._wake = wake
         self._detach = detach
         self._frames: deque[bytes | zmq.Frame] = deque()  # what had arrived when it was closed
@@ -110,7 +116,7 @@ class Inlet:
         """
         recv = super(zmq.Socket, self.handle).recv
         left = _LARGE_BYTES
-        for _ in range(self._capacity + 1):
+        for _ in range(self._room.capacity + 1):
             if left <= 0:
                 self._frames.append(recv(zmq.NOBLOCK, False))
                 continue
@@ -118,6 +124,39 @@ class Inlet:
             self._frames.append(frame)
             if len(frame) > _SMALL_BYTES:
                 left -= len(frame)
+
+    def announce(self, size: int) -> None:
+        """Count what is received from now on: `size` bytes of large frames are about to come."""
+        self._room.announce(size)
+        self._receive_by(self._counted)
+
+    def look(self, announced: bool) -> float:
+        """Keep the queue within its bytes; return the seconds after which to look again, or 0."""
+        room = self._room
+        if room.narrow or room.over or not announced:
+            self.lock.run(self._look, _LOOK_SECONDS)
+        if room.idle:
+            self._receive_by(self._recv)
+            return 0.0
+        return _NARROW_SECONDS if room.narrow else _COUNTED_SECONDS
+
+    def _look(self) -> None:
+        if not self.handle.closed:
+            self._room.look()
+
+    def _counted(self, flags: int = 0) -> bytes:
+        """Stand in for `recv` while large frames are about."""
+        try:
+            return self._room.recv(flags)
+        finally:
+            if self._room.idle:
+                self._receive_by(self._recv)
+
+    def _receive_by(self, recv: Callable[[int], bytes]) -> None:
+        if not self.closing:
+            self.recv = recv
+            if self.closing and not self._disowned:  # meanwhile, by another thread
+                self.recv = self._buffered
 
     def disown(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""

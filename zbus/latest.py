@@ -36,14 +36,16 @@ class Latest:
         superseded: how many events a newer one has taken the place of.
     """
 
-    def __init__(self, inlet: Inlet, decoder: Decoder, capacity: int) -> None:
-        """Read ahead; at most `capacity` keys wait, then the one that changed longest ago is lost."""
+    def __init__(self, inlet: Inlet, decoder: Decoder, capacity: int, capacity_bytes: int) -> None:
+        """Read ahead; at most so many keys and bytes wait, then what changed longest ago is lost."""
         self.lock = Lock()
         self.superseded = 0
         self._inlet = inlet
         self._decoder = decoder
         self._capacity = capacity
-        self._events: OrderedDict[Key, Event] = OrderedDict()
+        self._capacity_bytes = capacity_bytes
+        self._bytes = 0
+        self._events: OrderedDict[Key, tuple[Event, int]] = OrderedDict()
         self._guard = Lock()  # of the events and the bell
         self._ended = False
         self._refusal = ""
@@ -63,29 +65,41 @@ class Latest:
             while True:
                 try:
                     with inlet.lock:
-                        evt = decoder.decode(inlet.recv(0))
+                        frame = inlet.recv(0)
+                        evt = decoder.decode(frame)
                 except zmq.Again:
                     continue
-                while evt is not None or (evt := decoder.rest()) is not None:
-                    self._put(evt)
-                    evt = None
+                if evt is not None:
+                    self._put(evt, len(frame))
+                    continue
+                if batch := list(decoder.batch or ()):
+                    decoder.batch = None
+                    for evt in batch:
+                        self._put(evt, len(frame) // len(batch))
         with self._guard:
             self._ended = True
             if not self._events:
                 os.write(self._bell, b"\0")
 
-    def _put(self, evt: Event) -> None:
+    def _put(self, evt: Event, size: int) -> None:
         key = (evt.system, evt.kind, evt.path)
         with self._guard:
             if not self._events:
                 os.write(self._bell, b"\0")
-            if key in self._events:
+            if before := self._events.get(key):
                 self.superseded += 1
+                self._bytes -= before[1]
             elif len(self._events) == self._capacity:
-                self._events.popitem(last=False)
-                self._decoder.lose(1)
-            self._events[key] = evt
+                self._forget_oldest()
+            self._events[key] = evt, size
             self._events.move_to_end(key)  # a publisher's events stay in order
+            self._bytes += size
+            while self._bytes > self._capacity_bytes and len(self._events) > 1:
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        self._bytes -= self._events.popitem(last=False)[1][1]
+        self._decoder.lose(1)
 
     def recv(self, flags: int = 0) -> Event:
         """Return the event whose key changed longest ago, and forget it.
@@ -99,7 +113,8 @@ class Latest:
         while True:
             with self._guard:
                 if self._events:
-                    _, evt = self._events.popitem(last=False)
+                    _, (evt, size) = self._events.popitem(last=False)
+                    self._bytes -= size
                     if not self._events and not self._ended:
                         os.read(self.handle, 1)
                     return evt

@@ -24,14 +24,16 @@ from contextlib import suppress
 import zmq
 
 from .blockers import Linked, whose
+from .forwarder import LazyContext
 from .handover import Connections
 from .joining import Patience, Wait, Workload
+from .lanes import Lane
 from .late import AGAIN
 from .processes import speaks
 from .reports import report
 from .roster import Entry, Roster, clock
 from .timeouts import milliseconds
-from .wire import CONTROL
+from .wire import CONTROL, FILLER
 
 __all__ = ["NEVER", "Full", "Links"]
 
@@ -43,8 +45,6 @@ NEVER = -1
 _CHECK_SECONDS = (0.005, 0.05)
 _CHECK_SHARE = 8
 _CHECKED_AT_ONCE = 4
-_BLOCKING_LANE_EVENTS = 1000
-_RECONNECT_MAX_MS = 5000
 # As entries are named. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
 _SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
 
@@ -56,7 +56,7 @@ class Full(Exception):
 class Link:
     """The connection to one ingress: the epoch it should reach, and the one it has shown."""
 
-    __slots__ = ("entry", "generation", "lane", "missed", "path", "shown", "wait")
+    __slots__ = ("entry", "generation", "lane", "left", "missed", "path", "shown", "wait")
 
     def __init__(self, entry: Entry, lane: Lane, path: str) -> None:
         self.lane = lane
@@ -64,6 +64,7 @@ class Link:
         self.shown = 0
         self.generation = 0  # of the roster on which it was listed last
         self.missed: list[tuple[int, int]] = []  # epochs that were given up, and as of when
+        self.left: Connections | None = None  # those that were let go, until their peer has read them
         self.expect(entry)
 
     def expect(self, entry: Entry) -> None:
@@ -75,22 +76,6 @@ class Link:
     def endpoint(self) -> bytes:
         """The ZeroMQ address of the ingress."""
         return os.fsencode(f"ipc://{self.path}")
-
-
-class Lane:
-    """One publishing socket and the number of its links."""
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, blocking: bool, capacity: int) -> None:
-        self.blocking = blocking
-        self.links = 0
-        self.socket = context.socket(zmq.XPUB)
-        self.socket.setsockopt(zmq.XPUB_NODROP, int(blocking))
-        self.socket.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a peer that is not there
-        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        # A blocking subscriber has a queue of its own; this one only keeps the I/O thread busy.
-        self.socket.sndhwm = min(capacity, _BLOCKING_LANE_EVENTS) if blocking else capacity
-        # The method beneath the Python wrapper: 190 instead of 550 ns a call (measured).
-        self.send: Callable[[bytes], object] = super(zmq.Socket, self.socket).send
 
 
 class Links:
@@ -109,9 +94,10 @@ class Links:
     def __init__(
         self,
         roster: Roster,
-        context: Callable[[], zmq.Context[zmq.Socket[bytes]]],
+        context: LazyContext,
         *,
         capacity: int,
+        capacity_bytes: int,
         join_timeout: float,
         send_timeout: float,
         gave_up: Callable[[], None],
@@ -124,6 +110,7 @@ class Links:
         self._roster = roster
         self._context = context
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._patience = Patience(join_timeout, send_timeout)
         self._workload = Workload()
         self._gave_up = gave_up
@@ -136,6 +123,7 @@ class Links:
         self._awaited: dict[str, Link] = {}
         self._lanes: dict[str, Lane] = {}
         self._timeout_ms = 0
+        self._fillers: list[bytes] = []
         self.hold: Callable[[bytes], object] | None = None
         self.drop: Callable[[bytes], object] | None = None
 
@@ -159,6 +147,7 @@ class Links:
                 if self._roster.token[0] == token:
                     self.settled = asof
                     self._count_late()
+                    self._share_out()
                     return token
                 continue
             if now >= begun + timeout:
@@ -199,9 +188,43 @@ class Links:
             socket.getsockopt(zmq.EVENTS)
 
     def look(self) -> None:
-        """Take in who has come back of those that were given up."""
+        """Take in who has come back of those that were given up, and connect those that were let go."""
         self._read()
+        for link in self._links.values():
+            if link.left is not None and not link.left.unread():
+                self._connect(link)
         self._count_late()
+        self._share_out()
+
+    def asleep(self) -> tuple[int, ...] | None:
+        """Return how often the I/O threads have fallen asleep, if they sleep, see `IoThreads`."""
+        threads = self._context.threads()
+        return () if threads is None else threads.asleep()
+
+    def stopped(self, ident: str) -> bool:
+        """Return whether the process at the other end of a link does not run."""
+        wait = self._links[ident].wait
+        wait.look()
+        return wait.stopped
+
+    def dropping(self) -> set[str]:
+        """Return the ids of the ingresses that are connected and never hold a publisher."""
+        return {
+            ident
+            for ident, link in self._links.items()
+            if not link.lane.blocking and link.left is None and ident not in self._awaited
+        }
+
+    def let_go(self, ident: str) -> None:
+        """Free what waits for a subscriber that takes nothing. It is connected again when it does."""
+        link = self._links[ident]
+        link.left = Connections([ident])
+        link.missed.append((link.entry.epoch, clock()))
+        link.shown = 0
+        self._unlink(link)
+        self._listed = NEVER
+        who = whose(self._roster.path, link.entry)
+        report("%s takes nothing, and capacity_bytes is used up: what it misses is counted", who)
 
     def _count_late(self) -> None:
         self.late = sorted({since for link in self._links.values() for _, since in link.missed})
@@ -214,7 +237,7 @@ class Links:
                 known.generation = generation
             elif known.generation == generation or not known.shown:
                 self._awaited.pop(ident, None)
-                self._unlink(self._links.pop(ident))
+                self._forget(self._links.pop(ident))
             # Else others made the directory anew, and this one has yet to show itself there.
         dead = []
         for ident, entry in entries.items():
@@ -227,33 +250,62 @@ class Links:
             else:
                 dead.append(ident)
         self._roster.bury(dead)
+        self._share_out()
+
+    def _share_out(self) -> None:
         sends = {name: lane.send if lane.links else None for name, lane in self._lanes.items()}
         self.hold = sends.get("block")
         self.drop = sends.get("drop")
+        self._fillers = [
+            CONTROL + f"{link.entry.id}.{link.shown}".encode() + FILLER
+            for link in self._links.values()
+            if link.lane.blocking and link.shown
+        ]
+
+    def pads(self, size: int) -> bool:
+        """Return whether a frame of `size` bytes is to be followed by fillers, see `pad`."""
+        return self.hold is not None and self._lanes["block"].pads(size) > 0
+
+    def pad(self, size: int) -> None:
+        """Have a frame that was just sent take as many places in `block` queues as it is large."""
+        if self.pads(size):
+            self._lanes["block"].pad(size, self._fillers)
 
     def _link(self, entry: Entry) -> None:
         lane = self._lanes.get(entry.overflow)
         if lane is None:
             blocking = entry.overflow == "block"
-            lane = Lane(self._context(), blocking=blocking, capacity=self._capacity)
+            lane = Lane(self._context.get(), blocking, self._capacity, self._capacity_bytes)
             lane.socket.sndtimeo = self._timeout_ms
             self._lanes[entry.overflow] = lane
         link = self._links[entry.id] = Link(entry, lane, str(self._roster.socket_path(entry.id)))
         self._expect(link, entry)
-        lane.socket.connect(link.endpoint)  # type: ignore[arg-type]
-        lane.links += 1
+        self._connect(link)
         link.generation = self._roster.generation
+
+    def _connect(self, link: Link) -> None:
+        if link.left is not None:
+            link.left.close()
+            link.left = None
+        link.lane.socket.connect(link.endpoint)  # type: ignore[arg-type]
+        link.lane.links += 1
 
     def _expect(self, link: Link, entry: Entry) -> None:
         """Begin to wait for the epoch of `entry`, unless it has been shown already."""
         link.expect(entry)
-        if link.shown < entry.epoch:
+        if link.shown < entry.epoch and link.left is None:
             self._awaited[entry.id] = link
 
     def _unlink(self, link: Link) -> None:
         link.lane.links -= 1
         with suppress(zmq.ZMQError):  # ENOENT if libzmq has dropped it already
             link.lane.socket.disconnect(link.endpoint)
+
+    def _forget(self, link: Link) -> None:
+        if link.left is None:
+            self._unlink(link)
+        else:
+            link.left.close()
 
     def _read(self) -> None:
         """Take in what peers subscribed to; libzmq has applied it, only the sentinels are for us."""
@@ -333,6 +385,9 @@ class Links:
         """
         self.hold = self.drop = None
         connections = Connections(self.idents())
+        for link in self._links.values():
+            if link.left is not None:
+                link.left.close()
         for lane in self._lanes.values():
             lane.socket.close(linger=milliseconds(max(0.0, deadline - time.monotonic())))
         self._lanes.clear()

@@ -20,12 +20,13 @@ Key = tuple[str, str, str]
 class Topic:
     """A (system, kind) that a publisher sends to: since when, the last number, and the form of its frames."""
 
-    __slots__ = ("born", "seq", "template")
+    __slots__ = ("announced", "born", "seq", "template")
 
     def __init__(self, born: int) -> None:
         self.born = born
         self.seq = 0
         self.template = b""
+        self.announced = 0  # bytes of large frames that may follow without another notice
 
 
 class Marks:

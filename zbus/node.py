@@ -67,7 +67,7 @@ class Node(Generic[Driven]):
 
     Attributes:
         name: of the bus.
-        capacity: of its channels, if a subscription does not say otherwise.
+        capacity, capacity_bytes: of its channels, if a subscription does not say otherwise.
         path: the directory.
         publisher: the sending half.
         closed: why it is closed, or empty.
@@ -80,6 +80,7 @@ class Node(Generic[Driven]):
         *,
         policy: Policy | None,
         capacity: int,
+        capacity_bytes: int,
         max_event_bytes: int,
         send_timeout: float | None,
         join_timeout: float,
@@ -91,6 +92,7 @@ class Node(Generic[Driven]):
         self._pid = os.getpid()
         self.name = bus_name(name)
         self.capacity = check_count(capacity, "capacity")
+        self.capacity_bytes = check_count(capacity_bytes, "capacity_bytes")
         self._max = check_count(max_event_bytes, "max_event_bytes")
         self._linger = check_timeout(linger, "linger")
         self._admission = Admission(policy)
@@ -111,8 +113,9 @@ class Node(Generic[Driven]):
         self.closed, self._finished = "", False
         self._links = Links(
             self._roster,
-            self._context.get,
+            self._context,
             capacity=self.capacity,
+            capacity_bytes=self.capacity_bytes,
             join_timeout=join_timeout,
             send_timeout=self._send_timeout,
             gave_up=partial(self._member.add, "join_timeouts"),
@@ -123,6 +126,7 @@ class Node(Generic[Driven]):
             admit=self._admit_send,
             timed_out=partial(self._member.add, "send_timeouts"),
             new_origin=self._member.new_origin,
+            capacity_bytes=self.capacity_bytes,
             max_event_bytes=self._max,
             send_timeout=send_timeout,
             pursue=pursue,
@@ -140,7 +144,7 @@ class Node(Generic[Driven]):
 
     def wish(self, system: str, *options: Any) -> Wish:
         """Check what a subscription asks for; see `Bus.subscribe`."""
-        wish = check_wish(self.capacity, system, *options)
+        wish = check_wish(self.capacity, self.capacity_bytes, system, *options)
         self._admission.check(SUBSCRIBE, "subscribe to events from system", wish.system.pattern)
         return wish
 
@@ -196,21 +200,24 @@ class Node(Generic[Driven]):
             blocking=blocking,
             capacity=wish.capacity if blocking else self.capacity,
             max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
+            hear=self._seats.hear,
         )
 
     def _join_by(self, ingress: Ingress, wish: Wish, kind: Callable[..., Channel]) -> Channel:
         fresh = not ingress.entry.epoch
         # With `latest`, the capacity is of what waits for the reader, not of what a thread reads at once.
-        room = self.capacity if wish.overflow == "latest" else wish.capacity
+        own = wish if wish.overflow != "latest" else self
         try:
-            socket, barrier = ingress.connect(prefixes(wish.system, wish.kind), room)
-            inlet = Inlet(socket, room, partial(ingress.wake, barrier), self._leave)
+            room, barrier = ingress.connect(
+                prefixes(wish.system, wish.kind), own.capacity, own.capacity_bytes
+            )
+            inlet = Inlet(room, partial(ingress.wake, barrier), self._leave)
             decoder = Decoder(wish.system, wish.kind, wish.fit, self._member.add)
             try:
                 channel = kind(wish, decoder, inlet, self._discard)
                 patterns = (channel.system, channel.kind or "*", wish.overflow)
                 self._seats[inlet] = Seat(weakref.ref(channel), ingress, patterns)
-                asked = ingress.publish(socket, self._describe(ingress))
+                asked = ingress.publish(room.socket, self._describe(ingress))
             except BaseException:
                 self._seats.pop(inlet, None)
                 inlet.close()

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
+from .backlog import Backlog
 from .blockers import BUSY, JOINING, NO_ROOM, timed_out
 from .errors import Canceled, Invalid, Unavailable
 from .handover import Connections
@@ -27,7 +28,7 @@ from .reports import say
 from .roster import Roster, clock
 from .threads import sleep
 from .timeouts import check_timeout
-from .wire import Stamp, check_sendable, encode_batch, frame_template
+from .wire import LARGE_BYTES, Stamp, check_sendable, encode_batch, frame_template
 
 __all__ = ["DEFAULT", "TRY_SECONDS", "Attempts", "Publisher", "exhaust"]
 
@@ -50,6 +51,8 @@ TRY_SECONDS = 0.02
 _CLOSE_SECONDS = 0.2
 # How long a send that has no time waits for one of another thread, which takes microseconds.
 _TURN_SECONDS = 0.005
+# How long a send waits at most for large frames to be written; on an event loop a tenth of that.
+_RELIEF_SECONDS = 0.5
 # How long the first send of a topic waits for it to be out of this process; on an event loop a tenth of that.
 _WRITE_SECONDS = 0.25
 # Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
@@ -77,6 +80,7 @@ class Publisher(Generic[Driven]):
         admit: Callable[[str], None],
         timed_out: Callable[[], None],
         new_origin: Callable[[], str],
+        capacity_bytes: int,
         max_event_bytes: int,
         send_timeout: float | None,
         pursue: Callable[[Attempts], Driven],
@@ -88,6 +92,7 @@ class Publisher(Generic[Driven]):
         Args:
             admit: called once per topic with its system; raises if the policy denies it.
             timed_out: called when a send gave up.
+            capacity_bytes: that wait for each subscriber at most.
             new_origin: returns a fresh origin by which events are numbered, and shows whose it is.
             pursue: drives the attempts of a send that could not be done in one go.
             try_seconds: how long one of them may wait; 0 if their driver waits between them.
@@ -97,6 +102,8 @@ class Publisher(Generic[Driven]):
         self._admit = admit
         self._timed_out = timed_out
         self._max = max_event_bytes
+        self._small = min(LARGE_BYTES, max_event_bytes)  # larger frames are announced, and counted
+        self._backlog = Backlog(links, capacity_bytes, self._emit)
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         self._lock = Lock()
         self._inside = 0  # how many threads send or wait to; a hint, since they count without a lock
@@ -171,6 +178,10 @@ class Publisher(Generic[Driven]):
 
     def _transmit(self, system: str, kind: str, raw: bytes, body: bytes, count: int) -> None:
         """Send one frame now, under the lock; raise `zmq.Again` or `Full` if that cannot be."""
+        if self._backlog.over and self._backlog.relieve(
+            _RELIEF_SECONDS if self._try_seconds else _RELIEF_SECONDS / 10
+        ):
+            self._known = NEVER
         if self._token[0] != self._known:
             self._settle()
         try:
@@ -181,8 +192,21 @@ class Publisher(Generic[Driven]):
         if len(frame) > self._max:
             raise self._too_large(frame)
         self._latecomers.send_marks()
+        if (size := len(frame)) > self._small:
+            self._backlog.announce(topic, system, kind, size)
         self._emit(frame)
         topic.seq += count
+        if size > self._small:
+            self._backlog.add(topic, size)
+            self._links.pad(size)
+
+    def _admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
+        """Announce and count a large frame of the fast path; return whether it may be sent there."""
+        if size > self._max or self._backlog.over or self._links.pads(size):
+            return False
+        self._backlog.announce(topic, system, kind, size)
+        self._backlog.add(topic, size)
+        return True
 
     def _emit(self, frame: bytes) -> None:
         if self._hold is not None:
@@ -200,6 +224,7 @@ class Publisher(Generic[Driven]):
     def _tell_latecomers(self) -> None:
         if not self._closed:
             self._latecomers.tell()
+            self._hold, self._drop = self._links.hold, self._links.drop
 
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""

@@ -13,10 +13,11 @@ from .inbox import Inbox
 from .ingress import Ingress
 from .inlet import Inlet
 from .members import about_process
+from .notices import Topics
 
 __all__ = ["Seat", "Seats"]
 
-# A context has room for 8,192 sockets, of which a `block` channel takes six. And the time to close them all
+# A context has room for 8,192 sockets, of which a `block` channel takes seven. And the time to close them all
 # grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
 _MAX_CHANNELS = 1000
 _PATTERNS_SHOWN = 100
@@ -61,6 +62,11 @@ class Seats(dict[Inlet, Seat]):
         ]
         about = {**about_process(), "member": member, "channels": len(patterns)}
         return {**about, "patterns": shown[:_PATTERNS_SHOWN]}
+
+    def hear(self, ingress: Ingress, topics: Topics) -> float:
+        """Tell the channels of an ingress which large frames are about to come; see `Notices`."""
+        channels = [seat.channel() for seat in [*self.values()] if seat.ingress is ingress]
+        return min(filter(None, (channel._hear(topics) for channel in channels if channel)), default=0.0)
 
     def end(self) -> None:
         """End all channels; what they hold can still be received."""

@@ -83,7 +83,9 @@ class Sender(Generic[Driven]):
                     topic = publisher._current[system, kind]
                     # `%` on bytes takes 100 ns less than join or an f-string.
                     frame = topic.template % (raw, seq := topic.seq + 1, body)
-                    if len(frame) <= publisher._max:
+                    if len(frame) <= publisher._small or publisher._admit_large(
+                        topic, system, kind, len(frame)
+                    ):
                         if (hold := publisher._hold) is not None:
                             hold(frame)
                         if (drop := publisher._drop) is not None:

@@ -27,6 +27,9 @@ from .patterns import check_name, check_text
 __all__ = [
     "CONTROL",
     "EMPTY_BATCH",
+    "FILLER",
+    "LARGE_BYTES",
+    "NOTICE",
     "Frame",
     "Malformed",
     "Stamp",
@@ -36,14 +39,25 @@ __all__ = [
     "decode_batch",
     "decode_data",
     "decode_fields",
+    "decode_notice",
     "encode_batch",
     "encode_data",
+    "encode_notice",
     "frame_template",
     "parse_stamp",
 ]
 
 CONTROL = b"\xff"
 """First byte of a topic that is the bus's own (barriers and sentinels); no UTF-8 text begins so."""
+
+NOTICE = CONTROL + b"!"
+"""What a notice begins with, which tells receivers how many bytes of large frames are about to come."""
+
+FILLER = b"~"
+"""What follows a sentinel to make a frame that says nothing, and takes a place in queues."""
+
+LARGE_BYTES = 1024
+"""Frames of more bytes are large. 65,536 smaller ones, the default capacity, have 64 MiB at most."""
 
 EMPTY_BATCH = b"[]"
 """Data of a mark: a batch without items, which tells what numbers have gone before it."""
@@ -276,6 +290,22 @@ def _row(row: Any) -> tuple[str, Any]:
     if not isinstance(row[0], str) or not row[0] or "\0" in row[0]:
         raise Malformed("a batch item's path is a non-empty string without NUL")
     return row[0], row[1] if len(row) == 2 else None
+
+
+def encode_notice(system: str, kind: str, size: int) -> bytes:
+    """Return the notice that `size` bytes of large frames of a topic are about to come."""
+    return b"%b%b\0%b\0%d" % (NOTICE, system.encode(), kind.encode(), size)
+
+
+def decode_notice(frame: bytes) -> tuple[str, str, int] | None:
+    """Return the topic and the bytes that a notice tells, or `None` if it is none."""
+    fields = frame.removeprefix(NOTICE).split(b"\0")
+    if len(fields) != 3 or not _SEQ.fullmatch(fields[2]):
+        return None
+    try:
+        return fields[0].decode(), fields[1].decode(), int(fields[2])
+    except UnicodeDecodeError:
+        return None
 
 
 def parse_stamp(stamp: bytes) -> Stamp:

@@ -51,7 +51,14 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 @pytest.fixture
 def ingress(roster: Roster, gate: Gate) -> Iterator[Ingress]:
     context = forwarder.LazyContext()
-    made = Ingress(context.get(), roster, blocking=False, capacity=100, max_event_bytes=10_000)
+    made = Ingress(
+        context.get(),
+        roster,
+        blocking=False,
+        capacity=100,
+        max_event_bytes=10_000,
+        hear=lambda *_: 0.0,
+    )
     yield made
     made.withdraw()
     made.close()
@@ -84,25 +91,25 @@ class Held:
 def test_a_channel_is_connected_only_when_its_prefixes_have_passed_the_forwarder(
     ingress: Ingress, gate: Gate
 ) -> None:
-    held = Held(gate, lambda: ingress.connect((b"a",), 100))
+    held = Held(gate, lambda: ingress.connect((b"a",), 100, 1 << 20))
     assert not held.returns(0.2)
-    socket, _ = held.let_go()
-    socket.close()
+    room, _ = held.let_go()
+    room.socket.close()
 
 
 def test_an_epoch_is_announced_only_when_its_sentinel_has_passed_the_forwarder(
     ingress: Ingress, roster: Roster, gate: Gate
 ) -> None:
-    socket, _ = ingress.connect((b"a",), 100)
+    room, _ = ingress.connect((b"a",), 100, 1 << 20)
     before = roster.token[0]
-    held = Held(gate, lambda: ingress.publish(socket, {}))
+    held = Held(gate, lambda: ingress.publish(room.socket, {}))
     assert not held.returns(0.2)
     assert roster.entries() == {}
     assert roster.token[0] == before
     held.let_go()
     assert roster.entries() == {ingress.id: Entry(ingress.id, 1, "drop")}
     assert roster.token[0] != before
-    socket.close()
+    room.socket.close()
 
 
 def test_a_new_entry_is_there_before_the_token_moves_and_the_old_one_goes_after(
@@ -118,9 +125,9 @@ def test_a_new_entry_is_there_before_the_token_moves_and_the_old_one_goes_after(
     monkeypatch.setattr(roster, "touch", look)
     sockets = []
     for _ in range(3):
-        socket, _ = ingress.connect((b"a",), 100)
-        sockets.append(socket)
-        ingress.publish(socket, {})
+        room, _ = ingress.connect((b"a",), 100, 1 << 20)
+        sockets.append(room.socket)
+        ingress.publish(room.socket, {})
     names = [f"{ingress.id}.{epoch}.drop" for epoch in (1, 2, 3)]
     assert seen == [names[:1], names[:2], names[1:]]
     assert sorted(path.name for path in roster.path.glob("*.drop")) == names[2:]
@@ -130,10 +137,10 @@ def test_a_new_entry_is_there_before_the_token_moves_and_the_old_one_goes_after(
 
 def test_the_socket_has_its_name_only_once_it_listens(ingress: Ingress, roster: Roster) -> None:
     assert not roster.socket_path(ingress.id).exists()
-    socket, _ = ingress.connect((b"a",), 100)
-    ingress.publish(socket, {})
+    room, _ = ingress.connect((b"a",), 100, 1 << 20)
+    ingress.publish(room.socket, {})
     assert roster.alive(ingress.id)
-    socket.close()
+    room.socket.close()
 
 
 def test_the_sentinel_of_the_last_epoch_goes_when_the_next_is_announced(
@@ -142,9 +149,9 @@ def test_the_sentinel_of_the_last_epoch_goes_when_the_next_is_announced(
     """A publisher that connects gets those that are left, and thousands of them would take their time."""
     sockets = []
     for _ in range(5):
-        socket, _ = ingress.connect((b"a",), 100)
-        sockets.append(socket)
-        ingress.publish(socket, {})
+        room, _ = ingress.connect((b"a",), 100, 1 << 20)
+        sockets.append(room.socket)
+        ingress.publish(room.socket, {})
     last, shown = sentinel(ingress.id, 5), [b""]
     deadline = time.monotonic() + 10
     while shown != [last] and time.monotonic() < deadline:  # until it has passed the forwarder

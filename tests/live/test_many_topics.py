@@ -31,10 +31,17 @@ def test_a_publisher_that_comes_later_gets_thousands_of_subscriptions(bus: zbus.
 
 def test_a_channel_passes_thousands_of_subscriptions_to_its_forwarder(zbus_dir: str) -> None:
     context, roster = LazyContext(), Roster(zbus_dir, "default")
-    ingress = Ingress(context.get(), roster, blocking=False, capacity=100, max_event_bytes=10_000)
+    ingress = Ingress(
+        context.get(),
+        roster,
+        blocking=False,
+        capacity=100,
+        max_event_bytes=10_000,
+        hear=lambda *_: 0.0,
+    )
     try:
-        socket, _ = ingress.connect(tuple(f"s{number}\0".encode() for number in range(3_000)), 100)
-        socket.close()
+        room, _ = ingress.connect(tuple(f"s{number}\0".encode() for number in range(3_000)), 100, 1 << 20)
+        room.socket.close()
     finally:
         ingress.withdraw()
         ingress.close()

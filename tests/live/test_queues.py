@@ -99,16 +99,19 @@ def test_a_publisher_queues_a_thousand_events_for_a_block_subscriber_and_not_its
 ) -> None:
     full = bus.subscribe("a", overflow="block", capacity=10)
     with zbus.Bus(dir=zbus_dir, capacity=65_536, linger=0) as sender:
-        assert 1_000 <= accepted(sender, 16_384, 1_300) < 1_200
+        assert 900 <= accepted(sender, 16_384, 1_300) < 1_200
         full.close()
 
 
 def test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity(bus: zbus.Bus, zbus_dir: str) -> None:
-    """The publisher's, the forwarder's, the channel's; the kernel has no room for two such events."""
+    """The publisher's, the forwarder's, the channel's; the kernel has no room for two such events.
+
+    In the first two each takes two places, since it is announced.
+    """
     capacity = 50
     full = bus.subscribe("a", overflow="block", capacity=capacity)
     with zbus.Bus(dir=zbus_dir, capacity=capacity, linger=0) as sender:
-        assert 3 * capacity <= accepted(sender, 300_000, 5 * capacity) <= 3 * capacity + 5
+        assert 2 * capacity <= accepted(sender, 300_000, 5 * capacity) <= 2 * capacity + 5
         full.close()
 
 

@@ -52,7 +52,7 @@ MUTANTS = [
     Mutant(
         "a vanished link is kept",
         "links.py",
-        "            self._unlink(self._links.pop(ident))",
+        "            self._forget(self._links.pop(ident))",
         "            pass",
         (
             _JOINS + "test_a_block_peer_that_has_not_joined_counts_as_full",
@@ -125,8 +125,8 @@ MUTANTS = [
     Mutant(
         "nobody is awaited",
         "links.py",
-        "        if link.shown < entry.epoch:\n",
-        "        if link.shown > entry.epoch:\n",
+        "        if link.shown < entry.epoch and",
+        "        if link.shown > entry.epoch and",
         (_LINKS + "test_two_subscribers_are_both_awaited",),
     ),
     Mutant(
@@ -145,8 +145,8 @@ MUTANTS = [
     ),
     Mutant(
         "the block lane has the full capacity",
-        "links.py",
-        "min(capacity, _BLOCKING_LANE_EVENTS) if blocking else capacity",
+        "lanes.py",
+        "min(capacity, _BLOCKING_EVENTS) if blocking else capacity",
         "capacity",
         (
             "live/test_queues.py::test_a_publisher_queues_a_thousand_events_for_a_block_subscriber_and_not_its_whole_capacity",
@@ -154,14 +154,14 @@ MUTANTS = [
     ),
     Mutant(
         "the block lane has always a thousand",
-        "links.py",
-        "min(capacity, _BLOCKING_LANE_EVENTS) if blocking",
-        "_BLOCKING_LANE_EVENTS if blocking",
+        "lanes.py",
+        "min(capacity, _BLOCKING_EVENTS) if blocking",
+        "_BLOCKING_EVENTS if blocking",
         ("live/test_queues.py::test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity",),
     ),
     Mutant(
         "the block lane drops",
-        "links.py",
+        "lanes.py",
         "zmq.XPUB_NODROP, int(blocking)",
         "zmq.XPUB_NODROP, 0",
         (
@@ -171,7 +171,7 @@ MUTANTS = [
     ),
     Mutant(
         "the drop lane waits",
-        "links.py",
+        "lanes.py",
         "zmq.XPUB_NODROP, int(blocking)",
         "zmq.XPUB_NODROP, 1",
         ("live/test_overflow.py::test_a_stopped_reader_process_loses_exactly_what_it_reports",),

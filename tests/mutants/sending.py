@@ -124,9 +124,9 @@ MUTANTS = [
     ),
     Mutant(
         "the short way sends what is too large",
-        "sender.py",
-        "if len(frame) <= publisher._max:",
-        "if len(frame) <= 2 * publisher._max:",
+        "publisher.py",
+        "if size > self._max or",
+        "if size > 2 * self._max or",
         _REFUSED,
     ),
     Mutant(
@@ -145,9 +145,9 @@ MUTANTS = [
     ),
     Mutant(
         "the short way sends a frame one byte above the limit",
-        "sender.py",
-        "if len(frame) <= publisher._max:",
-        "if len(frame) <= publisher._max + 1:",
+        "publisher.py",
+        "if size > self._max or",
+        "if size > self._max + 1 or",
         _LIMIT,
     ),
     Mutant(

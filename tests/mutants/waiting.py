@@ -59,8 +59,8 @@ MUTANTS = [
     Mutant(
         "closing wakes no task",
         "aiochannel.py",
-        "waker.notify_threadsafe()",
-        "waker",
+        "waker.notify_threadsafe()\n            if self._source",
+        "waker\n            if self._source",
         (_TWINS + "test_close_wakes_whoever_waits",),
     ),
     Mutant(
