@@ -224,7 +224,7 @@ class Links:
         self._unlink(link)
         self._listed = NEVER
         who = whose(self._roster.path, link.entry)
-        report("%s takes nothing, and capacity_bytes is used up: what it misses is counted", who)
+        report("subscriber %s takes nothing, and capacity_bytes is used up: what it misses is counted", who)
 
     def _count_late(self) -> None:
         self.late = sorted({since for link in self._links.values() for _, since in link.missed})
