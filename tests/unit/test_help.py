@@ -12,6 +12,7 @@ import pytest
 
 import zbus
 from zbus import aio
+from zbus.inbox import Options
 
 SAME = ("subscribe", "send", "send_many")
 EVERY: list[tuple[str, Callable[..., Any]]] = [
@@ -46,6 +47,11 @@ def test_a_function_says_what_the_method_says(module: ModuleType, name: str) -> 
 def test_the_others_take_what_the_method_takes(name: str) -> None:
     for module in (zbus, aio):
         assert parameters(getattr(module, name)) == parameters(getattr(module.Bus, name))
+
+
+def test_type_checkers_know_all_options_of_subscribe() -> None:
+    options = {one.name for one in parameters(zbus.subscribe) if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert {*Options.__annotations__} == options - {"type"}
 
 
 @pytest.mark.parametrize("name", [*SAME, "flush", "close"])
