@@ -10,6 +10,7 @@ import importlib.util
 import sys
 
 from .signals import Interrupted, raise_signals
+from .streams import guard, settle
 
 __all__ = ["main"]
 
@@ -21,8 +22,10 @@ _HINT = "zbus: the command line needs click and rich: pip install click rich"
 def main() -> None:
     """Run the command that `sys.argv` names and exit the process with its exit code.
 
-    0 is success, 1 a failure, 2 a wrong command line, 128 + n an end by signal n.
+    0 is success, 1 a failure, 2 a wrong command line, 128 + n an end by signal n. It is success, too, when
+    the reader of stdout has gone. That stderr takes nothing does not count.
     """
+    guard()
     raise_signals()
     try:
         if not all(map(importlib.util.find_spec, ("click", "rich"))):
@@ -32,4 +35,5 @@ def main() -> None:
         code = run(sys.argv[1:])
     except Interrupted as interrupted:
         code = 128 + interrupted.signal
+    settle()
     sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Any
 
@@ -15,6 +14,7 @@ from .demo import demo
 from .ls import ls
 from .options import notice
 from .send import send
+from .streams import mute
 from .sub import sub
 
 __all__ = ["cli", "run"]
@@ -28,12 +28,12 @@ class _Commands(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, for example `head`, has all it wanted
-            _mute()
+            mute("stdout")
             return 0
         except zbus.Error as error:
             raise click.ClickException(error.message) from error
         except OSError as error:  # for example a full disk under a redirected stdout
-            _mute()
+            mute("stdout")
             raise click.ClickException(error.strerror or str(error)) from error
         return code
 
@@ -67,11 +67,11 @@ def run(args: list[str]) -> int:
     except click.ClickException as error:
         notice(error.format_message())
         return error.exit_code
+    except SystemExit:  # how click ends when the reader of the help has gone
+        mute("stdout")
+        return 0
+    except OSError as error:  # the help could not be written
+        mute("stdout")
+        notice(error.strerror or str(error))
+        return 1
     return code if isinstance(code, int) else 0
-
-
-def _mute() -> None:
-    """Send what stdout still buffers to nowhere, so that the flush at exit does not fail as well."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

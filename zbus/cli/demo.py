@@ -20,6 +20,7 @@ from rich.text import Text
 
 from .demo_peer import BUS, describe
 from .signals import Interrupted, hold_signals, ignore_signals
+from .streams import check_stdout
 
 __all__ = ["demo"]
 
@@ -57,6 +58,7 @@ def demo(seconds: float, publishers: int, subscribers: int) -> None:
     Example:
       zbus demo --seconds 20 --publishers 3
     """
+    check_stdout()
     with TemporaryDirectory(prefix="zbus-demo-") as directory, _Screen() as screen:
         with _Cast(directory, screen) as cast:
             try:

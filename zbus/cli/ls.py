@@ -2,66 +2,91 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 import zbus
 
-from ..about import visible
+from .columns import lines
 from .options import bus_options, notice
+from .streams import check_stdout
 
 __all__ = ["ls"]
 
-_COLUMNS = ("PROCESS", "PID", "LANGUAGE", "ROLE", "OVERFLOW", "STATE", "PATTERNS")
+_OTHERS_NAMED = 5
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, with the counters of each member.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, with counters and origins.")
 @bus_options
-def ls(as_json: bool, bus: str, directory: str | None) -> None:
+@click.pass_context
+def ls(ctx: click.Context, as_json: bool, bus: str, directory: str | None) -> None:
     """Show who is on the bus, without joining it.
 
     Each process is a member; if it subscribes it is also a subscriber, with the patterns it listens to.
-    What is dead stays listed until the next process joins and cleans up.
+    What is dead stays listed until the next process joins and cleans up. Errors and warnings name
+    subscribers by their id; the origin of an event is among those of the member that sent it.
 
     \b
     Example:
       zbus ls --bus shop
     """
+    check_stdout()
     found = zbus.peers(bus, dir=directory)
     if not found:
-        notice(f"nobody is on bus {bus}")
+        given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE
+        notice(_nobody(bus, found.path, given=given))
     if as_json:
         click.echo(orjson.dumps([peer._asdict() for peer in found]).decode())
     elif found and sys.stdout.isatty():
         _draw(found)
     elif found:
-        _align([_row(peer) for peer in found])
-
-
-def _row(peer: zbus.Peer) -> list[str]:
-    patterns = ", ".join(system if kind == "*" else f"{system} {kind}" for system, kind in peer.patterns)
-    state = "alive" if peer.alive else "dead"
-    cells = [peer.process, str(peer.pid), peer.language, peer.role, peer.overflow, state, patterns]
-    return [visible(cell) or "-" for cell in cells]
+        for line, _ in lines(found, None):
+            click.echo(line.rstrip())
 
 
 def _draw(found: list[zbus.Peer]) -> None:
-    table = Table(*_COLUMNS, box=None, header_style="bold", pad_edge=False)
-    for peer in found:
+    console = Console(highlight=False)
+    for line, peer in lines(found, console.width):
+        style = "bold" if peer is None else "" if peer.alive else "red"
         # Text, since in a plain string rich takes square brackets for its markup.
-        table.add_row(*map(Text, _row(peer)), style="" if peer.alive else "red")
-    Console().print(table)
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
-def _align(rows: list[list[str]]) -> None:
-    lines = [list(_COLUMNS), *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+def _nobody(bus: str, path: Path, *, given: bool) -> str:
+    """Say that nobody is on a bus, where that was looked for and why, and where somebody is."""
+    root, roots = path.parents[1], [*_roots()]
+    why = "--dir" if given else next((why for why, other in roots if why and other == root), "")
+    said = [f"nobody is on bus {bus} in {path}" + (f" (from {why})" if why else "")]
+    elsewhere = dict.fromkeys(str(other) for _, other in roots if other != root and _is_used(bus, other))
+    said += [f"somebody is in {other}: zbus ls --dir {other}" for other in elsewhere]
+    with suppress(OSError):
+        names = sorted(name for name in os.listdir(path.parent) if name != bus and _is_used(name, root))
+        if names:
+            more = ", …" if len(names) > _OTHERS_NAMED else ""
+            said.append(f"somebody is on {', '.join(names[:_OTHERS_NAMED])}{more}: zbus ls --bus NAME")
+    return "; ".join(said)
+
+
+def _roots() -> Iterator[tuple[str, Path]]:
+    """Yield the roots that a process of this user may use, each with what says so, if that is said here."""
+    user, env = os.geteuid(), os.environ
+    for name, below in (("ZBUS_DIR", ""), ("XDG_RUNTIME_DIR", "zbus"), ("TMPDIR", f"zbus-{user}")):
+        if value := env.get(name):
+            yield f"${name}", Path(os.path.abspath(value), below)
+    yield "the default, since neither ZBUS_DIR nor XDG_RUNTIME_DIR is set", Path(f"/tmp/zbus-{user}")
+    yield "", Path(f"/run/user/{user}/zbus")
+
+
+def _is_used(bus: str, root: Path) -> bool:
+    with suppress(zbus.Error):
+        return any(peer.alive for peer in zbus.peers(bus, dir=root))
+    return False

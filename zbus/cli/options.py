@@ -10,7 +10,9 @@ import click
 
 import zbus
 
+from ..about import visible
 from .signals import ignore_signals
+from .streams import mute
 
 __all__ = ["bus_options", "notice", "open_bus"]
 
@@ -51,5 +53,8 @@ def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
 
 
 def notice(message: str) -> None:
-    """Tell the person at the terminal, on stderr, so that stdout stays data."""
-    click.echo(f"zbus: {message}", err=True)
+    """Tell the person at the terminal, on stderr, so that stdout stays data; if it takes that."""
+    try:
+        click.echo(f"zbus: {visible(message)}", err=True)
+    except OSError:
+        mute("stderr")

@@ -9,6 +9,7 @@ import click
 
 from ..exact import Inexact, parse_exactly
 from .options import bus_options, open_bus
+from .streams import check_stdin
 
 __all__ = ["send"]
 
@@ -36,9 +37,14 @@ def send(system: str, kind: str, path: str, data: str | None, bus: str, director
       zbus send orders order.created /orders/123 '{"total": 9.5}'
       echo '[1, 2]' | zbus send metrics cpu /host/1 -
     """
-    value = None if data is None else _parse(sys.stdin.buffer.read() if data == "-" else data)
+    value = None if data is None else _parse(_read_stdin() if data == "-" else data)
     with open_bus(bus, directory) as on:
         on.send(system, kind, path, value)
+
+
+def _read_stdin() -> bytes:
+    check_stdin()
+    return sys.stdin.buffer.read()
 
 
 def _parse(text: str | bytes) -> Any:

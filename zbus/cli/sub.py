@@ -18,6 +18,7 @@ from ..threads import start
 from .lines import human_line, json_line
 from .options import bus_options, notice, open_bus
 from .signals import ignore_signals
+from .streams import check_stdout
 
 __all__ = ["sub"]
 
@@ -62,6 +63,7 @@ def sub(
       zbus sub 'orders.**'
       zbus sub --json --count 10 '*' 'order.*'
     """
+    check_stdout()
     with open_bus(bus, directory) as on, on.subscribe(pattern, kind, overflow=overflow) as subscription:
         notice(f"subscribed to {pattern}, {kind or 'every kind'}, on bus {bus}")
         try:

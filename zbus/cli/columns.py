@@ -1,0 +1,91 @@
+"""Peers as lines of text: a table where it fits, else one fact a line. What tells them apart is never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.cells import cell_len, chop_cells
+
+import zbus
+
+from ..about import visible
+
+__all__ = ["lines"]
+
+_WIDE = ("process", "pid", "user", "language", "role", "overflow", "state", "id")
+_NARROW = ("process", "pid", "user", "role", "state", "id")
+_PATTERNS = "patterns"
+# A name is what somebody else has chosen; and what is left for patterns must be worth a column.
+_NAME_LETTERS = 60
+_LEAST_PATTERNS = 16
+_GAP = "  "
+
+Row = tuple[dict[str, str], list[str]]
+
+
+def lines(peers: list[zbus.Peer], width: int | None) -> Iterator[tuple[str, zbus.Peer | None]]:
+    """Yield lines that show `peers`, each with the peer it is of; `None` is the header.
+
+    Args:
+        width: columns of the terminal; `None` if it is none, so that lines may be as long as they get.
+    """
+    rows = [_row(peer) for peer in peers]
+    for columns, table in ((_WIDE, rows), (_NARROW, [_narrow(row) for row in rows])):
+        widths = [max(cell_len(column), *(cell_len(row[column]) for row, _ in table)) for column in columns]
+        taken = sum(widths) + len(_GAP) * len(widths)
+        longest = max(cell_len(text) for _, patterns in table for text in patterns)
+        if width is None or taken + max(len(_PATTERNS), min(longest, _LEAST_PATTERNS)) <= width:
+            left = None if width is None else width - taken
+            yield _GAP.join([*map(_pad, map(str.upper, columns), widths), _PATTERNS.upper()]), None
+            for peer, (row, patterns) in zip(peers, table, strict=True):
+                start = _GAP.join(map(_pad, (row[column] for column in columns), widths)) + _GAP
+                yield from ((line, peer) for line in _hang(start, patterns, left))
+            return
+    for peer, (row, patterns) in zip(peers, rows, strict=True):
+        yield from ((line, peer) for line in _stack(row, patterns, width or 0))
+
+
+def _row(peer: zbus.Peer) -> Row:
+    row = {
+        "process": peer.process[:_NAME_LETTERS],
+        "pid": str(peer.pid or "?"),
+        "user": peer.user,
+        "language": peer.language[:_NAME_LETTERS],
+        "role": peer.role,
+        "overflow": peer.overflow,
+        "state": "alive" if peer.alive else "dead",
+        "id": peer.id,
+    }
+    patterns = [visible(system if kind == "*" else f"{system} {kind}") for system, kind in peer.patterns]
+    return {name: visible(text) or "-" for name, text in row.items()}, patterns or ["-"]
+
+
+def _narrow(row: Row) -> Row:
+    """Say what a subscriber does by its overflow alone."""
+    facts, patterns = row
+    return {**facts, "role": facts["role"] if facts["overflow"] == "-" else facts["overflow"]}, patterns
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
+
+
+def _hang(start: str, texts: list[str], width: int | None) -> Iterator[str]:
+    """Yield texts beside `start`: in one line, or in a column of some `width`, each in lines of its own."""
+    if width is None:
+        yield start + ", ".join(texts)
+        return
+    for text in texts:
+        for part in chop_cells(text, max(1, width)):
+            yield start + part
+            start = " " * cell_len(start)
+
+
+def _stack(row: dict[str, str], patterns: list[str], width: int) -> Iterator[str]:
+    indent = max(map(len, (*row, _PATTERNS))) + len(_GAP)
+    for name, text in row.items():
+        if text != "-":
+            yield _pad(name, indent) + text  # whole, however narrow it is: an id in two parts is of no use
+    if patterns != ["-"]:
+        yield from _hang(_pad(_PATTERNS, indent), patterns, width - indent)
+    yield ""
