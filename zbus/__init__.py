@@ -127,7 +127,8 @@ def flush(timeout: float | None = DEFAULT) -> None:
         timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
 
     Raises:
-        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
+        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it;
+            `details["subscribers"]` tells which. Retryable.
         Canceled: the bus is closed meanwhile.
     """
     if _default.bus is not None and not _default.bus.closed:

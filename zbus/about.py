@@ -1,7 +1,7 @@
 """What a process says about itself on the roster, in an entry or a member file.
 
 Anybody may have written it, in any language, and may remove it meanwhile. So every field may be missing or
-of another shape: then it is unknown, and what else there is counts. Whose it is, the file system
+of another shape: then it is unknown, and what else there is counts (R8, R51). Whose it is, the file system
 tells: the owner of the file.
 """
 

@@ -153,7 +153,8 @@ class Bus(BusBase[None], Sender[None]):
             TypeError: an argument of the wrong type.
             Invalid: an empty or malformed argument, data that JSON cannot carry, too large a frame, or the
                 policy denies it. Nothing was sent.
-            Timeout: a `block` subscriber made no room. Retryable: the events went to nobody.
+            Timeout: a `block` subscriber made no room; `details["subscribers"]` tells which. Retryable:
+                the events went to nobody.
             Canceled: the bus is closed.
         """
         count, _ = self._publisher.send_many(system, kind, items, timeout)
@@ -169,7 +170,8 @@ class Bus(BusBase[None], Sender[None]):
             timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
 
         Raises:
-            Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
+            Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it;
+                `details["subscribers"]` tells which. Retryable.
             Canceled: the bus is closed.
         """
         for pause in self._node.flushing(timeout):

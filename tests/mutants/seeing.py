@@ -7,6 +7,7 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _PEERS = "live/test_peers.py::"
+_CLI = "live/test_cli_"
 _BLOCKERS = "live/test_blockers.py::"
 _STOPPED = (_BLOCKERS + "test_a_stopped_subscriber_is_named_with_all_that_is_known_of_it",)
 _ONE = (_BLOCKERS + "test_of_several_only_the_one_is_named_that_is_full",)
@@ -54,6 +55,74 @@ MUTANTS = [
         "type(pid) is int and 0 <",
         "isinstance(pid, int) and 0 <",
         (_PEERS + "test_files_of_any_content_are_listed",),
+    ),
+    *(
+        Mutant(name, f"cli/{file}.py", old, new, (_CLI + tests,))
+        for name, file, old, new, tests in (
+            (
+                "closed streams are left to what is opened next",
+                "__init__",
+                "    guard()\n",
+                "",
+                "streams.py::test_an_event_that_was_sent_is_a_success_whatever_is_closed",
+            ),
+            (
+                "a stand-in is not for children",
+                "streams",
+                "os.set_inheritable(number, True)",
+                "pass",
+                "streams.py::test_what_the_bus_opens_does_not_take_the_place_of_a_closed_stream",
+            ),
+            (
+                "a notice that cannot be written is a failure",
+                "options",
+                '    except OSError:\n        mute("stderr")',
+                "    except KeyError:\n        pass",
+                "streams.py::test_a_notice_that_nobody_reads_changes_nothing",
+            ),
+            (
+                "what stderr buffers fails at the exit",
+                "options",
+                '        mute("stderr")',
+                "        pass",
+                "streams.py::test_a_notice_that_nobody_reads_changes_nothing",
+            ),
+            (
+                "sub subscribes without a place to print to",
+                "sub",
+                "    check_stdout()\n",
+                "",
+                "streams.py::test_sub_prints_with_stdin_and_stderr_closed_and_else_says_why_it_cannot",
+            ),
+            (
+                "a table is drawn however narrow the terminal",
+                "columns",
+                "if width is None or taken +",
+                "if True or taken +",
+                "ls.py::test_nothing_that_tells_peers_apart_is_cut_on_a_narrow_terminal",
+            ),
+            (
+                "a pipe is as wide as a terminal",
+                "ls",
+                "lines(found, None)",
+                "lines(found, 80)",
+                "ls.py::test_a_pipe_gets_one_line_a_peer_however_long",
+            ),
+            (
+                "names disturb the terminal",
+                "columns",
+                "{name: visible(text) or",
+                "{name: text or",
+                "ls.py::test_names_that_others_chose_cannot_disturb_the_terminal",
+            ),
+            (
+                "ls does not look elsewhere",
+                "ls",
+                "if other != root and _is_used(bus, other)",
+                "if False",
+                "ls.py::test_ls_says_where_somebody_is_that_was_perhaps_meant",
+            ),
+        )
     ),
     *(
         Mutant(name, "blockers.py", old, new, tests)

@@ -64,8 +64,8 @@ def _draw(found: list[zbus.Peer]) -> None:
 def _nobody(bus: str, path: Path, *, given: bool) -> str:
     """Say that nobody is on a bus, where that was looked for and why, and where somebody is."""
     root, roots = path.parents[1], [*_roots()]
-    why = "--dir" if given else next((why for why, other in roots if why and other == root), "")
-    said = [f"nobody is on bus {bus} in {path}" + (f" (from {why})" if why else "")]
+    why = "from --dir" if given else next((why for why, other in roots if why and other == root), "")
+    said = [f"nobody is on bus {bus} in {path}" + (f" ({why})" if why else "")]
     elsewhere = dict.fromkeys(str(other) for _, other in roots if other != root and _is_used(bus, other))
     said += [f"somebody is in {other}: zbus ls --dir {other}" for other in elsewhere]
     with suppress(OSError):
@@ -81,8 +81,8 @@ def _roots() -> Iterator[tuple[str, Path]]:
     user, env = os.geteuid(), os.environ
     for name, below in (("ZBUS_DIR", ""), ("XDG_RUNTIME_DIR", "zbus"), ("TMPDIR", f"zbus-{user}")):
         if value := env.get(name):
-            yield f"${name}", Path(os.path.abspath(value), below)
-    yield "the default, since neither ZBUS_DIR nor XDG_RUNTIME_DIR is set", Path(f"/tmp/zbus-{user}")
+            yield f"from ${name}", Path(os.path.abspath(value), below)
+    yield "by default", Path(f"/tmp/zbus-{user}")
     yield "", Path(f"/run/user/{user}/zbus")
 
 
