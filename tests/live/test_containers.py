@@ -20,7 +20,20 @@ from zbus.about import user_name
 
 from .test_places import NO_TMPFILES
 from .test_users import OVERFLOWS, check_rights
-from .users import GROUP, ROOT, SERVICE, SHELL, Party, Start, User, only_root, prepared, root, start
+from .users import (
+    CONTAINED,
+    GROUP,
+    ROOT,
+    SERVICE,
+    SHELL,
+    Party,
+    Start,
+    User,
+    only_root,
+    prepared,
+    root,
+    start,
+)
 
 __all__ = ["root", "start"]
 
@@ -89,6 +102,28 @@ def test_who_dies_in_one_container_is_cleaned_up_in_another(
     assert [peer["alive"] for peer in found] == [False] * 4
     looker.do("open")
     looker.do("close")
+    assert [path.name for path in root.glob("v1/default/*")] == ["token"]
+
+
+def test_a_container_without_privileges_is_on_the_bus_too(start: Start, root: Path) -> None:
+    """Its root is a user of the host who has no account."""
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("user namespaces are not allowed here")
+    contained, host = start(CONTAINED, 0o077, ZBUS_DIR=root), start(SHELL, 0o077, ZBUS_DIR=root)
+    for party in (contained, host):
+        for overflow in OVERFLOWS:
+            party.do("subscribe", overflow, "a", overflow)
+    for number, party in enumerate((contained, host)):
+        party.do("send", "a", number)
+        for other in (contained, host):
+            assert [other.do("take", overflow, 1) for overflow in OVERFLOWS] == [[number]] * 3
+    assert check_rights(root) == {CONTAINED.uid, SHELL.uid}
+    assert {peer["user"] for peer in host.do("peers")} == {str(CONTAINED.uid), str(SHELL.uid)}
+    assert user_name(0) in {peer["user"] for peer in contained.do("peers")}
+    contained.kill()
+    host.do("close")
+    host.do("open")
+    host.do("close")
     assert [path.name for path in root.glob("v1/default/*")] == ["token"]
 
 

@@ -1,8 +1,9 @@
 """Members of a bus that run as other users: `python -m tests.live.users WHO`, and the test's end of them.
 
-`WHO` is `uid:gid:groups:umask`. To the kernel it is a real user: the process gives up root for good once all
-that it needs is imported, since the interpreter may lie where others cannot read. It obeys JSON lines, each
-a name of `Member` and arguments, and answers each with one line.
+`WHO` is `uid:gid:groups:umask:mapped`. To the kernel it is a real user: the process gives up root for good once
+all that it needs is imported, since the interpreter may lie where others cannot read. If it is `mapped`, it
+is root in a user namespace of its own, as in a container without privileges. It obeys JSON lines, each a name
+of `Member` and arguments, and answers each with one line.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from zbus.processes import Look, look
 from .conftest import Worker
 
 __all__ = [
+    "CONTAINED",
     "GROUP",
     "ROOT",
     "SERVICE",
@@ -49,6 +51,7 @@ GROUP = 61_234
 """Of the prepared directories: of no account."""
 
 _PR_SET_DUMPABLE = 4
+_CLONE_NEWUSER = 0x10000000
 
 
 class User(NamedTuple):
@@ -57,16 +60,18 @@ class User(NamedTuple):
     uid: int
     gid: int
     groups: tuple[int, ...]
+    mapped: bool = False
 
     def with_umask(self, umask: int) -> str:
         """Return the argument that names this user."""
-        return f"{self.uid}:{self.gid}:{','.join(map(str, self.groups))}:{umask:o}"
+        return f"{self.uid}:{self.gid}:{','.join(map(str, self.groups))}:{umask:o}:{self.mapped:d}"
 
 
 ROOT = User(0, 0, ())
 SERVICE = User(33, 33, (GROUP,))  # www-data
 SHELL = User(61_001, GROUP, ())  # the group is its own; no account
 STRANGER = User(61_002, 61_002, ())
+CONTAINED = User(100_000, 100_000, (GROUP,), mapped=True)
 
 
 class Party:
@@ -252,12 +257,37 @@ class Member:
 
 def become(who: str) -> None:
     """Be another user for good, as a process is that this user has started."""
-    uid, gid, groups, umask = who.split(":")
+    uid, gid, groups, umask, mapped = who.split(":")
+    enter = map_ids(int(uid), int(gid)) if int(mapped) else None
     os.setgroups([int(group) for group in groups.split(",") if group])
     os.setresgid(*[int(gid)] * 3)
     os.setresuid(*[int(uid)] * 3)
     os.umask(int(umask, 8))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    if enter is not None:
+        enter()
+
+
+def map_ids(uid: int, gid: int) -> Callable[[], None]:
+    """Return a call that makes this process root of a user namespace, in which the group keeps its number."""
+    process = os.getpid()
+    entered, mapped = os.pipe(), os.pipe()
+    helper = os.fork()
+    if not helper:
+        os.read(entered[0], 1)
+        for ids, text in (("uid", f"0 {uid} 1000\n"), ("gid", f"0 {gid} 1000\n{GROUP} {GROUP} 1\n")):
+            Path(f"/proc/{process}/{ids}_map").write_text(text)
+        os.write(mapped[1], b"x")
+        os._exit(0)
+
+    def enter() -> None:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER):
+            raise OSError(ctypes.get_errno(), "no user namespace")
+        os.write(entered[1], b"x")
+        os.read(mapped[0], 1)
+        os.waitpid(helper, 0)
+
+    return enter
 
 
 def main(who: str) -> None:
