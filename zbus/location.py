@@ -51,7 +51,8 @@ def default_root() -> Path:
     if runtime not in _said:
         _said.add(runtime)
         report(
-            "XDG_RUNTIME_DIR=%s belongs to user %s, and this process is of user %d: its buses are in %s",
+            "XDG_RUNTIME_DIR=%s belongs to user %s, and this process is of user %d: its buses are in %s."
+            " To share one, set ZBUS_DIR for both to a directory that is prepared for a group",
             *(printable(runtime), owner, os.geteuid(), printable(str(temporary))),
         )
     return temporary

@@ -80,7 +80,7 @@ def check(path: Path, *, default: bool, last: bool, look: bool = False) -> Right
     if not stat.S_ISDIR(info.st_mode):
         _refuse(path, "is not a directory: remove it or set ZBUS_DIR")
     if info.st_mode & stat.S_IWOTH:
-        _refuse(path, "is writable by everybody: chmod o-w it, or set ZBUS_DIR to a private directory")
+        _refuse(path, "is writable by everybody, who could forge events: chmod o-w it")
     rights, me = _prepared(info), os.geteuid()
     if look and me == 0:
         return rights

@@ -1,9 +1,9 @@
 """Members of a bus that run as other users: `python -m tests.live.users WHO`, and the test's end of them.
 
-`WHO` is `uid:gid:groups:umask:mapped`. To the kernel it is a real user: the process gives up root for good once
-all that it needs is imported, since the interpreter may lie where others cannot read. If it is `mapped`, it
-is root in a user namespace of its own, as in a container without privileges. It obeys JSON lines, each a name
-of `Member` and arguments, and answers each with one line.
+`WHO` is `uid:gid:groups:umask:mapped`. To the kernel it is a real user: the process gives up root for good
+once all that it needs is imported, since the interpreter may lie where others cannot read. If it is `mapped`,
+it is root in a user namespace of its own, as in a container without privileges. It obeys JSON lines, each a
+name of `Member` and arguments, and answers each with one line.
 """
 
 from __future__ import annotations
