@@ -29,6 +29,9 @@ class Closable(Protocol):
     def close(self) -> None:
         """See `Bus.close`."""
 
+    def leave(self) -> None:
+        """Remove what others see of it, and wait for nothing."""
+
     def end_channels(self) -> None:
         """End all channels; sends go on."""
 
@@ -145,8 +148,11 @@ def _end() -> None:
 
 def _close_all() -> None:
     for node in open_nodes():
-        with suppress(KeyboardInterrupt):  # somebody will not wait for what lingers
+        try:
             node.close()
+        except KeyboardInterrupt:  # somebody will not wait for what lingers
+            with suppress(KeyboardInterrupt):
+                node.leave()
 
 
 def _disown_all() -> None:

@@ -18,6 +18,7 @@ from .descriptors import CONTEXT, check_descriptors
 from .errors import Unavailable
 from .iothreads import IoThreads
 from .limits import check_memory, check_threads
+from .locks import Lock
 from .threads import refused, start
 from .timeouts import milliseconds
 
@@ -46,6 +47,7 @@ class LazyContext:
         self._kind = kind
         self._made: list[Context] = []
         self._started = False
+        self._ending = Lock()
         self._threads = IoThreads()
 
     def threads(self) -> IoThreads | None:
@@ -74,14 +76,20 @@ class LazyContext:
         In a thread that gets no signals, since at the first one pyzmq gives up, and leaks the context with
         all that it lingers for.
         """
-        for context in self._made:
-            # `destroy`, unlike `term`, does not wait for sockets that an interrupt has left open.
-            try:
-                thread = start("zbus-end", context.destroy)
-            except Unavailable:  # at the end of the interpreter there are no new threads any more
+        if not self._made:
+            return
+        try:
+            thread = start("zbus-end", self._end)
+        except Unavailable:  # at the end of the interpreter there are no new threads any more
+            self._end()
+        else:
+            thread.join()
+
+    def _end(self) -> None:
+        with self._ending:  # one after the other, should a close be interrupted and another one follow
+            for context in self._made:
+                # Unlike `term`, it does not wait for sockets that an interrupt has left open.
                 context.destroy()
-            else:
-                thread.join()
 
 
 def _start(context: Context) -> None:

@@ -7,12 +7,15 @@ from typing import Generic
 from .ends import abandon
 from .errors import printable
 from .node import Driven, Node
+from .single import Single
 
 __all__ = ["BusBase"]
 
 
-class BusBase(Generic[Driven]):
+class BusBase(Single, Generic[Driven]):
     """What the two kinds of `Bus` share: a handle on a node, which closes once nobody refers to it."""
+
+    _instead = "share it as it is, and have another process open its own"
 
     def __init__(self, node: Node[Driven]) -> None:
         self._node: Node[Driven] = node

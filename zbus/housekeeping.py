@@ -51,17 +51,16 @@ class _Housekeeper:
         here, too. Who is at it already, further down or elsewhere, looks again.
         """
         while bool(self._tasks) != (self._thread is not None):
-            if self._lock.held() or not self._lock.acquire(blocking=False):
+            if self._lock.held() or not self._lock.run(self._start_or_end):
                 return
-            try:
-                if not self._tasks:
-                    self._ended.set()
-                    self._thread = None
-                elif self._thread is None:
-                    self._ended = Event()
-                    self._thread = start("zbus-housekeeping", self._run, self._ended)
-            finally:
-                self._lock.let_go()
+
+    def _start_or_end(self) -> None:
+        if not self._tasks:
+            self._ended.set()
+            self._thread = None
+        elif self._thread is None:
+            self._ended = Event()
+            self._thread = start("zbus-housekeeping", self._run, self._ended)
 
     def _run(self, ended: Event) -> None:
         while not ended.wait(_INTERVAL):

@@ -23,6 +23,7 @@ from .latest import Latest
 from .notices import Topics
 from .patterns import Matcher, plain
 from .reports import report
+from .single import Single
 from .typed import Fit, fitter
 
 __all__ = ["Inbox", "Options", "Selected", "Wish", "check_channels", "check_wish", "expired", "first"]
@@ -85,7 +86,7 @@ def check_wish(
     return Wish(what, which, overflow, events, size, on_gap, fit, on_error)
 
 
-class Inbox(Generic[D]):
+class Inbox(Single, Generic[D]):
     """The receiving end of a subscription.
 
     Attributes:
@@ -94,6 +95,8 @@ class Inbox(Generic[D]):
         capacity: how many events it holds.
         capacity_bytes: how many bytes of events.
     """
+
+    _instead = "share it as it is, and have another process subscribe by itself"
 
     def __init__(
         self, bus: object, wish: Wish, decoder: Decoder, inlet: Inlet, discard: Callable[[Inlet], None]

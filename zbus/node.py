@@ -256,8 +256,11 @@ class Node(Generic[Driven]):
             pass
 
     def _run_pending(self) -> None:
-        with suppress(IndexError):  # a signal handler was faster
-            self._pending.popleft()()
+        try:
+            call = self._pending.popleft()
+        except IndexError:  # a signal handler or another thread was faster
+            return
+        call()
 
     def _forget(self, inlet: Inlet) -> None:
         seat = self._seats.get(inlet)
@@ -297,8 +300,10 @@ class Node(Generic[Driven]):
             return
         if self._in_use_here or self.publisher.in_use_here:
             self._refuse()
-        elif any(self._try_to_close() for _ in range(_CLOSE_TRIES)):
-            return
+        else:
+            for _ in range(_CLOSE_TRIES):
+                if self._try_to_close():
+                    return
         abandon(self._close_in_the_end)
 
     @property
@@ -327,22 +332,29 @@ class Node(Generic[Driven]):
                 return True
             deadline = time.monotonic() + self._linger
             self._refuse()
-            for ingress in self._all_ingresses():
-                ingress.withdraw()
+            self._withdraw()
             connections = self.publisher.close(deadline)
             if connections is None:
                 return False
             self._ends = [*self._all_ingresses()]
         try:
+            housekeeping.unregister(self._keep)
             self.end_channels()
             with self._lock:
                 self._finish()
             connections.wait(deadline)
         finally:  # also when somebody will not wait
             connections.close()
-            housekeeping.unregister(self._keep)
-            ended(self)
         return True
+
+    def leave(self) -> None:
+        """Remove this process from the roster, when nobody waits for a close any more."""
+        self._withdraw()
+        self._member.close()
+
+    def _withdraw(self) -> None:
+        for ingress in self._all_ingresses():
+            ingress.withdraw()
 
     def end_channels(self) -> None:
         """End all channels; what they hold can still be received, and the bus still sends."""
@@ -359,12 +371,13 @@ class Node(Generic[Driven]):
         """
         if self._seats or self._finished:
             return
-        self._finished = True
         for ingress in self._ends or ():
             ingress.close()
         self._member.close()
         self._roster.close()
         self._context.term()  # takes as long as it lingers
+        ended(self)
+        self._finished = True  # last: what an interrupt cuts short is left to the next close
 
     def _check_open(self) -> None:
         if self.closed:

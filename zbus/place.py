@@ -115,9 +115,9 @@ class Place:
         self._close()
 
     def _close(self) -> None:
+        _open.pop(self._fd, None)
         fd, self._fd = self._fd, -1  # the number may soon be another file's
         if fd >= 0:
-            _open.pop(fd, None)
             os.close(fd)
 
 

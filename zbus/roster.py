@@ -192,8 +192,8 @@ class Roster:
 
     def _still_dead(self, listed: dict[str, list[str]]) -> list[str]:
         still = []
-        for ident, before in list(self._dead.items()):
-            if ident not in listed or identity(self.socket_path(ident)) != before:
+        for ident in [*self._dead]:
+            if ident not in listed or identity(self.socket_path(ident)) != self._dead.get(ident):
                 self._dead.pop(ident, None)
             else:
                 still.append(ident)

@@ -70,6 +70,7 @@ class Seats(dict[Inlet, Seat]):
 
     def end(self) -> None:
         """End all channels; what they hold can still be received."""
-        for inlet, seat in [*self.items()]:
-            channel = seat.channel()
+        for inlet in [*self]:  # makes nothing that garbage collection could come amid
+            seat = self.get(inlet)
+            channel = seat and seat.channel()
             inlet.close() if channel is None else channel._end()

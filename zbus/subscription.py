@@ -9,14 +9,17 @@ from typing import Generic, TypeVar
 from .channel import Channel
 from .event import D, Event
 from .inbox import Inbox
+from .single import Single
 
 __all__ = ["Subscription", "SubscriptionBase"]
 
 C = TypeVar("C", bound=Inbox)
 
 
-class SubscriptionBase(Generic[C]):
+class SubscriptionBase(Single, Generic[C]):
     """What the subscriptions of both twins share."""
+
+    _instead = Inbox._instead
 
     def __init__(self, channel: C) -> None:
         """Made by `Bus.subscribe`."""

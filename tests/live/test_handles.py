@@ -1,12 +1,19 @@
-"""A bus is an object as any other: its methods may be overridden, patched, kept and looked at."""
+"""A bus is an object as any other: its methods may be overridden, patched, kept and looked at.
+
+But it exists once: it is not copied, nor sent to another process. Nor are its channels.
+"""
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import inspect
+import pickle
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 from unittest import mock
 
@@ -141,3 +148,80 @@ def test_a_bus_has_no_methods_of_its_own(zbus_dir: str) -> None:
     with zbus.Bus(dir=zbus_dir) as bus:
         assert not [name for name in vars(bus) if not name.startswith("_")]
         assert isinstance(bus.send, type(bus.close))
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "an old pickle": lambda it: pickle.dumps(it, 0),
+    "multiprocessing": ForkingPickler.dumps,
+}
+REFUSED = (
+    r"^a (Bus|Subscription|Channel) cannot be copied or sent to another process: share it as it is, and "
+)
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("overflow", ["drop", "block", "latest"])
+def test_nothing_is_copied_and_nothing_closes_for_it(bus: zbus.Bus, way: str, overflow: str) -> None:
+    sub = bus.subscribe("orders", overflow=overflow)
+    with zbus.Bus(dir=bus._node.path.parents[1]) as plain:
+        for it in (plain, sub, sub.channel()):
+            with pytest.raises(TypeError, match=REFUSED):
+                COPIES[way](it)
+        gc.collect()
+        assert not plain.closed
+        plain.send(*EVENT)
+        assert receive(sub).path == "/orders/1"
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_nothing_of_asyncio_is_copied_either(zbus_dir: str, way: str) -> None:
+    async with aio.Bus(dir=zbus_dir) as bus:
+        sub = await bus.subscribe("orders")
+        for it in (bus, sub, sub.channel()):
+            with pytest.raises(TypeError, match=REFUSED):
+                COPIES[way](it)
+        gc.collect()
+        await bus.send(*EVENT)
+        assert (await sub.channel().receive(timeout=5))[1]
+
+
+def test_a_subclass_may_say_how_it_is_sent(zbus_dir: str) -> None:
+    with Named(zbus_dir) as bus, pickle.loads(pickle.dumps(bus)) as other:
+        assert (other.name, other.closed, type(other)) == (bus.name, False, Named)
+        assert other is not bus
+
+
+class Named(zbus.Bus):
+    """Opens a bus of its own where it is sent to."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(dir=where)
+        self._where = where
+
+    def __reduce__(self) -> Any:
+        return Named, (self._where,)
+
+
+class Taken(deque[Any]):
+    """Is empty by the time that one takes from it, though it was not: another thread was faster."""
+
+    def popleft(self) -> Any:
+        self.clear()
+        return super().popleft()
+
+
+def test_a_sweep_that_another_thread_was_faster_with_is_no_error(bus: zbus.Bus) -> None:
+    bus._node._pending = Taken([lambda: None])
+    sub = bus.subscribe("orders")
+    assert not bus._node._pending
+    bus._node._pending = deque()
+    bus.send(*EVENT)
+    assert receive(sub).path == "/orders/1"
+
+
+def test_an_error_amid_a_sweep_is_not_taken_for_that(bus: zbus.Bus) -> None:
+    with pytest.raises(IndexError):
+        bus._node._soon(lambda: [].pop())

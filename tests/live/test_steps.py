@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import zbus
+from zbus import ends, threads
 
 from .conftest import receive
 
@@ -146,3 +148,45 @@ def test_a_subscription_whose_close_is_interrupted_anywhere_is_closed_by_the_nex
         if not step.where:
             break
     assert number > 5
+
+
+@pytest.mark.parametrize("then", ["close", "exit"])
+def test_a_bus_whose_close_is_interrupted_anywhere_is_closed_by_the_next(zbus_dir: str, then: str) -> None:
+    """Or at the exit of the process."""
+    for number in range(10_000):
+        step, bus = Step(number), zbus.Bus(dir=zbus_dir)
+        bus.subscribe("a", overflow="latest")
+        sys.setprofile(step)
+        try:
+            bus.close()
+        except Interrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        end = bus.close if then == "close" else ends._close_all
+        assert in_thread(lambda end=end: end() or True), f"it does not close, after {step.where}"
+        left = {path.name for path in Path(zbus_dir, "v1", "default").iterdir()} - {"token"}
+        assert not left, f"{left} left, after {step.where}"
+        assert not ends.open_nodes(), step.where
+        if not step.where:
+            break
+    assert number > 50
+    deadline = time.monotonic() + 20
+    while threads.running() and time.monotonic() < deadline:  # whose end an interrupt has not awaited
+        time.sleep(0.001)
+
+
+def test_a_close_that_is_interrupted_at_the_exit_leaves_no_file(
+    zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = zbus.Bus(dir=zbus_dir)
+    bus.subscribe("a", overflow="block")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus._node, "_finish", interrupted)
+        ends._close_all()
+    assert {path.name for path in Path(zbus_dir, "v1", "default").iterdir()} == {"token"}
+    bus.close()

@@ -6,6 +6,7 @@ from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
+_HANDLES = "live/test_handles.py::"
 _LIMITS = ("live/test_surroundings.py::test_a_limit_of_the_process_is_an_error_of_zbus",)
 _REFUSED = ("live/test_surroundings.py::test_what_the_kernel_refuses_is_an_error_of_zbus",)
 _SHOWN = ("live/test_surroundings.py::test_a_script_and_a_directory_that_are_not_utf_8_are_shown_escaped",)
@@ -80,5 +81,40 @@ MUTANTS = [
         "    while done < len(data):",
         "    while not done:",
         _LIMITS,
+    ),
+    Mutant(
+        "a bus is copied, and closed with its copy",
+        "single.py",
+        "    def __reduce__(self) -> NoReturn:\n        raise",
+        "    def _refuse(self) -> NoReturn:\n        raise",
+        (_HANDLES + "test_nothing_is_copied_and_nothing_closes_for_it",),
+    ),
+    Mutant(
+        "a sweep minds that another thread was faster",
+        "node.py",
+        "        except IndexError:  # a signal handler or another thread was faster\n            return",
+        "        except KeyError:\n            return",
+        (_HANDLES + "test_a_sweep_that_another_thread_was_faster_with_is_no_error",),
+    ),
+    Mutant(
+        "a bus whose close is interrupted counts as closed",
+        "node.py",
+        "        for ingress in self._ends or ():\n",
+        "        self._finished = True\n        for ingress in self._ends or ():\n",
+        ("live/test_steps.py::test_a_bus_whose_close_is_interrupted_anywhere_is_closed_by_the_next",),
+    ),
+    Mutant(
+        "who looks at a member takes another who looks for its owner",
+        "files.py",
+        "fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        ("live/test_litter.py",),
+    ),
+    Mutant(
+        "what an interrupted exit leaves is left",
+        "ends.py",
+        "                node.leave()\n",
+        "                pass\n",
+        ("live/test_steps.py::test_a_close_that_is_interrupted_at_the_exit_leaves_no_file",),
     ),
 ]

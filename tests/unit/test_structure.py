@@ -30,6 +30,7 @@ PURE = (
 ORDER = (
     *PURE,
     "docstrings",
+    "single",
     "locks",
     "admission",
     "reports",
