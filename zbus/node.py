@@ -388,12 +388,9 @@ class Node(Generic[Driven]):
         self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
         self._finished = True  # there is nothing of ours to close
         self._lock = Lock()
-        steps: list[Callable[[], object]] = [partial(self.publisher.disown, self.closed)]
-        steps += self._member.disown, self._roster.disown, self._disconnect
-        for seat in list(self._seats.values()):
-            if (channel := seat.channel()) is not None:
-                steps.append(partial(channel._disown, self.closed))
-        for step in steps:
+        self._seats.disown(self.closed)
+        steps = self._member.disown, self._roster.disown, self._disconnect
+        for step in (partial(self.publisher.disown, self.closed), *steps):
             with suppress(Exception):  # another thread of the parent was about to change it
                 step()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -74,3 +75,10 @@ class Seats(dict[Inlet, Seat]):
             seat = self.get(inlet)
             channel = seat and seat.channel()
             inlet.close() if channel is None else channel._end()
+
+    def disown(self, reason: str) -> None:
+        """In a forked child: have every use of a channel fail at once."""
+        for seat in [*self.values()]:
+            if (channel := seat.channel()) is not None:
+                with suppress(Exception):  # another thread of the parent was about to change it
+                    channel._disown(reason)

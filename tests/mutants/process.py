@@ -57,22 +57,22 @@ MUTANTS = [
     Mutant(
         "a child keeps its parent's sockets",
         "node.py",
-        "steps += self._member.disown, self._roster.disown, self._disconnect",
-        "steps += self._member.disown, self._roster.disown",
+        "steps = self._member.disown, self._roster.disown, self._disconnect",
+        "steps = self._member.disown, self._roster.disown",
         (_FORK + "test_a_parent_that_is_killed_is_not_kept_alive_by_its_child",),
     ),
     Mutant(
         "a child sends on its parent's sockets",
         "node.py",
-        "[partial(self.publisher.disown, self.closed)]",
-        "[]",
+        "(partial(self.publisher.disown, self.closed), *steps)",
+        "steps",
         (_FORK + "test_every_use_of_the_parents_bus_is_refused_at_once",),
     ),
     Mutant(
         "a child receives from its parent's channels",
-        "node.py",
-        "                steps.append(partial(channel._disown, self.closed))",
-        "                pass",
+        "seats.py",
+        "                    channel._disown(reason)",
+        "                    pass",
         (_FORK + "test_every_use_of_the_parents_bus_is_refused_at_once",),
     ),
     Mutant(
@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant(
         "a bus that is closed stays on the list of those to close",
         "node.py",
-        "            ended(self)\n",
+        "        ended(self)\n",
         "",
         (_LIFETIMES + "test_300_cycles_leave_threads_descriptors_and_files_as_they_were",),
     ),
