@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -40,6 +39,7 @@ from .links import Links
 from .location import bus_name
 from .locks import Lock
 from .patterns import prefixes
+from .pending import Pending
 from .policy import SEND, SUBSCRIBE
 from .presence import Presence
 from .publisher import DEFAULT, Attempts, Publisher
@@ -108,7 +108,7 @@ class Node(Generic[Driven]):
         self._lock, self._closing = Lock(), Lock()
         self._shared: Ingress | None = None
         self._seats = Seats()
-        self._pending: deque[Callable[[], object]] = deque()  # to be called under the lock
+        self._soon = Pending(self._lock).run
         self._ends: list[Ingress] | None = None  # what `close` is to close in the end
         self.closed, self._finished = "", False
         self._links = Links(
@@ -245,22 +245,6 @@ class Node(Generic[Driven]):
         """Close the inlet of a channel that nobody refers to any more."""
         if not self.inherited:
             self._soon(inlet.close)
-
-    def _soon(self, *calls: Callable[[], object]) -> None:
-        """Call something under the lock: now or, if that is held, when its holder has let go of it.
-
-        Garbage collection and signal handlers run anywhere, also in a thread that the holder waits for.
-        """
-        self._pending.extend(calls)
-        while self._pending and not self._lock.held() and self._lock.run(self._run_pending):
-            pass
-
-    def _run_pending(self) -> None:
-        try:
-            call = self._pending.popleft()
-        except IndexError:  # a signal handler or another thread was faster
-            return
-        call()
 
     def _forget(self, inlet: Inlet) -> None:
         seat = self._seats.get(inlet)

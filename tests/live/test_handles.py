@@ -11,7 +11,6 @@ import gc
 import inspect
 import pickle
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -203,25 +202,3 @@ class Named(zbus.Bus):
 
     def __reduce__(self) -> Any:
         return Named, (self._where,)
-
-
-class Taken(deque[Any]):
-    """Is empty by the time that one takes from it, though it was not: another thread was faster."""
-
-    def popleft(self) -> Any:
-        self.clear()
-        return super().popleft()
-
-
-def test_a_sweep_that_another_thread_was_faster_with_is_no_error(bus: zbus.Bus) -> None:
-    bus._node._pending = Taken([lambda: None])
-    sub = bus.subscribe("orders")
-    assert not bus._node._pending
-    bus._node._pending = deque()
-    bus.send(*EVENT)
-    assert receive(sub).path == "/orders/1"
-
-
-def test_an_error_amid_a_sweep_is_not_taken_for_that(bus: zbus.Bus) -> None:
-    with pytest.raises(IndexError):
-        bus._node._soon(lambda: [].pop())

@@ -91,10 +91,10 @@ MUTANTS = [
     ),
     Mutant(
         "a sweep minds that another thread was faster",
-        "node.py",
+        "pending.py",
         "        except IndexError:  # a signal handler or another thread was faster\n            return",
         "        except KeyError:\n            return",
-        (_HANDLES + "test_a_sweep_that_another_thread_was_faster_with_is_no_error",),
+        ("unit/test_pending.py::test_that_another_thread_was_faster_is_no_error",),
     ),
     Mutant(
         "a bus whose close is interrupted counts as closed",

@@ -32,6 +32,7 @@ ORDER = (
     "docstrings",
     "single",
     "locks",
+    "pending",
     "admission",
     "reports",
     "threads",
