@@ -279,9 +279,10 @@ def test_a_rate_limit_tells_how_many_it_held_back(
 def test_a_late_event_that_cannot_be_sent(bus: zbus.Bus, zbus_faults: Faults, root: Root) -> None:
     with zbus.Bus("other", dir=bus._node.path.parents[1]) as other:
         said = root(other)
-        zbus_faults.delay(0.01)
+        zbus_faults.delay(3600)
         bus.send("a", "b", "/1", b"x")
         bus._node._refuse()
+        zbus_faults._hurry.set()  # the time has come
         said.wait("an event that `delay` held back could not be sent")
 
 
