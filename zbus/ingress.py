@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ import zmq
 from .errors import Unavailable
 from .forwarder import Forwarder
 from .limits import check_memory
-from .locks import Lock
+from .locks import TIMEOUT_MAX, Lock
 from .notices import Notices, Topics
 from .room import Room
 from .roster import Entry, Roster, new_id
@@ -34,6 +34,7 @@ from .wire import CONTROL, NOTICE
 __all__ = ["Ingress", "sentinel"]
 
 _PROBE_TIMEOUT = 10.0
+_UNDO_SECONDS = 1.0
 
 
 def sentinel(ident: str, epoch: int) -> bytes:
@@ -86,21 +87,17 @@ class Ingress:
             raise Unavailable(
                 f"cannot listen in {roster.path}: {error.strerror}", retryable=True, errno=error.errno
             ) from error
-        try:
-            self._probe = self._socket(zmq.XPUB)
-            self._probe.connect(self._forwarder.front)
-        except BaseException:
-            self._forwarder.close()
-            roster.withdraw(self.id)
-            raise
         self._marker: zmq.Socket[bytes] | None = None
-        try:
+        with ExitStack() as undo:  # in reverse, unless all of it can be had
+            undo.callback(roster.withdraw, self.id)
+            undo.callback(self._forwarder.close)
+            self._probe = self._socket(zmq.XPUB)
+            undo.callback(self._probe.close)
+            self._probe.connect(self._forwarder.front)
             self._notices = Notices(context, self.id, self._forwarder.back, partial(hear, self))
-        except Unavailable:
-            self._forwarder.close()
-            self._probe.close()
-            raise
-        self._await(NOTICE)
+            undo.callback(self._end_notices, _UNDO_SECONDS)
+            self._await(NOTICE)
+            undo.pop_all()
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -218,8 +215,11 @@ class Ingress:
         with self._lock:
             if self._marker is not None:
                 self._marker.close()
-            with suppress(zmq.ZMQError):
-                self._probe.send(NOTICE, zmq.NOBLOCK)
-            self._notices.join()
+            self._end_notices()
             self._forwarder.close()
             self._probe.close()
+
+    def _end_notices(self, timeout: float = TIMEOUT_MAX) -> None:
+        with suppress(zmq.ZMQError):
+            self._probe.send(NOTICE, zmq.NOBLOCK)
+        self._notices.join(timeout)

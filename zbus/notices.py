@@ -49,9 +49,9 @@ class Notices:
             socket.close()
             raise
 
-    def join(self) -> None:
-        """Wait for the end of the thread, which comes with a notice that says nothing."""
-        self._thread.join()
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, `timeout` seconds at most. It ends with a notice that says nothing."""
+        self._thread.join(timeout)
 
 
 def _listen(socket: zmq.Socket[bytes], hear: Callable[[Topics], float]) -> None:

@@ -317,7 +317,7 @@ SURROUNDINGS: dict[str, Callable[[str], None]] = {
     "no standard streams for Python": without_streams,
 }
 AS_ROOT: dict[str, Callable[[str], None]] = {
-    **{f"{n} threads left": few_threads(n) for n in (0, 1, 2, 3, 4, 5, 9)},
+    **{f"{n} threads left": few_threads(n) for n in (0, 1, 2, 3, 4, 5, 6, 7, 12)},
     "another user since": another_user,
     "another root since": another_root,
 }
