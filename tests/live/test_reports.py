@@ -1,12 +1,13 @@
-"""What zbus logs: all of it while no lock is held, in order, by handlers that may use the bus."""
+"""What zbus logs: all of it while no lock is held, in order, by handlers that may use the bus.
+
+`tests/unit/test_reported.py` lists all of it.
+"""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +31,6 @@ from .conftest import receive
 from .test_foreign import Foreign
 from .test_joins import Mute
 
-ROOT = Path(zbus.__file__).parent
 LIMIT = 60.0
 
 
@@ -82,50 +81,6 @@ def root() -> Iterator[Callable[[zbus.Bus], Sends]]:
 Root = Callable[[zbus.Bus], Sends]
 
 
-# Each call that reports something, by file and the text it begins with.
-SITES = {
-    ("housekeeping.py", "{} raised an error; it is called again"),
-    ("inbox.py", "{} of channel {} {} raised an error"),
-    ("inbox.py", "channel {} {}: {}{}"),
-    ("inbox.py", "lost {} events: {} {}, {}"),
-    ("inbox.py", "skipped an event, {} {} {}, of another type: {}"),
-    ("inbox.py", "skipped {} malformed frames, the latest: {}"),
-    ("links.py", "subscriber {} did not finish joining within {} s: sends no longer wait for it"),
-    (
-        "location.py",
-        "XDG_RUNTIME_DIR={} belongs to user {}, and this process is of user {}: its buses are in {}",
-    ),
-    ("presence.py", "files of this process are missing, and it cannot create them again: {}"),
-    ("presence.py", "files of this process were missing from {}: it has created them again{}"),
-    ("presence.py", "{}"),
-    ("testing/faults.py", "an event that `delay` held back could not be sent"),
-}
-
-
-def template(node: ast.expr) -> str | None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.sub(r"%(s|d|\.3g)", "{}", node.value).removesuffix(" in a second")
-    if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
-    return None
-
-
-def test_these_are_all_that_zbus_reports() -> None:
-    found = set()
-    for path in ROOT.rglob("*.py"):
-        name = str(path.relative_to(ROOT))
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
-                "report",
-                "self._warn",
-                "self._tell",
-            ):
-                text = template(node.args[0]) if node.args else None
-                if text is not None:
-                    found.add((name, text))
-    assert found == SITES
-
-
 def test_a_joiner_that_is_given_up(zbus_dir: str, root: Root) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
         said, logs = root(bus), bus.subscribe("logs")
@@ -151,6 +106,21 @@ def test_a_joiner_that_is_given_up_by_an_asyncio_bus(zbus_dir: str, root: Root) 
         said.wait(f"subscriber {mute.entry.id} ")
         mute.leave()
         mute.roster.close()
+
+
+def test_a_subscriber_that_is_let_go(bus: zbus.Bus, zbus_faults: Faults, root: Root) -> None:
+    """Its queue has taken all the bytes that it may."""
+    with zbus.Bus(dir=bus._node.path.parents[1], capacity_bytes=1 << 20) as publisher:
+        said = root(publisher)
+        process = zbus_faults.subscriber("a")
+        publisher.send("a", "b", "/1")
+        process.stop()
+        for _ in range(1000):
+            publisher.send("a", "b", "/1", bytes(1 << 18))
+            if said.messages:
+                break
+        said.wait("subscriber ")
+        assert "takes nothing" in said.messages[0]
 
 
 def test_files_that_are_created_again(bus: zbus.Bus, root: Root) -> None:
