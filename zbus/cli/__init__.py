@@ -10,7 +10,7 @@ import importlib.util
 import sys
 
 from .signals import Interrupted, raise_signals
-from .streams import guard, settle
+from .streams import guard
 
 __all__ = ["main"]
 
@@ -35,5 +35,4 @@ def main() -> None:
         code = run(sys.argv[1:])
     except Interrupted as interrupted:
         code = 128 + interrupted.signal
-    settle()
     sys.exit(code)

@@ -28,12 +28,12 @@ class _Commands(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, for example `head`, has all it wanted
-            mute("stdout")
+            mute()
             return 0
         except zbus.Error as error:
             raise click.ClickException(error.message) from error
         except OSError as error:  # for example a full disk under a redirected stdout
-            mute("stdout")
+            mute()
             raise click.ClickException(error.strerror or str(error)) from error
         return code
 
@@ -68,10 +68,10 @@ def run(args: list[str]) -> int:
         notice(error.format_message())
         return error.exit_code
     except SystemExit:  # how click ends when the reader of the help has gone
-        mute("stdout")
+        mute()
         return 0
     except OSError as error:  # the help could not be written
-        mute("stdout")
+        mute()
         notice(error.strerror or str(error))
         return 1
     return code if isinstance(code, int) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +12,6 @@ import zbus
 
 from ..about import visible
 from .signals import ignore_signals
-from .streams import mute
 
 __all__ = ["bus_options", "notice", "open_bus"]
 
@@ -54,7 +53,5 @@ def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
 
 def notice(message: str) -> None:
     """Tell the person at the terminal, on stderr, so that stdout stays data; if it takes that."""
-    try:
+    with suppress(OSError):
         click.echo(f"zbus: {visible(message)}", err=True)
-    except OSError:
-        mute("stderr")

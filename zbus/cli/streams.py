@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-__all__ = ["check_stdin", "check_stdout", "guard", "mute", "settle"]
+__all__ = ["check_stdin", "check_stdout", "guard", "mute"]
 
 _NAMES = ("stdin", "stdout", "stderr")
 _closed: set[str] = set()
@@ -84,18 +84,9 @@ def check_stdout() -> None:
         raise OSError(errno.EBADF, "stdout is closed, so there is nowhere to print to")
 
 
-def mute(name: str) -> None:
-    """Send what `stdout` or `stderr` still buffers to nowhere, so that the flush at exit does not fail."""
+def mute() -> None:
+    """Send what stdout still buffers to nowhere, so that the flush at exit does not fail as well."""
     _Closed.muted = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, getattr(sys, name).fileno())
+    os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def settle() -> None:
-    """Write out what the streams buffer, as far as that is possible; the exit code is settled already."""
-    for name in _NAMES[1:]:
-        try:
-            getattr(sys, name).flush()
-        except OSError:
-            mute(name)
