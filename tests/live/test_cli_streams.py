@@ -12,13 +12,15 @@ import pytest
 
 import zbus
 
-from .cli import SECONDS, ZBUS, run
+from .cli import ZBUS, run
 
 pytestmark = pytest.mark.usefixtures("zbus_dir", "interruptible")
 
+SECONDS = 100.0  # a dozen programs that start at once on a busy machine take their time
 ALL = [
     " ".join(these) for count in range(4) for these in itertools.combinations(("<&-", ">&-", "2>&-"), count)
 ]
+FEW = [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"]
 FULL = [">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full", "<&- >/dev/full"]
 CLOSED = "zbus: stdout is closed, so there is nowhere to print to\n"
 
@@ -67,18 +69,20 @@ def test_data_from_a_closed_stdin_is_an_error_and_nothing_is_sent(zbus_bus: zbus
 
 
 @pytest.mark.parametrize(
-    ("command", "seen"),
+    ("command", "seen", "every"),
     [
-        ("ls", "subscriber"),
-        ("ls --json", '"role":"subscriber"'),
-        ("--help", "Usage: "),
-        ("sub --help", "Usage: "),
-        ("--version", "zbus "),
+        ("ls", "subscriber", [*ALL, *FULL]),
+        ("ls --json", '"role":"subscriber"', FEW),
+        ("--help", "Usage: ", FEW),
+        ("--version", "zbus ", FEW),
     ],
+    ids=["ls", "ls --json", "--help", "--version"],
 )
-def test_what_is_there_to_print_needs_stdout_alone(zbus_bus: zbus.Bus, command: str, seen: str) -> None:
+def test_what_is_there_to_print_needs_stdout_alone(
+    zbus_bus: zbus.Bus, command: str, seen: str, every: list[str]
+) -> None:
     _sub = zbus_bus.subscribe("a")
-    for streams, (out, err, returned) in results(*command.split(), streams=[*ALL, *FULL]).items():
+    for streams, (out, err, returned) in results(*command.split(), streams=every).items():
         lines = [line for line in err.splitlines() if not line.startswith("zbus: ")]
         assert lines == [], streams
         if ">&-" in streams.split():
@@ -183,5 +187,5 @@ def test_ls_that_fails_has_its_exit_code_whatever_is_closed() -> None:
     assert run("ls", "--bus", "a/b").returncode == 1
     for streams, (out, _, code) in results("ls", "--bus", "a/b", streams=ALL).items():
         assert (out, code) == ("", 1), streams
-    for streams, (out, _, code) in results("nonsense", streams=ALL).items():
+    for streams, (out, _, code) in results("nonsense", streams=FEW).items():
         assert (out, code) == ("", 2), streams

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import zbus
@@ -170,6 +170,7 @@ def test_looking_changes_nothing(bus: zbus.Bus, place: Path) -> None:
 
 
 # Listed with 128 bytes for an entry, too: its text then begins with garbage.
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=TEXT, head=st.sampled_from([b"", bytes(7), bytes(128), b"\xff" * 128]))
 @example(text=b"", head=b"")
 @example(text=b"[" * 60_000, head=bytes(128))

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import gc
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("zbus", deadline=None, derandomize=True, database=None)
+# Nothing that a busy machine breaks: no time limit for an example, nor for making ten of them.
+settings.register_profile(
+    "zbus",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("zbus")
 
 

@@ -76,7 +76,7 @@ def _hang(start: str, texts: list[str], width: int | None) -> Iterator[str]:
         yield start + ", ".join(texts)
         return
     for text in texts:
-        for part in chop_cells(text, max(1, width)):
+        for part in chop_cells(text, max(1, width)) or [text]:  # none if it takes no room, as an accent alone
             yield start + part
             start = " " * cell_len(start)
 
