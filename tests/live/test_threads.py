@@ -207,6 +207,20 @@ def test_without_threads_there_is_a_clear_error_and_nothing_is_left(
     assert {file.name for file in path.iterdir()} == before
 
 
+async def test_without_threads_a_bus_of_asyncio_closes_all_the_same(
+    zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = zbus.aio.Bus(dir=zbus_dir)
+    await bus.subscribe("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.native, "start_new_thread", refuse)
+        with pytest.raises(zbus.Unavailable):
+            await bus.subscribe("b")
+        await bus.close()
+    assert bus.closed
+    assert {path.name for path in Path(zbus_dir, "v1", "default").iterdir()} == {"token"}
+
+
 async def test_a_join_on_an_event_loop_needs_no_turn_in_its_executor(zbus_dir: str) -> None:
     """Its threads may all wait for what the subscription is to bring."""
     go = threading.Event()
