@@ -122,8 +122,9 @@ class Channel(Inbox[D]):
         self._end()
 
     def _hear(self, topics: Topics) -> float:
+        counted = self._inlet.counts
         seconds = super()._hear(topics)
-        if seconds and (waker := self._waker) is not None:
+        if (counted or seconds) and (waker := self._waker) is not None:
             waker.notify_threadsafe()  # a look at the socket takes away what its descriptor would say
         return seconds
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from .descriptors import socket_id, unix_sockets
 from .links import Links
 from .marks import Topic
+from .memory import moved
 from .threads import sleep
 from .wire import encode_notice
 
@@ -52,6 +53,7 @@ class Backlog:
     def add(self, topic: Topic, size: int) -> None:
         """Count a large frame that was announced."""
         topic.announced -= size
+        moved(size)
         self._sent += size
         self.over = self._sent > self._next
 

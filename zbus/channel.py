@@ -108,6 +108,8 @@ class Channel(Inbox[D]):
         """Return the event in the next frame, waiting for one until `deadline`."""
         source = self._source
         if deadline != inf and not source.closing:
+            if source.narrow:
+                source.recover()
             # A poll costs 1.3 us, but unlike an empty recv it raises nothing (3 us) and it survives signals.
             # Again until the time is really over: pyzmq returns early after several signals.
             while not zmq_poll([(source.handle, zmq.POLLIN)], min(WAIT_MS, milliseconds(_left(deadline)))):

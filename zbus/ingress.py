@@ -111,11 +111,10 @@ class Ingress:
         At most `capacity` frames queue for it, and about `capacity_bytes` bytes.
         """
         socket = self._socket(zmq.SUB)
-        room = Room(socket, capacity, capacity_bytes)
+        room = Room(socket, self._forwarder.back, capacity, capacity_bytes, blocking=self._blocking)
         self._barriers += 1
         barrier = CONTROL + f"{self.id}/{self._barriers}".encode()
         try:
-            socket.connect(self._forwarder.back)
             room.open()
             for prefix in (*prefixes, barrier):
                 socket.setsockopt(zmq.SUBSCRIBE, prefix)

@@ -127,18 +127,35 @@ class Inlet:
 
     def announce(self, size: int) -> None:
         """Count what is received from now on: `size` bytes of large frames are about to come."""
-        self._room.announce(size)
+        self._room.announce(size, counts=self.counts)
         self._receive_by(self._counted)
 
     def look(self, announced: bool) -> float:
         """Keep the queue within its bytes; return the seconds after which to look again, or 0."""
         room = self._room
+        if not self.counts:
+            return 0.0
         if room.narrow or room.over or not announced:
             self.lock.run(self._look, _LOOK_SECONDS)
-        if room.idle:
+        if room.idle and not announced:
             self._receive_by(self._recv)
             return 0.0
         return _NARROW_SECONDS if room.narrow else _COUNTED_SECONDS
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the queue was narrowed, and is to be seen empty before anybody waits for it."""
+        return self._room.narrow
+
+    def recover(self) -> None:
+        """See whether it is. Under the lock, as `recv`."""
+        if not self.handle.closed:
+            self._room.recover()
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts what is received, since large frames are about."""
+        return self.recv == self._counted
 
     def _look(self) -> None:
         if not self.handle.closed:
@@ -146,11 +163,7 @@ class Inlet:
 
     def _counted(self, flags: int = 0) -> bytes:
         """Stand in for `recv` while large frames are about."""
-        try:
-            return self._room.recv(flags)
-        finally:
-            if self._room.idle:
-                self._receive_by(self._recv)
+        return self._room.recv(flags)
 
     def _receive_by(self, recv: Callable[[int], bytes]) -> None:
         if not self.closing:

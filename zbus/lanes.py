@@ -1,4 +1,4 @@
-"""A lane: the publishing socket for one overflow policy.
+"""A lane, the publishing socket for one overflow policy, and a link, the connection of one to an ingress.
 
 libzmq counts frames, and a lower mark may stop a link for good (see `room`). So in a queue that holds few
 frames, that of a `block` subscriber, a large one takes several places: fillers follow it, which say nothing.
@@ -6,15 +6,20 @@ frames, that of a `block` subscriber, a large one takes several places: fillers 
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import zmq
 
+from .handover import Connections
+from .joining import Wait
 from .late import AGAIN
+from .roster import Entry
 from .wire import LARGE_BYTES
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Link"]
 
 _RECONNECT_MAX_MS = 5000
 # A blocking subscriber has a queue of its own; this one only keeps the I/O thread busy.
@@ -51,3 +56,29 @@ class Lane:
             with suppress(*AGAIN):
                 for _ in range(self.pads(size)):
                     self.socket.send(filler, zmq.NOBLOCK)
+
+
+class Link:
+    """The connection to one ingress: the epoch it should reach, and the one it has shown."""
+
+    __slots__ = ("emptied", "entry", "generation", "lane", "left", "missed", "path", "shown", "wait")
+
+    def __init__(self, entry: Entry, lane: Lane, path: str) -> None:
+        self.lane = lane
+        self.path = path
+        self.shown = 0
+        self.generation = 0  # of the roster on which it was listed last
+        self.missed: list[tuple[int, int]] = []  # epochs that were given up, and as of when
+        self.emptied = False
+        self.left: Connections | None = None  # those that were let go, until their peer has read them
+        self.expect(entry)
+
+    def expect(self, entry: Entry) -> None:
+        """Begin to wait for the epoch of `entry`."""
+        self.entry = entry
+        self.wait = Wait(self.path, time.monotonic())
+
+    @property
+    def endpoint(self) -> bytes:
+        """The ZeroMQ address of the ingress."""
+        return os.fsencode(f"ipc://{self.path}")

@@ -54,6 +54,11 @@ class Latest:
         self.handle, self._bell = os.pipe()
         self._thread = start("zbus-latest", self._read_ahead)
 
+    narrow = False
+
+    def recover(self) -> None:
+        """Do what an inlet does; whoever reads ahead does it."""
+
     @property
     def closing(self) -> bool:
         """Whether `close` was called."""

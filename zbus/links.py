@@ -15,7 +15,6 @@ a socket for one full one.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ import zmq
 from .blockers import Linked, whose
 from .forwarder import LazyContext
 from .handover import Connections
-from .joining import Patience, Wait, Workload
-from .lanes import Lane
+from .joining import Patience, Workload
+from .lanes import Lane, Link
 from .late import AGAIN
 from .processes import speaks
 from .reports import report
@@ -51,31 +50,6 @@ _SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
 
 class Full(Exception):
     """This try to send reached nobody, since somebody has not finished joining; a later one may."""
-
-
-class Link:
-    """The connection to one ingress: the epoch it should reach, and the one it has shown."""
-
-    __slots__ = ("entry", "generation", "lane", "left", "missed", "path", "shown", "wait")
-
-    def __init__(self, entry: Entry, lane: Lane, path: str) -> None:
-        self.lane = lane
-        self.path = path
-        self.shown = 0
-        self.generation = 0  # of the roster on which it was listed last
-        self.missed: list[tuple[int, int]] = []  # epochs that were given up, and as of when
-        self.left: Connections | None = None  # those that were let go, until their peer has read them
-        self.expect(entry)
-
-    def expect(self, entry: Entry) -> None:
-        """Begin to wait for the epoch of `entry`."""
-        self.entry = entry
-        self.wait = Wait(self.path, time.monotonic())
-
-    @property
-    def endpoint(self) -> bytes:
-        """The ZeroMQ address of the ingress."""
-        return os.fsencode(f"ipc://{self.path}")
 
 
 class Links:
@@ -191,8 +165,11 @@ class Links:
         """Take in who has come back of those that were given up, and connect those that were let go."""
         self._read()
         for link in self._links.values():
-            if link.left is not None and not link.left.unread():
+            if link.left is None or link.left.unread():
+                continue
+            if link.emptied:  # a look ago: what the peer had read then, it has passed on
                 self._connect(link)
+            link.emptied = not link.emptied
         self._count_late()
         self._share_out()
 

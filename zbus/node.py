@@ -38,6 +38,7 @@ from .limits import refusals
 from .links import Links
 from .location import bus_name
 from .locks import Lock
+from .memory import tidy
 from .patterns import prefixes
 from .pending import Pending
 from .policy import SEND, SUBSCRIBE
@@ -180,6 +181,8 @@ class Node(Generic[Driven]):
 
         self._lock.run(keep, _KEEP_TIMEOUT)
         self._soon()
+        self.publisher.hear()
+        tidy()
         for _ in range(_TIDY_ROUNDS):
             if self.closed or not self._roster.tidy():
                 break

@@ -214,6 +214,10 @@ class Publisher(Generic[Driven]):
         if self._drop is not None:
             self._drop(frame)
 
+    def hear(self) -> None:
+        """Let libzmq free what waited for peers that are gone. Any thread may call this, now and then."""
+        self._lock.run(lambda: None if self._closed else self._links.hear())
+
     def look(self) -> None:
         """Tell joiners that were given up and have come back what they missed. Any thread may call this.
 

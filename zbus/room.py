@@ -5,12 +5,11 @@ that it may, until the reader has emptied it. How many bytes it holds is what pu
 `notices`) less what was read.
 
 libzmq applies a changed high-water mark to a living pipe, but it can stop that pipe for good (all of this
-seen at 4.3.5): the writer counts what it has not yet been told was read, and the reader tells only at
-multiples of half the mark. So
-
-- the mark is lowered only while frames wait, and to a value at which each read is told;
-- it is raised only when nothing waits, and lowered again if something arrives before the writer knows;
-- an inproc pipe never goes below the sum of what its two ends had when it was connected: that is few.
+seen at 4.3.5): the writer counts what it has not yet been told was read, up to half the former mark, and a
+reader that has read everything tells nothing more. So a queue that was narrowed and is empty is made anew:
+the socket is connected once more. A forwarder that blocks never gives a pipe up, and goes on when the mark
+rises.
+An inproc pipe never goes below the sum of what its two ends had when it was connected: that is few.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import zmq
-from zmq.backend import zmq_poll
 
+from .memory import moved
 from .wire import CONTROL, FILLER, LARGE_BYTES
 
 __all__ = ["Room"]
@@ -28,7 +27,6 @@ __all__ = ["Room"]
 _NARROW_EVENTS = 4
 # What a small frame takes in memory at least, of a hundred bytes (measured).
 _LEAST_BYTES = 256
-_SETTLE_MS = 20
 _LOOK_EVERY = 16
 
 
@@ -41,8 +39,10 @@ class Room:
         capacity: how many frames queue at most.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], capacity: int, capacity_bytes: int) -> None:
-        """Prepare a socket that is about to be connected."""
+    def __init__(
+        self, socket: zmq.Socket[bytes], back: str, capacity: int, capacity_bytes: int, *, blocking: bool
+    ) -> None:
+        """Prepare a socket that is about to be connected to `back`."""
         self.capacity = max(1, min(capacity, capacity_bytes // _LEAST_BYTES))
         self.narrow = False
         self.socket = socket
@@ -51,11 +51,15 @@ class Room:
         self._wide = self.capacity - _NARROW_EVENTS + 1
         self._announced = 0  # only who announces writes this one, and only the reader the other
         self._read = 0
+        self._unsure = 0
         self._reads = 0
-        socket.rcvhwm = max(1, min(self.capacity, _NARROW_EVENTS) - 1)
+        self._back = back
+        self._blocking = blocking
 
     def open(self) -> None:
-        """Take the whole capacity, once the socket is connected and before it subscribes."""
+        """Connect the socket, and take the whole capacity."""
+        self.socket.rcvhwm = max(1, min(self.capacity, _NARROW_EVENTS) - 1)
+        self.socket.connect(self._back)
         if self._wide > 1:
             self.socket.rcvhwm = self._wide
 
@@ -72,46 +76,53 @@ class Room:
     @property
     def over(self) -> bool:
         """Whether it is time to narrow the queue."""
-        return not self.narrow and self.pending > self._limit
+        return not self.narrow and self.pending > self._limit + min(self._unsure, self._limit)
 
-    def announce(self, size: int) -> None:
-        """Note that so many bytes of large frames are about to come."""
+    def announce(self, size: int, *, counts: bool) -> None:
+        """Note that so many bytes of large frames are about to come.
+
+        Unless it `counts` already, some of them may have been read.
+        """
+        if not counts:
+            self._unsure = size
         self._announced += size
 
     def recv(self, flags: int) -> bytes:
         """Receive as the socket does, and count."""
-        if self.narrow and not flags & zmq.NOBLOCK and not self._waiting():
-            self._widen()
+        if self.narrow:
+            self.recover()
         try:
             while (frame := self._recv(flags))[:1] == CONTROL and frame.endswith(FILLER):
                 pass
         except zmq.Again:
-            self._read = self._announced
+            self._read = max(self._read, self._announced)
             raise
         if len(frame) > LARGE_BYTES:
             self._read += len(frame)
+            moved(len(frame))
         self._reads += 1
         if not self._reads % _LOOK_EVERY and not self._waiting():
-            self._read = self._announced
+            self._read = max(self._read, self._announced)
         return frame
+
+    def recover(self) -> None:
+        """Take the whole capacity again if the queue is empty."""
+        if self.narrow and not self._waiting():
+            self.narrow = False
+            if self._blocking:
+                self.socket.rcvhwm = self._wide
+                return
+            self.socket.disconnect(self._back)
+            self.open()
 
     def look(self) -> None:
         """See whether the queue is empty, or has to be narrowed, or may be what it was."""
         if not self._waiting():
-            self._announced = self._read
-            if self.narrow:
-                self._widen()
+            self._announced, self._unsure = min(self._read, self._announced), 0
+            self.recover()
         elif self.over and self._wide > 1:
             self.socket.rcvhwm = 1
             self.narrow = True
 
     def _waiting(self) -> bool:
         return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
-
-    def _widen(self) -> None:
-        """Take the whole capacity again, unless something arrives meanwhile."""
-        self.socket.rcvhwm = self._wide
-        if zmq_poll([(self.socket, zmq.POLLIN)], _SETTLE_MS):
-            self.socket.rcvhwm = 1
-        else:
-            self.narrow = False

@@ -24,6 +24,7 @@ from . import (
     limits,
     places,
     queues,
+    sizes,
     users,
 )
 from .harness import FAIL, Case, Row, stage
@@ -51,6 +52,7 @@ CASES: dict[int, Case] = {
     16: given.given,
     17: hangs.hanging,
     18: crowds.neighbours,
+    19: sizes.sizes,
     20: users.several_users,
 }
 

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from . import giving, joins, odd, streams
+from . import giving, joins, odd, sizes, streams
 
 WORKERS: dict[str, Callable[..., None]] = {
     worker.__name__: worker
@@ -26,6 +26,8 @@ WORKERS: dict[str, Callable[..., None]] = {
         joins.together,
         odd.clocked,
         odd.forker,
+        sizes.heavy_load,
+        sizes.heavy_reader,
         streams.hold,
         streams.listen,
         streams.load,

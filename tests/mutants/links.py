@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     Mutant(
         "a new epoch has what time the last has left",
-        "links.py",
+        "lanes.py",
         "        self.wait = Wait(self.path, time.monotonic())",
         "        self.wait = getattr(self, 'wait', None) or Wait(self.path, time.monotonic())",
         _EPOCH,

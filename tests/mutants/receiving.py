@@ -6,6 +6,7 @@ from .mutant import Mutant
 
 __all__ = ["MUTANTS"]
 
+_MEMORY = "live/test_memory.py::"
 _QUEUES = "live/test_queues.py::"
 _EXACT = (_QUEUES + "test_a_channel_holds_as_many_events_as_its_capacity_says",)
 _EACH = (_QUEUES + "test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity",)
@@ -245,5 +246,47 @@ MUTANTS = [
         "        if not self._inlet.closing:",
         "        if self._inlet.closing:",
         ("live/test_lifetimes.py::test_a_subscription_that_is_dropped_closes_itself",),
+    ),
+    Mutant(
+        "a queue of large events is never narrowed",
+        "room.py",
+        "return not self.narrow and self.pending >",
+        "return self.pending < 0 and self.pending >",
+        (_MEMORY + "test_a_channel_that_is_not_read_keeps_about_its_bytes_and_counts_the_rest",),
+    ),
+    Mutant(
+        "a queue that was narrowed stays so",
+        "room.py",
+        "if self.narrow and not self._waiting():",
+        "if self.narrow and self.capacity < 0:",
+        (_MEMORY + "test_a_channel_that_is_not_read_keeps_about_its_bytes_and_counts_the_rest",),
+    ),
+    Mutant(
+        "latest counts no bytes",
+        "latest.py",
+        "while self._bytes > self._capacity_bytes and",
+        "while self._bytes < 0 and",
+        (_MEMORY + "test_latest_forgets_the_oldest_keys_beyond_its_bytes",),
+    ),
+    Mutant(
+        "a publisher announces no large events",
+        "backlog.py",
+        "if topic.announced < size:",
+        "if topic.announced > size:",
+        (_MEMORY + "test_a_channel_that_is_not_read_keeps_about_its_bytes_and_counts_the_rest",),
+    ),
+    Mutant(
+        "large events take one place with a block subscriber",
+        "lanes.py",
+        "return min(size // self._share, _MOST_PADS) if self.blocking else 0",
+        "return 0",
+        (_MEMORY + "test_block_holds_its_publisher_before_it_holds_twice_its_bytes",),
+    ),
+    Mutant(
+        "memory is never given back",
+        "memory.py",
+        "if _moved < _WORTH_BYTES or",
+        "if _moved >= 0 or",
+        (_MEMORY + "test_memory_is_given_back_once_much_came_by_and_nothing_more",),
     ),
 ]

@@ -30,6 +30,7 @@ PURE = (
 ORDER = (
     *PURE,
     "docstrings",
+    "memory",
     "single",
     "locks",
     "pending",
