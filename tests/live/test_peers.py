@@ -151,8 +151,8 @@ def test_where_nobody_is_the_list_tells_where_it_looked(zbus_dir: str) -> None:
     assert os.listdir(zbus_dir) == []
 
 
-def test_looking_changes_nothing(bus: zbus.Bus, place: Path) -> None:
-    _sub = bus.subscribe("a")
+def test_looking_changes_nothing(place: Path) -> None:
+    """Nobody is on the bus who would."""
     odd = [place / f"00000000deadbeef.{end}" for end in ("member", "7.drop", "sock")]
     for path in odd:
         path.write_bytes(b"")
@@ -163,7 +163,7 @@ def test_looking_changes_nothing(bus: zbus.Bus, place: Path) -> None:
         return {name: (info.st_ino, info.st_mtime_ns, info.st_size) for name, info in infos.items()}
 
     before = state()
-    assert len(zbus.peers()) == 4
+    assert len(zbus.peers()) == 2
     assert state() == before
     for path in odd:
         path.unlink()
