@@ -74,7 +74,7 @@ print("done")
 def test_a_program_that_is_patched(bus: zbus.Bus, patch: str, order: str, overflow: str) -> None:
     sub = bus.subscribe("a")
     lines = {"before": "", "after": "", order: PATCHES[patch]}
-    code = PROGRAM.format(**lines, overflow=overflow, ours=3 if overflow == "latest" else 2)
+    code = PROGRAM.format(**lines, overflow=overflow, ours=4 if overflow == "latest" else 3)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=SECONDS
     )
