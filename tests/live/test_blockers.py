@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,11 @@ def stopped(worker: Worker) -> Iterator[None]:
 
 def states(pid: int) -> list[str]:
     """Return the states of the threads of a process."""
-    threads = Path(f"/proc/{pid}/task").glob("*/stat")
-    return [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has just ended
+            found.append(thread.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def ids(error: zbus.Error) -> list[str]:
