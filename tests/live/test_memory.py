@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 import zbus
 from zbus import aio, memory
 
-from .conftest import LIMIT, receive
+from .conftest import LIMIT, Spawn, receive
+from .workers import resident_mib
 
 MIB = 1 << 20
 SMALL = 1000
@@ -152,6 +154,22 @@ def test_memory_is_given_back_once_much_came_by_and_nothing_more(monkeypatch: py
     memory.tidy()
     memory.tidy()
     assert trimmed == [0]
+
+
+def test_an_idle_publisher_frees_what_waits_for_a_reader_that_was_killed(zbus_dir: str, spawn: Spawn) -> None:
+    stopped = spawn("idle_subscriber", "a", "drop", 65_536).ready()
+    with zbus.Bus(dir=zbus_dir, capacity_bytes=256 * MIB) as sender:
+        sender.send("a", "b", "/1", 0)
+        stopped.signal(signal.SIGSTOP)
+        before = resident_mib()
+        for _ in range(60):
+            sender.send("a", "b", "/1", bytes(MIB))
+        assert resident_mib() > before + 50
+        stopped.signal(signal.SIGKILL)
+        deadline = time.monotonic() + LIMIT
+        while resident_mib() > before + 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**31])

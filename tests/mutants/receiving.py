@@ -289,4 +289,11 @@ MUTANTS = [
         "if _moved >= 0 or",
         (_MEMORY + "test_memory_is_given_back_once_much_came_by_and_nothing_more",),
     ),
+    Mutant(
+        "an idle publisher keeps what waited for a reader that is gone",
+        "node.py",
+        "        self.publisher.hear()\n",
+        "",
+        (_MEMORY + "test_an_idle_publisher_frees_what_waits_for_a_reader_that_was_killed",),
+    ),
 ]
