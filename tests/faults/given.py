@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import zbus
 
-from .giving import CLASSES, GOOD, TEXTS
+from .giving import CLASSES, GOOD, MOST_BYTES, TEXTS
 from .harness import Row, Stage
 
 __all__ = ["given"]
@@ -103,9 +103,9 @@ def _zbus_send(stage: Stage, text: str) -> tuple[int, str]:
 
 def _backlog(stage: Stage) -> Row:
     row = stage.row("`close()` with a backlog")
-    count = stage.size(1600, 100)
+    count = stage.size(800, 100)
     keeper = stage.spawn("keeper", "drop").ready()
-    bus = stage.bus(capacity=1 << 20)
+    bus = stage.bus(capacity=1 << 20, capacity_bytes=MOST_BYTES)
     data = bytes(_MIB)
     for _ in range(count):
         bus.send("stream", "k", "/1", data)

@@ -14,6 +14,9 @@ import orjson
 import zbus
 from tests.live.workers import tell, told
 
+MOST_BYTES = 2**31 - 1
+"""The largest `capacity_bytes`."""
+
 __all__ = ["GOOD", "TEXTS", "giver", "keeper"]
 
 TEXTS = ("orders", "order.created", "/orders/1")
@@ -149,7 +152,7 @@ _TASKS = {"texts": _texts, "data": _data}
 
 def keeper(overflow: str) -> None:
     """Let a queue fill up until it is told of an end, close the bus, and then receive all the same."""
-    bus = zbus.Bus(capacity=1 << 20)
+    bus = zbus.Bus(capacity=1 << 20, capacity_bytes=MOST_BYTES)
     sub = bus.subscribe("stream", overflow=overflow)
     every = bus.subscribe("*")
     tell(ready=True)

@@ -91,7 +91,7 @@ def _patched(stage: Stage, patch: str) -> Row:
     programs = [(order, overflow) for order in ("before", "after") for overflow in _POLICIES]
     for order, overflow in programs[2:4] if stage.quick else programs:
         lines = {"before": "", "after": "", order: PATCHES[patch]}
-        program = PROGRAM.format(**lines, overflow=overflow, ours=3 if overflow == "latest" else 2)
+        program = PROGRAM.format(**lines, overflow=overflow, ours=4 if overflow == "latest" else 3)
         row.equal("printed", _run(stage, row, program), "done\n")
     _left(stage, row)
     row.done = "before `import zbus` and after it; subscribes, sends, receives, closes"

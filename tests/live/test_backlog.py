@@ -13,6 +13,7 @@ from .twins import TWINS, Twin
 
 MIB = 1 << 20
 COUNT = 60
+ROOM = 4 * COUNT * MIB  # in bytes: nothing is dropped
 SIZES = {
     "large": (MIB,),
     "small": (10,),
@@ -48,8 +49,8 @@ async def fill(bus: Any, other: zbus.Bus, sizes: tuple[int, ...]) -> Any:
 async def test_a_backlog_is_not_copied_and_stays_receivable(
     twin: Twin, zbus_dir: str, sizes: tuple[int, ...], end: str
 ) -> None:
-    with zbus.Bus(dir=zbus_dir) as other:
-        bus = twin.Bus()
+    with zbus.Bus(dir=zbus_dir, capacity_bytes=ROOM) as other:
+        bus = twin.Bus(capacity_bytes=ROOM)
         sub = await fill(bus, other, sizes)
         tracemalloc.start()
         try:
@@ -68,8 +69,8 @@ async def test_a_backlog_is_not_copied_and_stays_receivable(
 
 
 async def test_what_is_kept_is_let_go_with_the_channel(twin: Twin, zbus_dir: str) -> None:
-    with zbus.Bus(dir=zbus_dir) as other:
-        bus = twin.Bus()
+    with zbus.Bus(dir=zbus_dir, capacity_bytes=ROOM) as other:
+        bus = twin.Bus(capacity_bytes=ROOM)
         sub = await fill(bus, other, (MIB,))
         await bus.close()
         frames = sub.channel()._inlet._frames
