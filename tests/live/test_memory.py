@@ -81,6 +81,17 @@ def test_small_events_are_not_dropped_for_their_bytes(bus: zbus.Bus) -> None:
     assert sub.lost == 0
 
 
+def test_small_events_that_come_one_by_one_take_no_more_than_many_at_once(bus: zbus.Bus) -> None:
+    every = bus.subscribe("a")
+    sub = bus.subscribe("a")
+    before = resident_mib()
+    for number in range(10_000):
+        bus.send("a", "b", "/1", number)
+        receive(every)
+    assert resident_mib() < before + 30  # 80 if each kept the buffer that it was read into
+    assert sub.lost == 0
+
+
 def test_one_event_larger_than_the_limit_passes(zbus_dir: str) -> None:
     with zbus.Bus(dir=zbus_dir, capacity_bytes=100) as bus:
         for overflow in ("drop", "block", "latest"):

@@ -290,6 +290,13 @@ MUTANTS = [
         (_MEMORY + "test_memory_is_given_back_once_much_came_by_and_nothing_more",),
     ),
     Mutant(
+        "a small frame keeps the buffer that it was read into",
+        "forwarder.py",
+        "made.set(_ZERO_COPY_RECV, 0)",
+        "made.set(_ZERO_COPY_RECV, 1)",
+        (_MEMORY + "test_small_events_that_come_one_by_one_take_no_more_than_many_at_once",),
+    ),
+    Mutant(
         "an idle publisher keeps what waited for a reader that is gone",
         "node.py",
         "        self.publisher.hear()\n",
