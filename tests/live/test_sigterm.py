@@ -60,8 +60,8 @@ def test_a_slow_consumer_drains(bus: zbus.Bus, program: str) -> None:
     for number in range(EVENTS):
         bus.send("jobs", "job", "/1", number)
     bus.flush(SECONDS)
-    # All have come to its process, but some may be between its forwarder and its channel, and `close` does not
-    # wait for these. By the time that half are processed, they are not.
+    # All have come to its process, but some may be between its forwarder and its channel, and `close` does
+    # not wait for these. By the time that half are processed, they are not.
     assert process.stdout.readline() == "half\n"
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=SECONDS)
