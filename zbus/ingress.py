@@ -169,11 +169,18 @@ class Ingress:
         Raises:
             Unavailable: the file system refused.
         """
-        if not self._roster.has_socket(self.id):
-            if not self._forwarder.listen_again(timeout):
-                return False
-            self._roster.show_socket(self.id)
-        self._roster.restore(self.entry, info)
+        try:
+            if not self._roster.has_socket(self.id):
+                if not self._forwarder.listen_again(timeout):
+                    return False
+                self._roster.show_socket(self.id)
+            self._roster.restore(self.entry, info)
+        except Unavailable:
+            if not self._withdrawn:
+                raise
+        finally:
+            if self._withdrawn:  # meanwhile, by a thread that closes it: what was shown again goes
+                self.withdraw()
         return True
 
     @property
