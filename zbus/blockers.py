@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _socket as socket  # gevent's would make a hub for every thread that comes by
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from .descriptors import socket_id, unix_sockets, unread_bytes
 from .errors import Timeout
 from .files import Entry, parse_entry
 from .handover import untaken
-from .processes import look
+from .processes import look, peer_process
 
 __all__ = ["BUSY", "JOINING", "NO_ROOM", "Linked", "naming", "timed_out", "whose"]
 
@@ -122,18 +121,15 @@ def _look(directory: Path, entries: Iterable[Entry]) -> list[_Blocker]:
 
 def _connection(number: int) -> tuple[int, bool, int]:
     """Return how many bytes a peer has not read, whether it gets no more before it does, and its process."""
-    unread, pid = unread_bytes(number), 0
+    unread = unread_bytes(number)
     with suppress(OSError):  # closed meanwhile, by libzmq
         held = socket.socket(fileno=number)
         try:
             full = _FULL_SHARE * unread > held.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-            if hasattr(socket, "SO_PEERCRED"):
-                credentials = held.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-                pid = struct.unpack("3i", credentials)[0]  # 0 if it is of another container
-            return unread, full, pid
+            return unread, full, peer_process(held)
         finally:
             held.detach()
-    return unread, False, pid
+    return unread, False, 0
 
 
 def _about(directory: Path, entry: Entry) -> About:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .locks import native
 
-__all__ = ["Look", "held_up", "listener", "look", "speaks"]
+__all__ = ["Look", "held_up", "listener", "look", "peer_process", "speaks"]
 
 _BUSY_SHARE = 0.8
 _GREETING_SECONDS = 0.25
@@ -47,9 +47,20 @@ def listener(path: str) -> int:
         with closing(socket.socket(socket.AF_UNIX)) as probe:
             probe.setblocking(False)
             probe.connect(path)
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            return peer_process(probe)
     except OSError:  # gone, or its backlog is full, or there is no descriptor to ask with
         return 0
+
+
+def peer_process(connection: socket.socket) -> int:
+    """Return the id of the process that listened for a connection; 0 if it cannot be told.
+
+    Raises:
+        OSError: the connection is gone.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid: int = struct.unpack("3i", credentials)[0]  # 0 if it is of another container
     return pid
 
