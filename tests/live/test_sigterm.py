@@ -22,7 +22,7 @@ with zbus.Bus() as bus, bus.subscribe("jobs", overflow="block") as sub:
     count = 0
     for evt in sub:
         count += 1
-        if count == HALF:
+        if count == int(sys.argv[1]):
             print("half", flush=True)
         time.sleep(0.001)
     print(count, flush=True)
@@ -39,7 +39,7 @@ async def main():
         count = 0
         async for evt in sub:
             count += 1
-            if count == HALF:
+            if count == int(sys.argv[1]):
                 print("half", flush=True)
             await asyncio.sleep(0.001)
         print(count, flush=True)
@@ -51,7 +51,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("program", [THREADS, ASYNCIO], ids=["threads", "asyncio"])
 def test_a_slow_consumer_drains(bus: zbus.Bus, program: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program.replace("HALF", str(EVENTS // 2))],
+        [sys.executable, "-W", "error", "-c", program, str(EVENTS // 2)],
         stdout=subprocess.PIPE,
         text=True,
     )
