@@ -54,7 +54,7 @@ COLUMNS = {
     "died_with_subscriber": "excused: not read by a subscriber that was killed, a tail",
     "died_with_publisher": "excused: in a publisher that was killed, a tail",
     "not_handed_over": "excused: the subscriber was stopped or full for the whole linger of the publisher",
-    "gave_up": "excused: sent after the join time-out of a stopped subscriber (R21)",
+    "gave_up": "excused: sent after the join timeout of a stopped subscriber (R21)",
     "tail_unknown": "excused: dropped by a full queue, no later event of the topic came through (W36)",
     "head_unknown": "excused: dropped by a full queue before any that was meant, of an older topic (W36)",
 }
