@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zbus.threads import running
+from zbus.runtime.threads import running
 
 _HERE = Path(__file__).parent
 _CHEAP = ("unit", "conformance", "live")

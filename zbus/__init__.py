@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from . import errors
 from .bus import Bus
 from .bus import default as _default
-from .channel import Channel, select
-from .checks import Overflow
-from .docstrings import as_of
+from .channel import Channel, Subscription, select
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap, Mismatch, T
-from .inbox import Options
-from .listing import Peer, peers
+from .options import Overflow
 from .policy import Policy, Rule
-from .publisher import DEFAULT
-from .subscription import Subscription
+from .receiving.channel_base import Options
+from .roster.peers import Peer, peers
+from .runtime.docstrings import as_of
+from .sending.publisher import DEFAULT
 
 __all__ = [
     "Bus",

@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Unpack, overload
 
-from .channel import Channel
-from .checks import Overflow
-from .default import Default
+from .channel import Channel, Subscription
 from .event import Gap, Mismatch, T
-from .handle import BusBase
-from .inbox import Options
-from .node import Node, Policy
-from .publisher import DEFAULT, TRY_SECONDS, exhaust
-from .sender import Sender
-from .subscription import Subscription
-from .threads import sleep
+from .node.base import BusBase
+from .node.default import DefaultBus
+from .node.node import Node, Policy
+from .options import Overflow
+from .receiving.channel_base import Options
+from .runtime.threads import sleep
+from .sending.publisher import DEFAULT, TRY_SECONDS, run_blocking
+from .sending.sender import Sender
 
 __all__ = ["Bus", "default"]
 
@@ -80,7 +79,7 @@ class Bus(BusBase[None], Sender[None]):
             send_timeout=send_timeout,
             join_timeout=join_timeout,
             linger=linger,
-            pursue=exhaust,
+            drive=run_blocking,
             try_seconds=TRY_SECONDS,
         )
         BusBase.__init__(self, node)
@@ -129,8 +128,10 @@ class Bus(BusBase[None], Sender[None]):
                 many subscriptions (1,000 for each bus).
             Canceled: the bus is closed.
         """
-        wish = self._node.wish(system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error)
-        return Subscription(self._node.join(wish, Channel, self))
+        request = self._node.check_subscription(
+            system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error
+        )
+        return Subscription(self._node.join(request, Channel, self))
 
     def send_many(
         self,
@@ -188,5 +189,5 @@ class Bus(BusBase[None], Sender[None]):
         self.close()
 
 
-default = Default(Bus)
+default = DefaultBus(Bus)
 """What the functions of `zbus` use."""

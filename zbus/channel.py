@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from math import inf
-from typing import Any, TypeVar, overload
+from types import TracebackType
+from typing import Any, Generic, TypeVar, overload
 
 import zmq
 from zmq.backend import zmq_poll
 
 from .errors import Unavailable
 from .event import CLOSED, Closed, D, Event, Received
-from .inbox import Inbox, Selected, check_channels, expired, first
-from .inlet import WAIT_MS, Ended
-from .locks import TIMEOUT_MAX
-from .timeouts import check_timeout, milliseconds
+from .receiving.channel_base import ChannelBase, Selected, SubscriptionBase, check_channels, expired, first
+from .receiving.queue import WAIT_MS, Ended
+from .runtime.locks import TIMEOUT_MAX
+from .runtime.timeouts import check_timeout, milliseconds
 
-__all__ = ["Channel", "select"]
+__all__ = ["Channel", "Subscription", "select"]
 
 # While another thread receives from a channel, how long `select` waits before it asks for it again.
 _SHARED_SECONDS = 0.02
@@ -30,7 +31,7 @@ E = TypeVar("E")
 F = TypeVar("F")
 
 
-class Channel(Inbox[D]):
+class Channel(ChannelBase[D]):
     """The receiving end of a subscription. Any thread may use it, several at once share its events."""
 
     def __iter__(self) -> Iterator[Event[D]]:
@@ -97,11 +98,11 @@ class Channel(Inbox[D]):
                     raise expired(patience)
                 return self._rest() or self._take(deadline, patience)
             finally:
-                lock.let_go()
+                lock.release_if_held()
                 if self._news:
                     self._tell()
         except BaseException:  # see `locks`
-            lock.let_go()
+            lock.release_if_held()
             raise
 
     def _take(self, deadline: float, patience: float) -> Event[D] | None:
@@ -134,6 +135,23 @@ class Channel(Inbox[D]):
 def _left(deadline: float) -> float:
     """Return how many seconds there are until `deadline`; for ever is as long as a lock can wait."""
     return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
+
+
+class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
+    """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
+
+    def close(self) -> None:
+        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
+        self._channel.close()
+
+    def __iter__(self) -> Iterator[Event[D]]:
+        return iter(self._channel)
+
+    def __enter__(self) -> Subscription[D]:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        self.close()
 
 
 @overload
@@ -207,4 +225,4 @@ def _look(channels: Iterable[Channel], seconds: float) -> Selected[Channel, Any]
 
 def _let_go(channels: Iterable[Channel]) -> None:
     for channel in channels:
-        channel._source.lock.let_go()
+        channel._source.lock.release_if_held()

@@ -18,12 +18,12 @@ from functools import partial
 from typing import Any
 
 from .bus import Bus, default
-from .default import Default
-from .ends import ending
 from .errors import Invalid, Unavailable
-from .location import locate
-from .locks import native
-from .wire import check_sendable, encode_data
+from .node.default import DefaultBus
+from .protocol.wire import check_sendable, encode_data
+from .roster.location import locate
+from .runtime.lifecycle import ending
+from .runtime.locks import native
 
 __all__ = ["Handler"]
 
@@ -72,7 +72,7 @@ class Handler(logging.Handler):
         """
         super().__init__(level)
         self._system, _ = check_sendable(system, "info")
-        self._own = Default(partial(Bus, bus)) if isinstance(bus, str) else None
+        self._own = DefaultBus(partial(Bus, bus)) if isinstance(bus, str) else None
         if isinstance(bus, str):
             locate(None, bus)  # says now what would have every record dropped
         if bus is not None and self._own is None and not isinstance(bus, Bus):

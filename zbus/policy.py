@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from .errors import Invalid
-from .patterns import Matcher, covers, overlaps, plain
+from .protocol.patterns import Matcher, covers, overlaps, plain
 
 __all__ = ["SEND", "SUBSCRIBE", "Policy", "Rule"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from zbus.errors import Invalid
 from zbus.event import Event
-from zbus.patterns import Matcher, check_text, prefixes
-from zbus.wire import (
+from zbus.protocol.patterns import Matcher, check_text, prefixes
+from zbus.protocol.wire import (
     CONTROL,
     Malformed,
     Stamp,

@@ -10,7 +10,7 @@ from typing import Any
 
 import zbus
 from tests.live.conftest import Worker
-from zbus.roster import Entry, Roster, new_id
+from zbus.roster.directory import Entry, Roster, new_id
 
 from .harness import Row, Stage, stop
 

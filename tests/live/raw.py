@@ -14,7 +14,7 @@ from typing import Any
 
 import zmq
 
-from zbus.wire import Stamp, parse_stamp
+from zbus.protocol.wire import Stamp, parse_stamp
 
 __all__ = ["RawSubscriber", "clock", "joined", "sentinel", "stamp_of", "touch"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import zbus
-from zbus.threads import running
+from zbus.runtime.threads import running
 
 FREE_USER = 54_321
 """Nobody has this id, nor one of the next."""

@@ -17,7 +17,7 @@ import pytest
 
 import zbus
 from zbus import aio
-from zbus.waker import Waker
+from zbus.aio.waker import Waker
 
 from .conftest import Spawn
 

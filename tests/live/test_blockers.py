@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus import aio, blockers
-from zbus.files import Entry
-from zbus.processes import Look
+from zbus import aio
+from zbus.roster.files import Entry
+from zbus.runtime.processes import Look
+from zbus.sending import blockers
 
 from .conftest import Spawn, Worker, receive
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus.roster import Roster
+from zbus.roster.directory import Roster
 
 from .conftest import receive
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus.roster import Roster
+from zbus.roster.directory import Roster
 
 from .conftest import Spawn, receive
 from .raw import touch

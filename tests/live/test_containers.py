@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from zbus.about import user_name
+from zbus.roster.process_info import user_name
 
 from .test_places import NO_TMPFILES
 from .test_users import OVERFLOWS, check_rights

@@ -65,7 +65,7 @@ def test_what_goes_wrong_is_counted_for_others_to_read(bus: zbus.Bus, zbus_dir: 
 def test_a_malformed_frame_is_told_once(
     bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("zbus.inbox._LOG_INTERVAL", 0.0)
+    monkeypatch.setattr("zbus.receiving.channel_base._LOG_INTERVAL", 0.0)
     sub = bus.subscribe("a")
     foreign = Foreign(zbus_dir)
     try:

@@ -13,8 +13,8 @@ import pytest
 
 import zbus
 from zbus import errors
-from zbus.location import default_root
-from zbus.roster import Roster
+from zbus.roster.directory import Roster
+from zbus.roster.location import default_root
 
 from .conftest import receive
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from zbus import Policy
-from zbus.patterns import Matcher, prefixes
-from zbus.wire import Malformed, decode
+from zbus.protocol.patterns import Matcher, prefixes
+from zbus.protocol.wire import Malformed, decode
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -17,9 +17,9 @@ from threading import Thread
 import pytest
 
 import zbus
-from zbus import threads
-from zbus.descriptors import open_files
-from zbus.locks import Lock
+from zbus.runtime import threads
+from zbus.runtime.descriptors import open_files
+from zbus.runtime.locks import Lock
 
 from .conftest import Spawn, receive
 
@@ -248,10 +248,10 @@ def test_a_bus_that_cannot_be_disowned_leaves_no_other_undone(
         assert [path for path in inside if path.endswith((".member", ".new"))] == []
 
     with monkeypatch.context() as patch:
-        patch.setattr(others[0]._node, "disown", fail)
+        patch.setattr(others[0]._node, "after_fork_in_child", fail)
         patch.setattr(others[1]._node.publisher, "disown", fail)
         patch.setattr(others[2]._node._member, "disown", fail)
-        patch.setattr(subs[0].channel(), "_disown", fail)
+        patch.setattr(subs[0].channel(), "_after_fork_in_child", fail)
         in_child(lambda: [refused(partial(other.send, "a", "b", "/1")) for other in others[2:]])
         patch.undo()
         in_child(work)

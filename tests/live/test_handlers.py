@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus import housekeeping, threads
-from zbus.ends import open_nodes
+from zbus.runtime import housekeeping, threads
+from zbus.runtime.lifecycle import open_nodes
 
 from .conftest import receive
 

@@ -12,9 +12,10 @@ import pytest
 import zmq
 
 import zbus
-from zbus import forwarder
-from zbus.ingress import Ingress, sentinel
-from zbus.roster import Entry, Roster
+from zbus.receiving import forwarder
+from zbus.receiving.ingress import Ingress, sentinel
+from zbus.roster.directory import Entry, Roster
+from zbus.runtime.context import LazyContext
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def ingress(roster: Roster, gate: Gate) -> Iterator[Ingress]:
-    context = forwarder.LazyContext()
+    context = LazyContext()
     made = Ingress(
         context.get(),
         roster,

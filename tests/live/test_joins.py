@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus.roster import Entry, Roster, new_id
+from zbus.roster.directory import Entry, Roster, new_id
 
 from .conftest import Spawn
 

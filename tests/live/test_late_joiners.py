@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus import housekeeping, joining
-from zbus.processes import look
-from zbus.roster import Entry, Roster, new_id
+from zbus.roster.directory import Entry, Roster, new_id
+from zbus.runtime import housekeeping
+from zbus.runtime.processes import look
+from zbus.sending import joining
 
 from .conftest import Spawn, Worker, receive
 
@@ -278,7 +279,7 @@ def test_a_send_to_a_full_subscriber_ends_however_busy_the_machine_is(
     zbus_dir: str, bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on one where this process never gets all of the CPU that it asks for."""
-    monkeypatch.setattr("zbus.joining.held_up", lambda *_: True)
+    monkeypatch.setattr("zbus.sending.joining.held_up", lambda *_: True)
     sub = bus.subscribe("a", overflow="block", capacity=1)
     with zbus.Bus(dir=zbus_dir) as first, pytest.raises(zbus.Timeout):
         while True:

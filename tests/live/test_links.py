@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import zbus
-from zbus import joining
+from zbus.sending import joining
 
 from .conftest import receive
 from .raw import RawSubscriber, joined, sentinel, touch

@@ -17,9 +17,9 @@ import pytest
 
 import zbus
 from tests.faults.directory import litter
-from zbus.files import answers, unlocked
-from zbus.reaping import Reaper
-from zbus.token import Token
+from zbus.roster.files import answers, unlocked
+from zbus.roster.reaping import Reaper
+from zbus.roster.token import Token
 
 from .conftest import receive
 from .test_directory import in_a_mount
@@ -263,7 +263,7 @@ def test_dead_entries_by_the_thousand_take_few_listings_and_few_tokens(
 def test_cleaning_stops_after_its_time_and_goes_on(
     zbus_dir: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zbus.reaping._LEAST", 10)
+    monkeypatch.setattr("zbus.roster.reaping._LEAST", 10)
     litter(path, 40, random.Random(8))
     reaper = Reaper(path, lambda _: False)
     left = len([*path.iterdir()])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import zbus
-from zbus.forwarder import LazyContext
-from zbus.ingress import Ingress
-from zbus.roster import Roster
+from zbus.receiving.ingress import Ingress
+from zbus.roster.directory import Roster
+from zbus.runtime.context import LazyContext
 
 from .conftest import receive
 

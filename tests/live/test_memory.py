@@ -9,7 +9,8 @@ import time
 import pytest
 
 import zbus
-from zbus import aio, memory
+from zbus import aio
+from zbus.runtime import memory
 
 from .conftest import LIMIT, Spawn, receive
 from .workers import resident_mib

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus.descriptors import socket_id, unix_sockets
+from zbus.runtime.descriptors import socket_id, unix_sockets
 
 from .conftest import Spawn
 from .test_fork import in_child

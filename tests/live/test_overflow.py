@@ -144,7 +144,7 @@ def test_a_stopped_reader_process_loses_exactly_what_it_reports(spawn: Spawn, bu
     send(200_000)
     reader.signal(signal.SIGCONT)
     reader.tell(sent + 1)
-    # Room comes back when the reader has read; from then on an event gets through.
+    # Capacity comes back when the reader has read; from then on an event gets through.
     stop = threading.Event()
 
     def go_on() -> None:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import zbus
-from zbus import aio, publisher
+from zbus import aio
+from zbus.sending import publisher
 
 from .conftest import Spawn, receive
 

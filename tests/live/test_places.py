@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus import housekeeping
+from zbus.runtime import housekeeping
 
 from .conftest import receive
 
@@ -102,8 +102,8 @@ print(child, flush=True)
 def test_nor_does_one_that_is_forked_while_another_thread_opens_a_bus(zbus_dir: str, path: Path) -> None:
     program = """
 import os, signal, zbus
-from zbus import place
-real, children = place.Token, []
+from zbus.roster import open_directory
+real, children = open_directory.Token, []
 def fork_first(*given):
     ready, tell = os.pipe()
     children.append(os.fork())
@@ -112,7 +112,7 @@ def fork_first(*given):
         signal.pause()
     os.read(ready, 1)
     return real(*given)
-place.Token = fork_first
+open_directory.Token = fork_first
 zbus.Bus().close()
 print(children[0], flush=True)
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zbus.processes import Look, held_up, listener, look
+from zbus.runtime.processes import Look, held_up, listener, look
 
 SLEEP = "import sys; sys.stdin.read()"
 SPIN = "while True: pass"

@@ -20,11 +20,11 @@ from contextlib import suppress
 import pytest
 
 import zbus
-from zbus import housekeeping, reports
-from zbus.default import Default
-from zbus.locks import Lock, any_held
-from zbus.reports import report, say
-from zbus.roster import Roster
+from zbus.node.default import DefaultBus
+from zbus.roster.directory import Roster
+from zbus.runtime import housekeeping, reports
+from zbus.runtime.locks import Lock, any_held
+from zbus.runtime.reports import report, say
 from zbus.testing import Faults
 
 from .conftest import receive
@@ -191,8 +191,8 @@ def test_the_default_bus_that_is_not_where_the_environment_says(
         patch.delenv("ZBUS_DIR")
         patch.setenv("XDG_RUNTIME_DIR", str(runtime := bus._node.path / "runtime"))
         patch.setenv("TMPDIR", str(bus._node.path))
-        patch.setattr("zbus.location._other_owner", lambda _: 12345)
-        default = Default(zbus.Bus)
+        patch.setattr("zbus.roster.location._other_owner", lambda _: 12345)
+        default = DefaultBus(zbus.Bus)
         default.get().close()
     said.wait(f"XDG_RUNTIME_DIR={runtime} belongs to user 12345, and this process is of user")
     shutil.rmtree(bus._node.path / f"zbus-{os.geteuid()}")
@@ -204,7 +204,7 @@ def test_what_a_channel_has_to_say(
     def fail(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("zbus.inbox._LOG_INTERVAL", 0.0)
+    monkeypatch.setattr("zbus.receiving.channel_base._LOG_INTERVAL", 0.0)
     said = root(bus)
     sub = bus.subscribe("a", "b", type=int, on_gap=fail, on_error=fail)
     bus.send("a", "b", "/1", 1)
@@ -238,7 +238,7 @@ def test_a_rate_limit_tells_how_many_it_held_back(
     bus.send_many("a", "b", [("/1", "x")] * 3)
     bus.send("a", "b", "/2", 2)
     assert receive(sub).data == 2
-    monkeypatch.setattr("zbus.inbox._LOG_INTERVAL", 0.0)
+    monkeypatch.setattr("zbus.receiving.channel_base._LOG_INTERVAL", 0.0)
     bus.send("a", "b", "/3", "x")
     bus.send("a", "b", "/4", 4)
     assert receive(sub).data == 4
@@ -424,8 +424,8 @@ def test_what_waits_in_a_forked_child_is_the_parents(said: list[str]) -> None:
 def test_the_end_of_the_process_says_what_waits(zbus_dir: str) -> None:
     program = """
 import logging, zbus
-from zbus.locks import Lock
-from zbus.reports import report
+from zbus.runtime.locks import Lock
+from zbus.runtime.reports import report
 logging.basicConfig(format="%(message)s")
 with Lock():
     report("waits")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import zbus
-from zbus import publisher
+from zbus.sending import publisher
 
 from .conftest import receive
 from .raw import RawSubscriber, clock, joined, stamp_of, touch

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus import ends, threads
+from zbus.runtime import lifecycle, threads
 
 from .conftest import receive
 
@@ -163,11 +163,11 @@ def test_a_bus_whose_close_is_interrupted_anywhere_is_closed_by_the_next(zbus_di
             pass
         finally:
             sys.setprofile(None)
-        end = bus.close if then == "close" else ends._close_all
+        end = bus.close if then == "close" else lifecycle._close_all
         assert in_thread(lambda end=end: end() or True), f"it does not close, after {step.where}"
         left = {path.name for path in Path(zbus_dir, "v1", "default").iterdir()} - {"token"}
         assert not left, f"{left} left, after {step.where}"
-        assert not ends.open_nodes(), step.where
+        assert not lifecycle.open_nodes(), step.where
         if not step.where:
             break
     assert number > 50
@@ -187,6 +187,6 @@ def test_a_close_that_is_interrupted_at_the_exit_leaves_no_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(bus._node, "_finish", interrupted)
-        ends._close_all()
+        lifecycle._close_all()
     assert {path.name for path in Path(zbus_dir, "v1", "default").iterdir()} == {"token"}
     bus.close()

@@ -10,7 +10,7 @@ import pytest
 
 import zbus
 from tests.faults.giving import Loose
-from zbus import patterns
+from zbus.protocol import patterns
 
 from .conftest import receive
 from .twins import TWINS, Twin

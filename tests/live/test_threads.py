@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus import locks, threads
+from zbus.runtime import locks, threads
 
 from .conftest import receive
 

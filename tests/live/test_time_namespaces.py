@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 import zbus
-from zbus import clock as module
-from zbus.clock import clock
+from zbus.runtime import clock as module
+from zbus.runtime.clock import clock
 
 from .conftest import Worker, receive
 
@@ -52,7 +52,7 @@ def sender(zbus_dir: str, request: pytest.FixtureRequest) -> Iterator[Worker]:
 @allowed
 @either_way
 def test_the_clock_is_that_of_the_machine(seconds: int) -> None:
-    program = "import time; from zbus.clock import clock; print(clock(), time.monotonic_ns() // 1000)"
+    program = "import time; from zbus.runtime.clock import clock; print(clock(), time.monotonic_ns() // 1000)"
     ahead = offset(seconds)  # asked once: it counts the seconds since the boot
     command = [*within(ahead), sys.executable, "-c", program]
     before = clock()

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus import place
-from zbus.about import user_name
-from zbus.processes import look
-from zbus.token import Token
+from zbus.roster import open_directory
+from zbus.roster.process_info import user_name
+from zbus.roster.token import Token
+from zbus.runtime.processes import look
 
 from .raw import touch
 from .users import GROUP, ROOT, SERVICE, SHELL, Party, Start, User, only_root, prepared, root, start
@@ -106,7 +106,7 @@ def test_who_meets_a_directory_that_is_replaced_looks_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two made it at the same time: the kernel makes no file in the one that has lost its name."""
-    real, opened = place.Token, []
+    real, opened = open_directory.Token, []
 
     def replaced_first(path: Path, mode: int) -> Token:
         opened.append(path)
@@ -114,7 +114,7 @@ def test_who_meets_a_directory_that_is_replaced_looks_again(
             raise zbus.Unavailable("cannot open it", errno=errno.ENOENT)
         return real(path, mode)
 
-    monkeypatch.setattr(place, "Token", replaced_first)
+    monkeypatch.setattr(open_directory, "Token", replaced_first)
     zbus.Bus(dir=root).close()
     assert len(opened) == 2
     check_rights(root)

@@ -25,7 +25,7 @@ import pytest
 
 import zbus
 from zbus.cli.app import cli
-from zbus.processes import Look, look
+from zbus.runtime.processes import Look, look
 
 from .conftest import Worker
 

@@ -16,42 +16,42 @@ _MARKS = ("unit/test_marks.py",)
 MUTANTS = [
     Mutant(
         "the token is not compared again once settled",
-        "links.py",
+        "sending/links.py",
         "                if self._roster.token[0] == token:\n                    self.settled",
         "                if token:\n                    self.settled",
         (_STAMPS + "test_whoever_joins_while_a_publisher_settles_gets_the_next_event_of_a_topic_in_use",),
     ),
     Mutant(
         "the time of a settling is that of its end",
-        "links.py",
+        "sending/links.py",
         "self.settled = asof",
         "self.settled = clock()",
         (_STAMPS + "test_the_time_of_a_settling_is_from_before_its_token_was_read",),
     ),
     Mutant(
         "the time of a settling is taken after the token",
-        "links.py",
+        "sending/links.py",
         "            asof = clock()\n            token = self._roster.token[0]\n",
         "            token = self._roster.token[0]\n            asof = clock()\n",
         (_STAMPS + "test_the_time_of_a_settling_is_from_before_its_token_was_read",),
     ),
     Mutant(
         "the token is read after the listing",
-        "links.py",
+        "sending/links.py",
         "                self._list()\n                self._listed = token\n",
         "                self._list()\n                self._listed = token = self._roster.token[0]\n",
         (_STAMPS + "test_whoever_joins_while_a_publisher_settles_gets_the_next_event_of_a_topic_in_use",),
     ),
     Mutant(
         "a vanished link is not disconnected",
-        "links.py",
+        "sending/links.py",
         "            link.lane.socket.disconnect(link.endpoint)",
         "            pass",
         (_LINKS + "test_whoever_leaves_the_roster_is_let_go_though_it_listens_on",),
     ),
     Mutant(
         "a vanished link is kept",
-        "links.py",
+        "sending/links.py",
         "            self._forget(self._links.pop(ident))",
         "            pass",
         (
@@ -61,91 +61,91 @@ MUTANTS = [
     ),
     Mutant(
         "a vanished link is still awaited",
-        "links.py",
+        "sending/links.py",
         "                self._awaited.pop(ident, None)\n",
         "",
         (_JOINS + "test_a_peer_that_leaves_while_it_is_awaited_costs_no_timeout",),
     ),
     Mutant(
         "a new epoch is not awaited",
-        "links.py",
+        "sending/links.py",
         "                    self._expect(link, entry)\n            elif",
         "                    pass\n            elif",
         _EPOCH,
     ),
     Mutant(
         "a new epoch has what time the last has left",
-        "lanes.py",
+        "sending/lanes.py",
         "        self.wait = Wait(self.path, time.monotonic())",
         "        self.wait = getattr(self, 'wait', None) or Wait(self.path, time.monotonic())",
         _EPOCH,
     ),
     Mutant(
         "an older sentinel lowers what was shown",
-        "links.py",
+        "sending/links.py",
         "link.shown = max(link.shown, epoch)",
         "link.shown = epoch",
         (_LINKS + "test_an_older_sentinel_that_comes_later_takes_nothing_back",),
     ),
     Mutant(
         "only the sentinel that is awaited counts",
-        "links.py",
+        "sending/links.py",
         "link.shown = max(link.shown, epoch)",
         "link.shown = epoch if epoch == link.entry.epoch else link.shown",
         (_LINKS + "test_a_subscriber_that_shows_more_than_it_has_announced_is_not_awaited_again",),
     ),
     Mutant(
         "the end of any sentinel is that of the connection",
-        "links.py",
+        "sending/links.py",
         "        elif epoch == link.shown:",
         "        elif epoch:",
         (_LINKS + "test_an_older_sentinel_that_comes_later_takes_nothing_back",),
     ),
     Mutant(
         "the end of a connection is not noticed",
-        "links.py",
+        "sending/links.py",
         "            self._expect(link, link.entry)\n",
         "            pass\n",
         (_LINKS + "test_the_end_of_the_last_sentinel_is_that_of_the_connection",),
     ),
     Mutant(
         "any number is taken for an epoch",
-        "links.py",
+        "sending/links.py",
         "([0-9]{1,18})",
         "([0-9]+)",
         (_LINKS + "test_what_is_no_sentinel_is_passed_over",),
     ),
     Mutant(
         "one that has answered is enough",
-        "links.py",
+        "sending/links.py",
         "            if not self._awaited:\n",
         "            if len(self._awaited) < 2 <= len(self._links):\n",
         (_LINKS + "test_two_subscribers_are_both_awaited",),
     ),
     Mutant(
         "nobody is awaited",
-        "links.py",
+        "sending/links.py",
         "        if link.shown < entry.epoch and",
         "        if link.shown > entry.epoch and",
         (_LINKS + "test_two_subscribers_are_both_awaited",),
     ),
     Mutant(
         "who was given up is not counted",
-        "links.py",
+        "sending/links.py",
         "        self._gave_up()\n",
         "",
         (_JOINS + "test_a_mute_peer_is_awaited_once_counted_and_then_left_behind",),
     ),
     Mutant(
         "who is dead is awaited all the same",
-        "links.py",
+        "sending/links.py",
         "            if not self._roster.alive(link.entry.id):\n",
         "            if False:\n",
         (_JOINS + "test_a_peer_that_is_killed_while_it_is_awaited_costs_no_timeout",),
     ),
     Mutant(
         "the block lane has the full capacity",
-        "lanes.py",
+        "sending/lanes.py",
         "min(capacity, _BLOCKING_EVENTS) if blocking else capacity",
         "capacity",
         (
@@ -154,14 +154,14 @@ MUTANTS = [
     ),
     Mutant(
         "the block lane has always a thousand",
-        "lanes.py",
+        "sending/lanes.py",
         "min(capacity, _BLOCKING_EVENTS) if blocking",
         "_BLOCKING_EVENTS if blocking",
         ("live/test_queues.py::test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity",),
     ),
     Mutant(
         "the block lane drops",
-        "lanes.py",
+        "sending/lanes.py",
         "zmq.XPUB_NODROP, int(blocking)",
         "zmq.XPUB_NODROP, 0",
         (
@@ -171,14 +171,14 @@ MUTANTS = [
     ),
     Mutant(
         "the drop lane waits",
-        "lanes.py",
+        "sending/lanes.py",
         "zmq.XPUB_NODROP, int(blocking)",
         "zmq.XPUB_NODROP, 1",
         ("live/test_overflow.py::test_a_stopped_reader_process_loses_exactly_what_it_reports",),
     ),
     Mutant(
         "what was sent is not written when a publisher closes",
-        "links.py",
+        "sending/links.py",
         "linger=milliseconds(max(0.0, deadline - time.monotonic()))",
         "linger=0",
         (
@@ -186,7 +186,7 @@ MUTANTS = [
         ),
     ),
     *(
-        Mutant(name, "joining.py", old, new, _JOINING)
+        Mutant(name, "sending/joining.py", old, new, _JOINING)
         for name, old, new in (
             ("patience is never spent", "            self._spent = now\n", "            pass\n"),
             (
@@ -215,7 +215,7 @@ MUTANTS = [
         )
     ),
     *(
-        Mutant(name, "marks.py", old, new, _MARKS)
+        Mutant(name, "protocol/marks.py", old, new, _MARKS)
         for name, old, new in (
             ("a mark bears the last number", "topic.seq + 1, EMPTY_BATCH", "topic.seq, EMPTY_BATCH"),
             ("what is owed begins one too late", "(topic, topic.seq + 1))", "(topic, topic.seq + 2))"),

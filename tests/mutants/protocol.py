@@ -7,12 +7,12 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _TESTS = {
-    "loss.py": ("unit/test_loss.py", "unit/test_marks.py"),
-    "decoder.py": ("unit/test_short_cut.py", "unit/test_decoder.py", "unit/test_marks.py"),
-    "wire.py": ("unit/test_wire.py", "conformance/test_vectors.py"),
-    "patterns.py": ("unit/test_patterns.py", "conformance/test_vectors.py"),
+    "protocol/loss.py": ("unit/test_loss.py", "unit/test_marks.py"),
+    "protocol/decoder.py": ("unit/test_short_cut.py", "unit/test_decoder.py", "unit/test_marks.py"),
+    "protocol/wire.py": ("unit/test_wire.py", "conformance/test_vectors.py"),
+    "protocol/patterns.py": ("unit/test_patterns.py", "conformance/test_vectors.py"),
     "policy.py": ("unit/test_policy.py",),
-    "timeouts.py": ("unit/test_timeouts.py",),
+    "runtime/timeouts.py": ("unit/test_timeouts.py",),
     "event.py": ("unit/test_event.py",),
 }
 
@@ -22,7 +22,7 @@ def _of(file: str, *faults: tuple[str, str, str]) -> list[Mutant]:
 
 
 _LOSS = _of(
-    "loss.py",
+    "protocol/loss.py",
     ("a stream born at the join is due from 1", "if born > self._since:", "if born >= self._since:"),
     (
         "what settled just as the join began was meant",
@@ -72,7 +72,7 @@ _LOSS = _of(
 )
 
 _DECODER = _of(
-    "decoder.py",
+    "protocol/decoder.py",
     ("a batch counts as one event", "stream.expect(stamp.seq + events)", "stream.expect(stamp.seq + 1)"),
     (
         "the short way counts a batch as one",
@@ -138,7 +138,7 @@ _DECODER = _of(
 )
 
 _WIRE = _of(
-    "wire.py",
+    "protocol/wire.py",
     ("a seq may have 20 digits", '_SEQ = re.compile(rb"[0-9]{1,19}")', '_SEQ = re.compile(rb"[0-9]{1,20}")'),
     ("a seq may be 0", "int(numbers[0]) < 1", "int(numbers[0]) < 0"),
     ("an origin may have 7 digits", "[0-9a-f]{8,16}", "[0-9a-f]{7,16}"),
@@ -179,7 +179,7 @@ _WIRE = _of(
 )
 
 _PATTERNS = _of(
-    "patterns.py",
+    "protocol/patterns.py",
     ("a lone star is one segment", "[_ANY_DEPTH] if segments == [_ANY] else segments", "segments"),
     ("a name may have an empty segment", 'if "" in name.split("."):', "if False:"),
     ("a name may hold a bar", 'for char in "*()|":', 'for char in "*()":'),
@@ -217,7 +217,7 @@ _POLICY = _of(
 )
 
 _TIMEOUTS = _of(
-    "timeouts.py",
+    "runtime/timeouts.py",
     ("milliseconds round down", "min(ceil(", "min(int("),
     ("NaN is a time", "if not timeout >= 0:", "if timeout < 0:"),
     ("True is a second", "isinstance(timeout, bool) or not", "not"),

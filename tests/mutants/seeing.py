@@ -16,42 +16,42 @@ _FLUSH = (_BLOCKERS + "test_a_flush_names_who_has_not_read_everything",)
 MUTANTS = [
     Mutant(
         "a new origin is not told",
-        "members.py",
+        "roster/members.py",
         "self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]",
         "pass",
         (_PEERS + "test_the_origin_of_an_event_tells_the_member_that_sent_it",),
     ),
     Mutant(
         "all origins are told, however many",
-        "members.py",
+        "roster/members.py",
         "origin][-_ORIGINS_SHOWN:]",
         "origin]",
         (_PEERS + "test_a_new_origin_is_told_before_events_bear_it",),
     ),
     Mutant(
         "latest is shown as drop",
-        "listing.py",
+        "roster/peers.py",
         "overflow or entry.overflow, []",
         "entry.overflow, []",
         (_PEERS + "test_channels_of_one_ingress_are_told_apart_by_their_overflow",),
     ),
     Mutant(
         "an entry takes more room for patterns than anybody reads",
-        "seats.py",
+        "node/records.py",
         "size <= _PATTERN_BYTES_SHOWN",
         "size",
         (_PEERS + "test_patterns_that_do_not_fit_into_an_entry_do_not_hide_the_rest",),
     ),
     Mutant(
         "a listing is taken as it comes",
-        "listing.py",
+        "roster/peers.py",
         "        if _token(path) == token:\n            break",
         "        break",
         (_PEERS + "test_a_listing_is_repeated_when_the_token_moves_meanwhile",),
     ),
     Mutant(
         "True is a process id",
-        "about.py",
+        "roster/process_info.py",
         "type(pid) is int and 0 <",
         "isinstance(pid, int) and 0 <",
         (_PEERS + "test_files_of_any_content_are_listed",),
@@ -118,7 +118,7 @@ MUTANTS = [
         )
     ),
     *(
-        Mutant(name, "blockers.py", old, new, tests)
+        Mutant(name, "sending/blockers.py", old, new, tests)
         for name, old, new, tests in (
             ("every block subscriber is named", "if blocker.full]", "]", _ONE),
             (

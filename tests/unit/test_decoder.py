@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from zbus.decoder import Decoder
 from zbus.event import Gap, Mismatch
-from zbus.patterns import Matcher
+from zbus.protocol.decoder import Decoder
+from zbus.protocol.patterns import Matcher
 
 ORIGIN = "0123456789abcdef"
 Told = list[tuple[str, int]]

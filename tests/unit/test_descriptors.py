@@ -8,8 +8,8 @@ import resource
 
 import pytest
 
-from zbus import descriptors
 from zbus.errors import Unavailable
+from zbus.runtime import descriptors
 
 UNLIMITED = resource.RLIM_INFINITY
 

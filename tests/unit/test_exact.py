@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zbus import errors
-from zbus.exact import parse_exactly
-from zbus.wire import decode_data, encode_batch, encode_data
+from zbus.protocol.exact import parse_exactly
+from zbus.protocol.wire import decode_data, encode_batch, encode_data
 
 
 class Number(Enum):
@@ -291,9 +291,10 @@ def test_a_fragment_that_is_one_json_value_goes_as_it_is(wrap: Callable[[Any], A
 UNNOTICED = """
 import orjson
 {before}
-from zbus import errors, sender
-from zbus.exact import fragments_about
-from zbus.wire import encode_batch, encode_data
+from zbus import errors
+from zbus.sending import sender
+from zbus.protocol.exact import fragments_about
+from zbus.protocol.wire import encode_batch, encode_data
 
 def about():
     assert (sender._references(sender._Fragment) != sender._NO_FRAGMENTS) == fragments_about()
@@ -333,7 +334,7 @@ def test_a_fragment_is_noticed_and_costs_nothing_when_there_is_none(before: str,
 
 
 def test_this_version_of_orjson_can_be_asked() -> None:
-    program = "from zbus import sender; assert sender._NO_FRAGMENTS > 0"
+    program = "from zbus.sending import sender; assert sender._NO_FRAGMENTS > 0"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import zbus
 from zbus import aio
-from zbus.inbox import Options
+from zbus.receiving.channel_base import Options
 
 SAME = ("subscribe", "send", "send_many")
 EVERY: list[tuple[str, Callable[..., Any]]] = [

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from zbus import joining
-from zbus.joining import Patience, Wait, Workload
-from zbus.processes import Look
+from zbus.runtime.processes import Look
+from zbus.sending import joining
+from zbus.sending.joining import Patience, Wait, Workload
 
 PEER = 4711
 

@@ -10,16 +10,16 @@ from types import ModuleType
 
 import pytest
 
-from zbus import location
 from zbus.errors import Error, Invalid, PermissionDenied, Timeout, Unavailable
-from zbus.location import file_errors, locate
+from zbus.roster import location
+from zbus.roster.location import file_errors, locate
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Give a copy of the module as it is on macOS."""
     monkeypatch.setattr(sys, "platform", "darwin")
-    spec = importlib.util.spec_from_file_location("zbus.elsewhere", location.__file__)
+    spec = importlib.util.spec_from_file_location("zbus.roster.elsewhere", location.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

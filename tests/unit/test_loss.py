@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zbus.event import Gap
-from zbus.loss import MAX_TOPICS, Streams
+from zbus.protocol.loss import MAX_TOPICS, Streams
 
 ORIGIN = "0123abcd"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from zbus.decoder import Decoder
 from zbus.event import Gap
-from zbus.loss import MAX_GAP
-from zbus.marks import Marks, Topic
-from zbus.patterns import Matcher
-from zbus.wire import decode
+from zbus.protocol.decoder import Decoder
+from zbus.protocol.loss import MAX_GAP
+from zbus.protocol.marks import Marks, Topic
+from zbus.protocol.patterns import Matcher
+from zbus.protocol.wire import decode
 
 ORIGIN = "0123abcd"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zbus import errors
-from zbus.patterns import Matcher, check_name, check_text, covers, overlaps, prefixes
+from zbus.protocol.patterns import Matcher, check_name, check_text, covers, overlaps, prefixes
 
 WORDS = ["a", "b", "ab", "주"]
 SEGMENTS = [*WORDS, "*", "**", "(a|b)", "(ab|주|c)"]

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from zbus.locks import Lock
-from zbus.pending import Pending
+from zbus.runtime.deferred import DeferredCalls
+from zbus.runtime.locks import Lock
 
 
 def test_a_call_is_made_at_once_if_nobody_holds_the_lock() -> None:
     lock, made = Lock(), []
-    Pending(lock).run(lambda: made.append(lock.held()))
+    DeferredCalls(lock).run(lambda: made.append(lock.held()))
     assert made == [True]
     assert not lock.held()
 
 
 def test_amid_what_its_thread_does_under_the_lock_it_waits() -> None:
     lock, made = Lock(), list[int]()
-    pending = Pending(lock)
+    pending = DeferredCalls(lock)
     with lock:
         pending.run(lambda: made.append(1))
         pending.run(lambda: made.append(2))
@@ -32,7 +32,7 @@ def test_amid_what_its_thread_does_under_the_lock_it_waits() -> None:
 
 def test_while_another_thread_holds_the_lock_nobody_waits() -> None:
     lock, made = Lock(), list[int]()
-    pending = Pending(lock)
+    pending = DeferredCalls(lock)
     held, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -60,7 +60,7 @@ class Taken(deque[Any]):
 
 
 def test_that_another_thread_was_faster_is_no_error() -> None:
-    pending = Pending(Lock())
+    pending = DeferredCalls(Lock())
     pending._calls = Taken()
     pending.run(lambda: None)
     assert not pending._calls
@@ -69,5 +69,5 @@ def test_that_another_thread_was_faster_is_no_error() -> None:
 def test_an_error_of_a_call_is_not_taken_for_that() -> None:
     lock = Lock()
     with pytest.raises(IndexError):
-        Pending(lock).run(lambda: [].pop())
+        DeferredCalls(lock).run(lambda: [].pop())
     assert not lock.held()

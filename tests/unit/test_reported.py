@@ -12,18 +12,18 @@ ROOT = Path(zbus.__file__).parent
 
 # Each call that reports something, by file and how its text begins. A new one needs a test there, too.
 SITES = {
-    ("housekeeping.py", "{} raised an error"),
-    ("inbox.py", "{} of channel {} {} raised an error"),
-    ("inbox.py", "channel {} {}: {}{}"),
-    ("inbox.py", "lost {} events"),
-    ("inbox.py", "skipped an event"),
-    ("inbox.py", "skipped {} malformed frames"),
-    ("links.py", "subscriber {} did not finish joining"),
-    ("links.py", "subscriber {} takes nothing"),
-    ("location.py", "XDG_RUNTIME_DIR={} belongs to user {}"),
-    ("presence.py", "files of this process are missing"),
-    ("presence.py", "files of this process were missing"),
-    ("presence.py", "{}"),
+    ("runtime/housekeeping.py", "{} raised an error"),
+    ("receiving/channel_base.py", "{} of channel {} {} raised an error"),
+    ("receiving/channel_base.py", "channel {} {}: {}{}"),
+    ("receiving/channel_base.py", "lost {} events"),
+    ("receiving/channel_base.py", "skipped an event"),
+    ("receiving/channel_base.py", "skipped {} malformed frames"),
+    ("sending/links.py", "subscriber {} did not finish joining"),
+    ("sending/links.py", "subscriber {} takes nothing"),
+    ("roster/location.py", "XDG_RUNTIME_DIR={} belongs to user {}"),
+    ("node/presence.py", "files of this process are missing"),
+    ("node/presence.py", "files of this process were missing"),
+    ("node/presence.py", "{}"),
     ("testing/faults.py", "an event that `delay` held back could not be sent"),
 }
 

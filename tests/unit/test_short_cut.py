@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from zbus import wire
-from zbus.decoder import Decoder
 from zbus.event import Event, Gap
-from zbus.loss import MAX_GAP
-from zbus.patterns import Matcher
+from zbus.protocol import wire
+from zbus.protocol.decoder import Decoder
+from zbus.protocol.loss import MAX_GAP
+from zbus.protocol.patterns import Matcher
 
 from .frames import known, mutated, noise
 

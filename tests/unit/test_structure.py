@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,91 +13,35 @@ import pytest
 import zbus
 
 ROOT = Path(zbus.__file__).parent
-PURE = (
-    "errors",
-    "event",
-    "timeouts",
-    "checks",
-    "patterns",
-    "typed",
-    "exact",
-    "wire",
-    "loss",
-    "marks",
-    "decoder",
-    "policy",
+# A module imports from its own package and from the lines above its own; never from a neighbour on its line.
+LAYERS = (
+    ("errors", "event"),
+    ("protocol", "options"),
+    ("policy",),
+    ("runtime",),
+    ("roster",),
+    ("sending", "receiving"),
+    ("node", "channel"),
+    ("bus",),
+    ("aio",),
+    ("logging",),
+    ("__init__",),
+    ("testing", "cli"),
+    ("__main__",),
 )
-# A module imports only from those before it. A new one finds its place here.
-ORDER = (
-    *PURE,
-    "docstrings",
-    "memory",
-    "single",
-    "locks",
-    "pending",
-    "admission",
-    "reports",
-    "threads",
-    "housekeeping",
-    "processes",
-    "joining",
-    "descriptors",
-    "location",
-    "limits",
-    "rights",
-    "clock",
-    "files",
-    "about",
-    "token",
-    "place",
-    "reaping",
-    "roster",
-    "members",
-    "listing",
-    "iothreads",
-    "forwarder",
-    "notices",
-    "room",
-    "ingress",
-    "presence",
-    "handover",
-    "late",
-    "blockers",
-    "lanes",
-    "links",
-    "backlog",
-    "latecomers",
-    "publisher",
-    "sender",
-    "inlet",
-    "latest",
-    "inbox",
-    "seats",
-    "channel",
-    "subscription",
-    "ends",
-    "node",
-    "handle",
-    "default",
-    "bus",
-    "waker",
-    "aiochannel",
-    "aio",
-    "logging",
-    "__init__",
-    "testing",
-    "cli",
-    "__main__",
-)
+PURE = ("errors", "event", "options", "policy", "protocol")
+# What users import, and may rely on. The other packages say in their first line that they are internal.
+FACES = ("__init__", "aio", "errors", "logging", "testing", "cli")
+INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node")
 # What the pure core may use of the world. `policy` opens the file it is told to, no more.
 HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}
 ALSO = {
-    "typed": {"functools", "importlib"},
-    "exact": {"enum", "gc", "json", "marshal", "orjson", "sys"},
-    "wire": {"operator", "orjson"},
+    "protocol/typed": {"functools", "importlib"},
+    "protocol/exact": {"enum", "gc", "json", "marshal", "orjson", "sys"},
+    "protocol/wire": {"operator", "orjson"},
     "event": {"typing_extensions"},  # of type checkers alone
-    "decoder": {"collections", "orjson", "weakref"},
-    "marks": {"collections"},
+    "protocol/decoder": {"collections", "orjson", "weakref"},
+    "protocol/marks": {"collections"},
     "policy": {"tomllib", "os.PathLike"},
 }
 MAX_LINES = 400
@@ -125,42 +70,69 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((module, alias.name) for alias in node.names)
 
 
-def rank(module: str) -> int:
-    """Return the place of a module, given as `zbus.wire`, `zbus` or `zbus.cli.send`."""
+def place(module: str) -> tuple[int, str]:
+    """Return the line and the name in `LAYERS` of a module: `zbus`, `zbus.bus` or `zbus.cli.send`."""
     _, first, *_ = [*module.split("."), "__init__"]
-    assert first in ORDER, f"{module} has no place in ORDER yet"
-    return ORDER.index(first)
+    for line, names in enumerate(LAYERS):
+        if first in names:
+            return line, first
+    raise AssertionError(f"{module} has no place in LAYERS yet")
 
 
 def inner_imports(path: Path) -> Iterator[str]:
     """Yield the modules of the package that a file imports."""
     for module, name in imports(path):
         if module.split(".")[0] == "zbus":
-            inner = f"{module}.{name}"
-            is_module = (ROOT.parent / inner.replace(".", "/")).with_suffix(".py").exists()
-            yield inner if is_module else module
+            path = ROOT.parent / f"{module}.{name}".replace(".", "/")
+            is_module = path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+            yield f"{module}.{name}" if name and is_module else module
 
 
 @each_file
 def test_dependencies_point_one_way(path: Path) -> None:
-    place = rank(dotted(path))
+    line, own = place(dotted(path))
     for module in inner_imports(path):
-        if ORDER[place] == ORDER[rank(module)] in ("cli", "testing"):
-            continue  # the parts of one client
-        assert rank(module) < place, f"{dotted(path)} imports {module}"
+        other, name = place(module)
+        assert name == own or other < line, f"{dotted(path)} imports {module}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {
+        dotted(path): {*inner_imports(path)} for path in FILES if path.stem not in ("__init__", "__main__")
+    }
+    assert tuple(TopologicalSorter(graph).static_order())
+
+
+@each_file
+def test_no_module_reaches_into_another(path: Path) -> None:
+    """What begins with an underscore is used in its own module only."""
+    for module, name in imports(path):
+        own = module.split(".")[0] != "zbus" or name == "__version__"
+        assert own or not name.startswith("_"), f"{dotted(path)} imports {module}.{name}"
+
+
+@pytest.mark.parametrize("name", INTERNAL)
+def test_what_is_internal_says_so(name: str) -> None:
+    package = importlib.import_module(f"zbus.{name}")
+    assert (package.__doc__ or "").startswith("Internal: ")
+    assert not hasattr(package, "__all__")
+    assert name not in FACES
 
 
 def test_what_is_read_as_imports_is_all_there_is() -> None:
-    assert set(inner_imports(ROOT / "policy.py")) == {"zbus.errors", "zbus.patterns"}
+    assert set(inner_imports(ROOT / "policy.py")) == {"zbus.errors", "zbus.protocol.patterns"}
     assert "zbus.errors" in set(inner_imports(ROOT / "__init__.py"))
     assert ("os", "PathLike") in set(imports(ROOT / "policy.py"))
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_the_pure_core_knows_no_socket_thread_or_clock(name: str) -> None:
-    allowed = HARMLESS | ALSO.get(name, set())
-    for module, imported in imports(ROOT / f"{name}.py"):
-        if module.split(".")[0] != "zbus":
+@pytest.mark.parametrize("path", [path for path in FILES if place(dotted(path))[1] in PURE], ids=dotted)
+def test_the_pure_core_knows_no_socket_thread_or_clock(path: Path) -> None:
+    name = str(path.relative_to(ROOT).with_suffix(""))
+    for module, imported in imports(path):
+        if module.split(".")[0] == "zbus":
+            assert place(module)[1] in PURE, f"{name} imports {module}"
+        else:
+            allowed = HARMLESS | ALSO.get(name, set())
             assert module in allowed or f"{module}.{imported}" in allowed, f"{name} imports {module}"
 
 
@@ -177,7 +149,7 @@ def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
         "subprocess",
     }
     allowed = {
-        "threads.py": {"threading", "concurrent"},
+        "runtime/threads.py": {"threading", "concurrent"},
         "testing/faults.py": {"subprocess"},
         "cli/demo.py": {"subprocess"},
     }
@@ -210,7 +182,7 @@ def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
 
 def test_only_one_place_logs() -> None:
     """Handlers are anybody's code, so what is logged waits for its thread to hold no lock: see `reports`."""
-    allowed = {"reports.py", "logging.py", "cli/app.py"}
+    allowed = {"runtime/reports.py", "logging.py", "cli/app.py"}
     for path in FILES:
         if str(path.relative_to(ROOT)) not in allowed:
             assert not {module for module, _ in imports(path)} & {"logging", "warnings"}, (
@@ -279,7 +251,11 @@ def test_a_module_says_what_it_offers_and_offers_it(name: str) -> None:
         assert hasattr(module, entry), f"{name}.{entry}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("zbus.cli")])
+INSIDE = {f"zbus.{name}" for name in INTERNAL}
+OFFERING = [name for name in MODULES if not name.startswith("zbus.cli") and name not in INSIDE]
+
+
+@pytest.mark.parametrize("name", OFFERING)
 def test_what_a_module_offers_is_sorted_constants_classes_functions(name: str) -> None:
     offered = importlib.import_module(name).__all__
     assert offered == sorted(offered, key=lambda entry: (not entry.isupper(), entry[0].islower(), entry))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zbus import errors
-from zbus.timeouts import check_timeout, milliseconds
+from zbus.runtime.timeouts import check_timeout, milliseconds
 
 
 def test_none_is_for_ever() -> None:

@@ -14,7 +14,7 @@ import pydantic
 import pytest
 
 from zbus import Invalid
-from zbus.typed import fitter
+from zbus.protocol.typed import fitter
 
 
 @dataclasses.dataclass

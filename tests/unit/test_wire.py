@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from zbus import errors
 from zbus.event import Event
-from zbus.wire import (
+from zbus.protocol.wire import (
     CONTROL,
     Frame,
     Malformed,

@@ -8,7 +8,7 @@ from rich.cells import cell_len, chop_cells
 
 import zbus
 
-from ..about import visible
+from ..roster.process_info import visible
 
 __all__ = ["lines"]
 

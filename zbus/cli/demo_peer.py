@@ -19,7 +19,7 @@ import orjson
 
 import zbus
 
-from ..threads import Event, sleep, start
+from ..runtime.threads import Event, sleep, start
 from .lines import human_line
 
 __all__ = ["BUS", "describe", "main"]

@@ -9,7 +9,7 @@ import orjson
 
 import zbus
 
-from ..about import visible
+from ..roster.process_info import visible
 
 __all__ = ["human_line", "json_line"]
 

@@ -10,7 +10,7 @@ import click
 
 import zbus
 
-from ..about import visible
+from ..roster.process_info import visible
 from .signals import ignore_signals
 
 __all__ = ["bus_options", "notice", "open_bus"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..exact import Inexact, parse_exactly
+from ..protocol.exact import Inexact, parse_exactly
 from .options import bus_options, open_bus
 from .streams import check_stdin
 

@@ -14,7 +14,7 @@ import click
 
 import zbus
 
-from ..threads import start
+from ..runtime.threads import start
 from .lines import human_line, json_line
 from .options import bus_options, notice, open_bus
 from .signals import ignore_signals

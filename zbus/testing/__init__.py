@@ -20,10 +20,10 @@ import pytest
 import zbus
 
 from ..bus import default
-from ..descriptors import unix_sockets
-from ..ends import open_nodes
-from ..location import SUN_PATH_BYTES, locate
-from ..threads import sleep
+from ..roster.location import SUN_PATH_BYTES, locate
+from ..runtime.descriptors import unix_sockets
+from ..runtime.lifecycle import open_nodes
+from ..runtime.threads import sleep
 from .capture import Capture, Sent
 from .faults import Faults, FaultyBus, OtherProcess
 

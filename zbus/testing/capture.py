@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
-from ..ends import open_nodes
 from ..event import Event, Gap
-from ..node import Node
-from ..threads import Condition, start
-from ..timeouts import check_timeout
+from ..node.node import Node
+from ..runtime.lifecycle import open_nodes
+from ..runtime.threads import Condition, start
+from ..runtime.timeouts import check_timeout
 from .faults import FaultyBus
 
 __all__ = ["Capture", "Sent"]

@@ -13,19 +13,19 @@ from types import TracebackType
 from typing import Any
 
 from ..bus import Bus
-from ..checks import Overflow, admit
+from ..channel import Subscription
 from ..errors import Error
-from ..links import NEVER
-from ..locks import Lock
-from ..patterns import Matcher, check_text, plain
+from ..options import Overflow, admit
 from ..policy import SEND, SUBSCRIBE, Policy
-from ..publisher import DEFAULT
-from ..reports import report
-from ..roster import Roster
-from ..subscription import Subscription
-from ..threads import Condition, Event, Thread, start
-from ..timeouts import check_timeout
-from ..wire import check_sendable, encode_batch, encode_data
+from ..protocol.patterns import Matcher, check_text, plain
+from ..protocol.wire import check_sendable, encode_batch, encode_data
+from ..roster.directory import Roster
+from ..runtime.locks import Lock
+from ..runtime.reports import report
+from ..runtime.threads import Condition, Event, Thread, start
+from ..runtime.timeouts import check_timeout
+from ..sending.links import NEVER
+from ..sending.publisher import DEFAULT
 
 __all__ = ["Faults", "FaultyBus", "OtherProcess"]
 

@@ -1,0 +1,93 @@
+"""The bus for asyncio: the same names and meanings with `await`, `async for` and `async with`.
+
+Only the waiting differs. A channel sleeps on its socket's descriptor and drains it without blocking; a send
+that has to wait does so between its attempts; what may block otherwise, a join or a close, runs in a thread.
+Use a bus on one event loop at a time. The functions of this module use a default bus, as those of `zbus` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Unpack, overload
+
+from ..event import Gap, Mismatch, T
+from ..options import Overflow
+from ..receiving.channel_base import Options
+from ..runtime.docstrings import as_of
+from ..sending.publisher import DEFAULT
+from .bus import Bus
+from .bus import default as _default
+from .channel import Channel, Subscription, select
+
+__all__ = ["Bus", "Channel", "Subscription", "close", "flush", "select", "send", "send_many", "subscribe"]
+
+
+@overload
+async def subscribe(
+    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+) -> Subscription[T]: ...
+@overload
+async def subscribe(
+    system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+) -> Subscription: ...
+@as_of(Bus.subscribe)
+async def subscribe(
+    system: str,
+    kind: str | None = None,
+    *,
+    overflow: Overflow = "drop",
+    capacity: int | None = None,
+    capacity_bytes: int | None = None,
+    on_gap: Callable[[Gap], object] | None = None,
+    type: Any = None,
+    on_error: Callable[[Mismatch], object] | None = None,
+) -> Subscription:
+    """Subscribe on the default bus of asyncio, which opens at its first use; see `Bus.subscribe`."""
+    return await _default.get().subscribe(
+        system,
+        kind,
+        overflow=overflow,
+        capacity=capacity,
+        capacity_bytes=capacity_bytes,
+        on_gap=on_gap,
+        type=type,
+        on_error=on_error,
+    )
+
+
+@as_of(Bus.send)
+async def send(
+    system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+) -> None:
+    """Send an event on the default bus; see `Bus.send`."""
+    await _default.get().send(system, kind, path, data, timeout=timeout)
+
+
+@as_of(Bus.send_many)
+async def send_many(
+    system: str, kind: str, items: Iterable[tuple[str, Any]], *, timeout: float | None = DEFAULT
+) -> int:
+    """Send several events of one topic on the default bus; see `Bus.send_many`."""
+    return await _default.get().send_many(system, kind, items, timeout=timeout)
+
+
+async def flush(timeout: float | None = DEFAULT) -> None:
+    """Wait until the process of every subscriber has taken what was sent on the default bus, if it is open.
+
+    See `Bus.flush`, which this calls.
+
+    Args:
+        timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
+
+    Raises:
+        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
+        Canceled: the bus is closed meanwhile.
+    """
+    if _default.bus is not None and not _default.bus.closed:
+        await _default.bus.flush(timeout)
+
+
+async def close() -> None:
+    """Close the default bus, if it is open; the next use opens it again, on whatever loop."""
+    if _default.bus is not None:
+        await _default.bus.close()

@@ -1,0 +1,177 @@
+"""The bus for programs that run on an asyncio event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Unpack, overload
+
+from .. import bus as threads
+from ..errors import Unavailable
+from ..event import Gap, Mismatch, T
+from ..node.base import BusBase
+from ..node.default import DefaultBus
+from ..node.node import Node, Policy
+from ..options import Overflow
+from ..receiving.channel_base import Options
+from ..runtime.docstrings import details_of
+from ..runtime.threads import run_in_thread
+from ..sending.publisher import DEFAULT, Attempts
+from ..sending.sender import Sender
+from .channel import TURN_EVENTS, Channel, Subscription
+from .waker import Waker, until
+
+__all__ = ["Bus", "default"]
+
+# A send that waits for a join looks at the roster so often, as its twin does.
+_LOOK_SECONDS = 0.005
+
+
+async def _drive(attempts: Attempts) -> None:
+    for sockets in attempts:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wakers = [Waker(socket.fileno()) for socket in sockets]
+        try:
+            for waker in wakers:
+                waker.add(waiter)
+            await until(waiter, time.monotonic() + _LOOK_SECONDS, wakers)
+        finally:
+            for waker in wakers:
+                waker.close()
+
+
+class Bus(BusBase[Coroutine[Any, Any, None]]):
+    """A place on a bus, as `zbus.Bus`, for programs that run on an event loop.
+
+    async with Bus("shop") as bus:
+        sub = await bus.subscribe("orders.**")
+        await bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
+        evt, ok = await sub.channel().receive(timeout=1.0)
+    """
+
+    _turn = TURN_EVENTS
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        dir: str | os.PathLike[str] | None = None,
+        policy: Policy | None = None,
+        capacity: int = 65_536,
+        capacity_bytes: int = 64 * 1024 * 1024,
+        max_event_bytes: int = 16 * 1024 * 1024,
+        send_timeout: float | None = 5.0,
+        join_timeout: float = 1.0,
+        linger: float = 1.0,
+    ) -> None:
+        """Open the bus `name`, as `zbus.Bus` does; it needs no event loop yet."""
+        node = Node(
+            name,
+            dir,
+            policy=policy,
+            capacity=capacity,
+            capacity_bytes=capacity_bytes,
+            max_event_bytes=max_event_bytes,
+            send_timeout=send_timeout,
+            join_timeout=join_timeout,
+            linger=linger,
+            drive=_drive,
+            try_seconds=0.0,
+        )
+        super().__init__(node)
+        self._sender = Sender(node.publisher)
+
+    @overload
+    async def subscribe(
+        self, system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+    ) -> Subscription[T]: ...
+    @overload
+    async def subscribe(
+        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+    ) -> Subscription: ...
+    @details_of(threads.Bus.subscribe)
+    async def subscribe(
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        overflow: Overflow = "drop",
+        capacity: int | None = None,
+        capacity_bytes: int | None = None,
+        on_gap: Callable[[Gap], object] | None = None,
+        type: Any = None,
+        on_error: Callable[[Mismatch], object] | None = None,
+    ) -> Subscription:
+        """Return a subscription that gets every event sent, by anybody, after this returns.
+
+        The join runs in a thread, so the loop goes on. Otherwise as `zbus.Bus.subscribe`; `on_gap` and
+        `on_error` are plain functions, called in the task that receives.
+        """
+        request = self._node.check_subscription(
+            system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error
+        )
+        return Subscription(await run_in_thread("zbus-join", self._node.join, request, Channel, self))
+
+    @details_of(threads.Bus.send)
+    async def send(
+        self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+    ) -> None:
+        """Send one event to every subscriber on the bus, as `zbus.Bus.send`.
+
+        If it is cancelled while it waits, the event went to nobody.
+        """
+        self._turn -= 1
+        if not self._turn:
+            await self._take_turn()
+        rest = self._sender.send(system, kind, path, data, timeout=timeout)
+        if rest is not None:
+            await rest
+
+    @details_of(threads.Bus.send_many)
+    async def send_many(
+        self,
+        system: str,
+        kind: str,
+        items: Iterable[tuple[str, Any]],
+        *,
+        timeout: float | None = DEFAULT,
+    ) -> int:
+        """Send `(path, data)` pairs as events of one topic, all or none, and return how many."""
+        self._turn -= 1
+        if not self._turn:
+            await self._take_turn()
+        count, rest = self._node.publisher.send_many(system, kind, items, timeout)
+        if rest is not None:
+            await rest
+        return count
+
+    async def _take_turn(self) -> None:
+        """Let the other tasks of the loop run now and then, though nothing has to be waited for."""
+        self._turn = TURN_EVENTS
+        await asyncio.sleep(0)
+
+    @details_of(threads.Bus.flush)
+    async def flush(self, timeout: float | None = DEFAULT) -> None:
+        """Wait until every subscriber's process has taken what this bus has sent; see `zbus.Bus.flush`."""
+        for pause in self._node.flushing(timeout):
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
+        try:
+            await run_in_thread("zbus-close", self._node.close)
+        except Unavailable:  # no thread is to be had: better hold up the loop than leave the bus open
+            self._node.close()
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+default = DefaultBus(Bus)
+"""What the functions of `zbus.aio` use."""

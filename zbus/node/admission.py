@@ -1,0 +1,39 @@
+"""Admission: the one place where a bus asks its policy."""
+
+from __future__ import annotations
+
+from ..errors import Unavailable
+from ..options import Policy, admit, check_callback
+from ..runtime.locks import native
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Asks the policy of one bus. No lock is held meanwhile: a policy is anybody's code, and may log."""
+
+    def __init__(self, policy: Policy | None) -> None:
+        """Ask `policy`; `None` allows everything."""
+        check_callback(policy, "policy")
+        self._policy = policy
+        self._asking: set[int] = set()
+
+    def check(self, action: str, what: str, resource: str) -> None:
+        """Raise if `action` on `resource` is denied; `what` says it in words.
+
+        Raises:
+            Invalid: it is denied.
+            Unavailable: this thread is amid asking it already: it uses the bus whose policy it is.
+        """
+        if self._policy is None:
+            return
+        thread = native.get_ident()
+        if thread in self._asking:
+            raise Unavailable(
+                f"the policy is being asked, and so cannot {what} {resource}: use another bus in it"
+            )
+        self._asking.add(thread)
+        try:
+            admit(self._policy, action, what, resource)
+        finally:
+            self._asking.discard(thread)

@@ -1,0 +1,51 @@
+"""The default bus: what the functions of `zbus`, and those of `zbus.aio`, use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ..errors import Unavailable
+from ..runtime.lifecycle import ending
+from ..runtime.locks import TIMEOUT_MAX, Lock
+from ..runtime.reports import say
+from .base import BusBase
+
+__all__ = ["DefaultBus"]
+
+_LATE_SECONDS = 1.0
+
+B = TypeVar("B", bound=BusBase[Any])
+
+
+class DefaultBus(Generic[B]):
+    """One bus of a process. It opens at its first use, and again after it was closed, or after a fork.
+
+    Attributes:
+        bus: the one that is open, or was.
+    """
+
+    def __init__(self, open: Callable[[], B]) -> None:
+        """Prepare to `open` the bus."""
+        self.bus: B | None = None
+        self._open = open
+        # Re-entrant, since a signal handler may use the bus while its thread is about to open it.
+        self._lock = Lock()
+
+    def get(self) -> B:
+        """Return the bus, open. Any thread and any signal handler may call this."""
+        bus = self.bus
+        if bus is not None and not bus.closed:
+            return bus
+        try:
+            # At the end of the process somebody may hold it who is no more.
+            if not self._lock.acquire(timeout=_LATE_SECONDS if ending() else TIMEOUT_MAX):
+                raise Unavailable("another thread is opening the default bus: try again", retryable=True)
+            if self.bus is None or self.bus.closed:
+                opened = self._open()
+                if self.bus is None or self.bus.closed:  # else a signal handler was faster
+                    self.bus = opened
+            return self.bus
+        finally:
+            self._lock.release_if_held()
+            say()

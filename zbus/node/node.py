@@ -1,0 +1,395 @@
+"""A node: one process's place on a bus, and its end.
+
+A `Bus` is only a handle on it. The handle may be garbage collected; the node stays until it is closed, so
+that its sockets are never garbage, which Python would finalize in any order.
+
+It owns one ZeroMQ context, one publisher, one ingress shared by its `drop` and `latest` channels and one for
+each `block` channel. Nothing of ZeroMQ is created before it is needed, so a bus that only sends has no
+forwarder and one that never does anything has no threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import zmq
+
+from ..errors import Canceled, Unavailable
+from ..options import Policy, check_count
+from ..policy import SEND, SUBSCRIBE
+from ..protocol.decoder import Decoder
+from ..protocol.patterns import prefixes
+from ..receiving.channel_base import ChannelBase, SubscriptionRequest, check_subscription
+from ..receiving.ingress import Ingress
+from ..receiving.queue import SocketQueue
+from ..roster.directory import clock
+from ..roster.location import bus_name
+from ..runtime import housekeeping
+from ..runtime.context import LazyContext
+from ..runtime.deferred import DeferredCalls
+from ..runtime.descriptors import CHANNEL, INGRESS, check_headroom, close_connections, raise_limit
+from ..runtime.lifecycle import check_subscribing, close_in_background, ending, register, unregister
+from ..runtime.limits import refusals
+from ..runtime.locks import Lock
+from ..runtime.memory import tidy
+from ..runtime.reports import say
+from ..runtime.threads import sleep
+from ..runtime.timeouts import check_timeout
+from ..sending.at_exit import EachFlushed, KeptContext
+from ..sending.blockers import naming
+from ..sending.linger import FirstWrites, flushing
+from ..sending.links import Links
+from ..sending.publisher import DEFAULT, Attempts, Publisher
+from .admission import Admission
+from .presence import Presence
+from .records import ChannelRecord, ChannelRecords
+
+__all__ = ["Node", "Policy"]
+
+_KEEP_TIMEOUT = 0.1
+# How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
+_TIDY_ROUNDS = 5
+_TIDY_PAUSE = 0.08
+_CLOSE_TRIES = 5  # each waits a while for a send to end; more only if that one hangs
+_MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
+
+SendResult = TypeVar("SendResult")
+Channel = TypeVar("Channel", bound=ChannelBase)
+
+
+class Node(Generic[SendResult]):
+    """One process's place on a bus.
+
+    Attributes:
+        name: of the bus.
+        capacity, capacity_bytes: of its channels, if a subscription does not say otherwise.
+        path: the directory.
+        publisher: the sending half.
+        closed: why it is closed, or empty.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        dir: str | os.PathLike[str] | None,
+        *,
+        policy: Policy | None,
+        capacity: int,
+        capacity_bytes: int,
+        max_event_bytes: int,
+        send_timeout: float | None,
+        join_timeout: float,
+        linger: float,
+        drive: Callable[[Attempts], SendResult],
+        try_seconds: float,
+    ) -> None:
+        """Open the bus; see `Bus`. For `drive` and `try_seconds` see `Publisher`."""
+        self._pid = os.getpid()
+        self.name = bus_name(name)
+        self.capacity = check_count(capacity, "capacity")
+        self.capacity_bytes = check_count(capacity_bytes, "capacity_bytes")
+        self._max = check_count(max_event_bytes, "max_event_bytes")
+        self._linger = check_timeout(linger, "linger")
+        self._admission = Admission(policy)
+        join_timeout = check_timeout(join_timeout, "join_timeout")
+        self._send_timeout = check_timeout(send_timeout, "send_timeout")
+        raise_limit()
+        late = ending()
+        self._presence = Presence(dir, self.name, seen=not late)
+        self._roster, self._member = self._presence.roster, self._presence.member
+        self.path = self._roster.path
+        self._context = LazyContext(KeptContext if late else zmq.Context)
+        # Re-entrant: garbage collection may close a channel while this thread joins another.
+        self._lock, self._closing = Lock(), Lock()
+        self._shared: Ingress | None = None
+        self._seats = ChannelRecords()
+        self._soon = DeferredCalls(self._lock).run
+        self._ends: list[Ingress] | None = None  # what `close` is to close in the end
+        self.closed, self._finished = "", False
+        self._links = Links(
+            self._roster,
+            self._context,
+            capacity=self.capacity,
+            capacity_bytes=self.capacity_bytes,
+            join_timeout=join_timeout,
+            send_timeout=self._send_timeout,
+            gave_up=partial(self._member.add, "join_timeouts"),
+        )
+        self.publisher = Publisher(
+            self._roster,
+            self._links,
+            admit=self._admit_send,
+            timed_out=partial(self._member.add, "send_timeouts"),
+            new_origin=self._member.new_origin,
+            capacity_bytes=self.capacity_bytes,
+            max_event_bytes=self._max,
+            send_timeout=send_timeout,
+            drive=drive,
+            try_seconds=try_seconds,
+            written=FirstWrites(self._context.threads).wait,
+        )
+        self._open(late)
+
+    def _open(self, late: bool) -> None:
+        if late:
+            each = EachFlushed(self._context.threads, self._links.idents, self._linger)
+            self.publisher.flush_each(each.wait, self._linger)
+            return
+        register(self)
+
+    def check_subscription(self, system: str, *options: Any) -> SubscriptionRequest:
+        """Check what a subscription asks for; see `Bus.subscribe`."""
+        request = check_subscription(self.capacity, self.capacity_bytes, system, *options)
+        self._admission.check(SUBSCRIBE, "subscribe to events from system", request.system.pattern)
+        return request
+
+    def join(self, request: SubscriptionRequest, kind: Callable[..., Channel], bus: object) -> Channel:
+        """Return a channel, of class `kind`, that gets every event sent after this returns."""
+        if self._in_use_here:
+            why = "a signal handler cannot subscribe while its thread opens or closes a subscription"
+            raise Unavailable(f"{why}: have a thread subscribe", retryable=True)
+        try:
+            with refusals("subscribe"), self._lock:
+                self._check_open()
+                check_subscribing()
+                self._look_after()
+                self._presence.restore(self._all_ingresses(), self._describe, create=True)
+                return self._join_by(self._ingress_for(request), request, partial(kind, bus))
+        finally:
+            self._soon()
+            say()
+
+    def _admit_send(self, system: str) -> None:
+        self._look_after()
+        self._admission.check(SEND, "send events to system", system)
+
+    def _look_after(self) -> None:
+        """See once a second, from the first use on, that others still find this process."""
+        with suppress(Unavailable):  # no thread: then at each join only
+            housekeeping.register(self._keep)
+
+    def _keep(self) -> None:
+        def keep() -> None:
+            if not self.closed:
+                self._presence.keep(self._all_ingresses(), self._describe)
+
+        self._lock.run(keep, _KEEP_TIMEOUT)
+        self._soon()
+        self.publisher.hear()
+        tidy()
+        for _ in range(_TIDY_ROUNDS):
+            if self.closed or not self._roster.tidy():
+                break
+            sleep(_TIDY_PAUSE)
+
+    def _ingress_for(self, request: SubscriptionRequest) -> Ingress:
+        blocking = request.overflow == "block"
+        self._seats.check_quota()
+        # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
+        own = 2 * (len(self._all_ingresses()) + 1)
+        if self._shared is not None and not blocking:
+            check_headroom(CHANNEL + own)
+            return self._shared
+        check_headroom(INGRESS + own)
+        return Ingress(
+            self._context.get(),
+            self._roster,
+            blocking=blocking,
+            capacity=request.capacity if blocking else self.capacity,
+            max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
+            hear=self._seats.hear,
+        )
+
+    def _join_by(
+        self, ingress: Ingress, request: SubscriptionRequest, kind: Callable[..., Channel]
+    ) -> Channel:
+        fresh = not ingress.entry.epoch
+        # With `latest`, the capacity is of what waits for the reader, not of what a thread reads at once.
+        own = request if request.overflow != "latest" else self
+        try:
+            room, barrier = ingress.connect(
+                prefixes(request.system, request.kind), own.capacity, own.capacity_bytes
+            )
+            inlet = SocketQueue(room, partial(ingress.wake, barrier), self._leave)
+            decoder = Decoder(request.system, request.kind, request.fit, self._member.add)
+            try:
+                channel = kind(request, decoder, inlet, self._discard)
+                patterns = (channel.system, channel.kind or "*", request.overflow)
+                self._seats[inlet] = ChannelRecord(weakref.ref(channel), ingress, patterns)
+                asked = ingress.publish(room.socket, self._describe(ingress))
+            except BaseException:
+                self._seats.pop(inlet, None)
+                inlet.close()
+                raise
+        except BaseException:
+            if fresh:
+                ingress.withdraw()
+                ingress.close()
+            raise
+        if fresh:
+            self._roster.reap()
+        if request.overflow != "block":
+            self._shared = ingress
+        decoder.joined(asked, clock())
+        return channel
+
+    def _describe(self, ingress: Ingress) -> dict[str, Any]:
+        return self._seats.describe(ingress, self._member.id)
+
+    def _leave(self, inlet: SocketQueue) -> None:
+        """Forget a channel whose socket is closed."""
+        self._soon(partial(self._forget, inlet))
+
+    def _discard(self, inlet: SocketQueue) -> None:
+        """Close the inlet of a channel that nobody refers to any more."""
+        if not self.inherited:
+            self._soon(inlet.close)
+
+    def _forget(self, inlet: SocketQueue) -> None:
+        seat = self._seats.get(inlet)
+        if seat is None:
+            return
+        if self._ends is None and seat.ingress is not self._shared:
+            seat.ingress.withdraw()  # first: what an interrupt cuts short is left to the next close
+            seat.ingress.close()
+        del self._seats[inlet]
+        if self._ends is not None:
+            self._finish()
+        elif seat.ingress is self._shared:
+            seat.ingress.describe(self._describe(seat.ingress))
+
+    def flushing(self, timeout: float | None) -> Iterator[float]:
+        """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
+        seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
+        self._check_open()
+        return naming(flushing(self._context.threads(), self._links.idents, seconds), self._links.seen)
+
+    def hand_over(self, since: float) -> Callable[[], None]:
+        """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""
+        resume = self.publisher.pause()
+        seconds = max(0.0, since + self._linger - time.monotonic())
+        with suppress(BaseException):  # not even a second Ctrl-C keeps it from its end
+            for pause in flushing(self._context.threads(), self._links.idents, seconds):
+                sleep(pause)
+        return resume
+
+    def close(self) -> None:
+        """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end.
+
+        A signal handler may call it amid anything that its thread does here. What it interrupts must go on
+        first, so then new uses are refused at once, and a helper closes the rest as soon as it may.
+        """
+        if self.inherited or self._closing.held():
+            return
+        if self._in_use_here or self.publisher.in_use_here:
+            self._refuse()
+        else:
+            for _ in range(_CLOSE_TRIES):
+                if self._try_to_close():
+                    return
+        close_in_background(self._close_in_the_end)
+
+    @property
+    def _in_use_here(self) -> bool:
+        """Whether this thread is amid a join or the end of a channel: then this is a signal handler."""
+        return self._lock.held() or any(ingress.in_use_here for ingress in self._all_ingresses())
+
+    def _close_in_the_end(self) -> None:
+        while not self._try_to_close():
+            pass  # a try takes a while
+
+    def _try_to_close(self) -> bool:
+        try:
+            with self._closing:
+                return self._close_once()
+        finally:
+            self._soon()
+
+    def _refuse(self) -> None:
+        self.closed = self.closed or f"the bus {self.name!r} is closed: open a new one"
+        self.publisher.refuse(self.closed)
+
+    def _close_once(self) -> bool:
+        with self._lock:
+            if self._finished:
+                return True
+            deadline = time.monotonic() + self._linger
+            self._refuse()
+            self._withdraw()
+            connections = self.publisher.close(deadline)
+            if connections is None:
+                return False
+            self._ends = [*self._all_ingresses()]
+        try:
+            housekeeping.unregister(self._keep)
+            self.end_channels()
+            with self._lock:
+                self._finish()
+            connections.wait(deadline)
+        finally:  # also when somebody will not wait
+            connections.close()
+        return True
+
+    def leave(self) -> None:
+        """Remove this process from the roster, when nobody waits for a close any more."""
+        self._withdraw()
+        self._member.close()
+
+    def _withdraw(self) -> None:
+        for ingress in self._all_ingresses():
+            ingress.withdraw()
+
+    def end_channels(self) -> None:
+        """End all channels; what they hold can still be received, and the bus still sends."""
+        self._seats.end()
+
+    def _all_ingresses(self) -> set[Ingress]:
+        return self._seats.ingresses() | ({self._shared} if self._shared else set())
+
+    def _finish(self) -> None:
+        """Free what is left, once every channel's socket is closed.
+
+        That may be later than `close`: if it was called in a signal handler while this very thread waits in
+        a channel, that channel comes here when the handler has returned.
+        """
+        if self._seats or self._finished:
+            return
+        for ingress in self._ends or ():
+            ingress.close()
+        self._member.close()
+        self._roster.close()
+        self._context.term()  # takes as long as it lingers
+        unregister(self)
+        self._finished = True  # last: what an interrupt cuts short is left to the next close
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Canceled(self.closed)
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: the sockets are the parent's, so every use fails at once."""
+        self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
+        self._finished = True  # there is nothing of ours to close
+        self._lock = Lock()
+        self._seats.after_fork_in_child(self.closed)
+        steps = self._member.after_fork_in_child, self._roster.after_fork_in_child, self._disconnect
+        for step in (partial(self.publisher.after_fork_in_child, self.closed), *steps):
+            with suppress(Exception):  # another thread of the parent was about to change it
+                step()
+
+    def _disconnect(self) -> None:
+        # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
+        ingresses = (*self._all_ingresses(), *(self._ends or ()))
+        idents = {*self._links.idents(), *(ingress.id for ingress in ingresses)}
+        close_connections(str(self.path), idents)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is the parent's. A forked child may collect garbage before anything is disowned."""
+        return self._pid != os.getpid()

@@ -1,0 +1,84 @@
+"""What a node knows of its channels."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import orjson
+
+from ..errors import Unavailable
+from ..receiving.channel_base import ChannelBase
+from ..receiving.ingress import Ingress
+from ..receiving.notices import Topics
+from ..receiving.queue import SocketQueue
+from ..roster.members import about_process
+
+__all__ = ["ChannelRecord", "ChannelRecords"]
+
+# A context has room for 8,192 sockets, of which a `block` channel takes seven. And the time to close them all
+# grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
+_MAX_CHANNELS = 1000
+_PATTERNS_SHOWN = 100
+_PATTERN_BYTES_SHOWN = 32_768  # nobody reads more than 64 KiB of an entry
+
+
+class ChannelRecord(NamedTuple):
+    """What a node knows of one of its channels: not the channel itself, so that it can be dropped."""
+
+    channel: weakref.ref[ChannelBase]
+    ingress: Ingress
+    patterns: tuple[str, str, str]  # of systems and kinds, and its overflow
+
+
+class ChannelRecords(dict[SocketQueue, ChannelRecord]):
+    """The channels of a node, by their inlets. Other threads may change it meanwhile."""
+
+    def check_quota(self) -> None:
+        """Refuse one more when there are too many.
+
+        Raises:
+            Unavailable: there are. Retryable.
+        """
+        if len(self) >= _MAX_CHANNELS:
+            raise Unavailable(
+                f"this bus has {_MAX_CHANNELS:,} subscriptions, as many as it may: use wider patterns, or"
+                " close some",
+                retryable=True,
+                limit=_MAX_CHANNELS,
+            )
+
+    def ingresses(self) -> set[Ingress]:
+        """Return the ingresses that they receive by."""
+        return {seat.ingress for seat in [*self.values()]}
+
+    def describe(self, ingress: Ingress, member: str) -> dict[str, Any]:
+        """Return what the entry of an ingress says about itself; `member` is the id of the process's."""
+        patterns = [seat.patterns for seat in [*self.values()] if seat.ingress is ingress]
+        sizes = itertools.accumulate(len(orjson.dumps(pattern)) for pattern in patterns)
+        shown = [
+            pattern for pattern, size in zip(patterns, sizes, strict=True) if size <= _PATTERN_BYTES_SHOWN
+        ]
+        about = {**about_process(), "member": member, "channels": len(patterns)}
+        return {**about, "patterns": shown[:_PATTERNS_SHOWN]}
+
+    def hear(self, ingress: Ingress, topics: Topics) -> float:
+        """Tell the channels of an ingress which large frames are about to come; see `Notices`."""
+        channels = [seat.channel() for seat in [*self.values()] if seat.ingress is ingress]
+        return min(filter(None, (channel._hear(topics) for channel in channels if channel)), default=0.0)
+
+    def end(self) -> None:
+        """End all channels; what they hold can still be received."""
+        for inlet in [*self]:  # makes nothing that garbage collection could come amid
+            seat = self.get(inlet)
+            channel = seat and seat.channel()
+            inlet.close() if channel is None else channel._end()
+
+    def after_fork_in_child(self, reason: str) -> None:
+        """In a forked child: have every use of a channel fail at once."""
+        for seat in [*self.values()]:
+            if (channel := seat.channel()) is not None:
+                with suppress(Exception):  # another thread of the parent was about to change it
+                    channel._after_fork_in_child(reason)

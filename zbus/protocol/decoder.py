@@ -1,0 +1,202 @@
+"""From frames to events: what a channel makes of what arrives, without a socket, a lock or a clock.
+
+ZeroMQ has compared prefixes; here a verdict is kept for each stream, numbers are checked for holes, and
+fields are decoded. The commonest shape of frame takes a short cut; a test holds it to the answers of
+`wire.decode`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import orjson
+
+from ..event import Event, Gap, Mismatch
+from .loss import MAX_GAP, Stream, Streams
+from .patterns import Matcher
+from .typed import Fit
+from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields
+
+__all__ = ["Decoder"]
+
+_GAPS_KEPT = 1000
+_MISMATCHES_KEPT = 100  # each keeps its event alive, which may be large
+
+
+class Decoder:
+    """Decodes the frames of one channel in the order in which they arrived. Not thread-safe.
+
+    Attributes:
+        decode: takes a frame; returns the event in it, or `None`: then it is not for us, or it is a batch.
+        batch: what is left of the latest batch, if there was one.
+        news: gaps and mismatches that nobody has been told of yet, at most 1,000.
+        lost, malformed, mismatched: how many events or frames so far.
+        why: the reason for which the latest malformed frame was one.
+        gaps, mismatches: the latest of each.
+    """
+
+    def __init__(
+        self,
+        system: Matcher,
+        kind: Matcher | None,
+        fit: Fit | None = None,
+        count: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
+        """Select by `system` and `kind`, pass data through `fit`, and tell `count` of what goes wrong."""
+        self.lost = 0
+        self.malformed = 0
+        self.mismatched = 0
+        self.why = ""
+        self.gaps: deque[Gap] = deque(maxlen=_GAPS_KEPT)
+        self.mismatches: deque[Mismatch] = deque(maxlen=_MISMATCHES_KEPT)
+        self.news: deque[Gap | Mismatch] = deque(maxlen=_GAPS_KEPT)
+        self.batch: Iterator[Event] | None = None  # threads may share a list's iterator
+        self._fit = fit
+        self._count = count
+        self._streams = Streams(lambda s, k: system.matches(s) and (kind is None or kind.matches(k)))
+        me = weakref.proxy(self)  # no cycle: a channel that is dropped is to close at once
+        decode = _short_cut(
+            self._streams, lambda *batch: me._decode_batch(*batch), lambda fields: me._decode_any(fields)
+        )
+        self.decode = decode if fit is None else lambda frame: me._fitting(decode(frame))
+
+    def joined(self, asked: int, now: int) -> None:
+        """Note when this channel joined; see `Streams.joined`."""
+        self._streams.joined(asked, now)
+
+    def rest(self) -> Event | None:
+        """Return the next event of the batch, if there is one left.
+
+        No frame may be taken before the batch is used up: it could hold another.
+        """
+        evt = next(self.batch, None) if self.batch is not None else None
+        if evt is None:
+            self.batch = None
+        return evt
+
+    def lose(self, events: int) -> None:
+        """Count events that are lost."""
+        self.lost += events
+        self._count("lost", events)
+
+    def _decode_any(self, fields: list[bytes]) -> None:
+        """Decode a frame of any shape; what it holds becomes the batch."""
+        if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's
+            return
+        try:
+            system, kind, stamp, events = decode_fields(fields)
+        except Malformed as error:
+            self._reject(str(error))
+            return
+        key = (system.encode(), kind.encode(), stamp.origin.encode())
+        stream = self._streams.find(key) or self._streams.add(key)
+        if stamp.origin and not self._account(stream, stamp, len(events)):
+            self._reject(f"number {stamp.seq} is beyond what a stream can lose at once")
+        elif stream.wanted:
+            self._keep(events)
+
+    def _account(self, stream: Stream, stamp: Stamp, events: int) -> bool:
+        """Count what is missing before a frame, of no events if it is a mark; return whether that can be."""
+        due = stream.next if stream.next >= 0 else self._streams.due(*stamp[1:])
+        if 0 <= due < stamp.seq - MAX_GAP:
+            return False
+        if stream.next < 0:
+            stream.begin_at(due)
+        elif not events:
+            self._tell(self._streams.head(stream, stamp.settled, stamp.first))
+        self._tell(stream.jump(stamp.seq))
+        if stream.next >= 0 and (events or stamp.seq > stream.next):
+            stream.expect(stamp.seq + events)
+        return True
+
+    def _tell(self, gap: Gap | None) -> None:
+        if gap is not None:
+            self.gaps.append(gap)
+            self.news.append(gap)
+            self.lose(gap.events)
+
+    def _reject(self, why: str) -> None:
+        self.malformed += 1
+        self.why = why
+        self._count("malformed", 1)
+
+    def _decode_batch(self, stream: Stream, fields: list[bytes]) -> None:
+        """Decode the batch of a stream in use, the one due."""
+        events = decode_batch(stream.system, stream.kind, stream.origin, stream.next, fields[4])
+        if not events:  # a mark, which says more by its stamp
+            self._decode_any(fields)
+            return
+        stream.expect(stream.next + len(events))
+        self._keep(events)
+
+    def _keep(self, events: list[Event]) -> None:
+        self.batch = iter(events if self._fit is None else [evt for evt in events if self._fitting(evt)])
+
+    def _fitting(self, evt: Event | None) -> Event | None:
+        """Return the event with its data as the type asked for, or note that it does not fit."""
+        if evt is None or self._fit is None:
+            return evt
+        try:
+            evt.data = self._fit(evt.data)
+        except Exception as error:  # a type's own checks may raise anything
+            mismatch = Mismatch(evt, str(error))
+            self.mismatched += 1
+            self.mismatches.append(mismatch)
+            self.news.append(mismatch)
+            self._count("mismatched", 1)
+            return None
+        return evt
+
+
+def _short_cut(
+    streams: Streams,
+    batch: Callable[[Stream, list[bytes]], Event | None],
+    otherwise: Callable[[list[bytes]], Event | None],
+) -> Callable[[bytes], Event | None]:
+    """Return the decoder for what comes a million times: JSON of a stream in use, the number due.
+
+    It returns the event, or `None` if there is none for us; all other shapes go to `batch` and `otherwise`.
+    A closure, since its variables cost 80 ns an event less than as many attributes (all figures measured,
+    CPython 3.11).
+    """
+    find, loads, event = streams.find, orjson.loads, Event
+    new = object.__new__
+    stream = Stream((b"", b"", b""), False)
+
+    def decode(frame: bytes) -> Event | None:
+        nonlocal stream
+        fields = frame.split(b"\0", 4)
+        try:
+            system, kind, path, stamp, data = fields
+            origin, digits, _ = stamp.split(b".", 2)
+            # Three comparisons cost 75 ns, the look-up 190; events of one stream come in runs.
+            if origin != stream.origin_key or kind != stream.kind_key or system != stream.system_key:
+                known = find((system, kind, origin))
+                if known is None:
+                    return otherwise(fields)
+                if not known.wanted:
+                    return None
+                stream = known
+            seq = int(digits)
+            # `int` reads more than the format allows, such as `+5` and `1_0`, but all of that is longer.
+            if seq != stream.next or len(digits) > stream.width:
+                return otherwise(fields)
+            if not path:
+                return batch(stream, fields)
+            # Filling the slots by hand instead of `Event(...)` saves 100 ns.
+            evt = new(event)
+            # Neither empty nor bytes, which begin with NUL, in one comparison.
+            evt.data = loads(data) if data > b"\1" else decode_data(data)
+            evt.path = path.decode()
+            evt.system = stream.system
+            evt.kind = stream.kind
+            evt.origin = stream.origin
+            evt.seq = seq
+            stream.next = seq + 1
+            return evt
+        except ValueError:  # not five fields, or one that does not parse
+            return otherwise(fields)
+
+    return decode

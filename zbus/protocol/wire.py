@@ -1,0 +1,342 @@
+"""The wire format: one ZeroMQ frame is one event or one batch.
+
+    system NUL kind NUL path NUL stamp NUL data
+
+`docs/spec/wire.md` is the norm and `tests/conformance/vectors/wire.json` its examples. Encoding
+checks everything and raises `Invalid`, so nothing malformed is ever sent; decoding raises `Malformed`,
+which the channel counts, so nothing malformed ever reaches a consumer. `decode` is complete and
+plain. The channel's receive loop takes a short cut for the one commonest shape and comes here for
+all others; a test holds the two to the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import repeat
+from operator import countOf
+from typing import Any, NamedTuple, NoReturn
+
+import orjson
+
+from ..errors import Invalid
+from ..event import Event
+from .exact import fragments_about, unsendable, verify
+from .patterns import check_name, check_text
+
+__all__ = [
+    "CONTROL",
+    "EMPTY_BATCH",
+    "FILLER",
+    "LARGE_BYTES",
+    "NOTICE",
+    "Frame",
+    "Malformed",
+    "Stamp",
+    "check_data",
+    "check_sendable",
+    "decode",
+    "decode_batch",
+    "decode_data",
+    "decode_fields",
+    "decode_notice",
+    "encode_batch",
+    "encode_data",
+    "encode_notice",
+    "frame_template",
+    "parse_stamp",
+]
+
+CONTROL = b"\xff"
+"""First byte of a topic that is the bus's own (barriers and sentinels); no UTF-8 text begins so."""
+
+NOTICE = CONTROL + b"!"
+"""What a notice begins with, which tells receivers how many bytes of large frames are about to come."""
+
+FILLER = b"~"
+"""What follows a sentinel to make a frame that says nothing, and takes a place in queues."""
+
+LARGE_BYTES = 1024
+"""Frames of more bytes are large. 65,536 smaller ones, the default capacity, have 64 MiB at most."""
+
+EMPTY_BATCH = b"[]"
+"""Data of a mark: a batch without items, which tells what numbers have gone before it."""
+
+_ORIGIN = re.compile(rb"[0-9a-f]{8,16}")
+_SEQ = re.compile(rb"[0-9]{1,19}")
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+
+
+class Malformed(ValueError):
+    """A frame that is not an event; the text says which rule it breaks."""
+
+
+class Stamp(NamedTuple):
+    """By whom and when a frame was sent. Times are CLOCK_MONOTONIC in microseconds; -1 is untold.
+
+    Attributes:
+        origin: the publisher's incarnation, or empty if the frame is not stamped.
+        seq: the number of the first item, or 0.
+        born: when the origin began to number this topic.
+        settled: as of when the publisher knew who listens.
+        first: the first number of this topic that it sent since then.
+    """
+
+    origin: str = ""
+    seq: int = 0
+    born: int = -1
+    settled: int = -1
+    first: int = -1
+
+
+class Frame(NamedTuple):
+    """A decoded frame: its topic, its stamp, and one event or those of a batch."""
+
+    system: str
+    kind: str
+    stamp: Stamp
+    events: list[Event]
+
+
+def check_sendable(system: object, kind: object) -> tuple[str, str]:
+    """Return `system` and `kind` as plain strings if they are names that a user may send to.
+
+    Raises:
+        TypeError: one is not a `str`.
+        Invalid: one is empty or not a name, or the system is `zbus` or below it.
+    """
+    name = check_name(system, "system")
+    which = check_name(kind, "kind")
+    if name == "zbus" or name.startswith("zbus."):
+        raise Invalid(f"system {name!r} is reserved for the bus's own events: choose another", value=name)
+    return name, which
+
+
+def frame_template(system: str, kind: str, stamp: Stamp) -> bytes:
+    """Return the bytes-format of a topic's frames; `% (path, seq, data)` completes one.
+
+    One format operation per event costs 100 ns less than joining the parts (measured).
+    """
+    topic = f"{system}\0{kind}\0".replace("%", "%%")
+    born = f".{stamp.born}" if stamp.born >= 0 else ""
+    since = f".{stamp.settled}.{stamp.first}" if born and stamp.settled >= 0 else ""
+    return f"{topic}%b\0{stamp.origin}.%d{born}{since}\0%b".encode()
+
+
+def encode_data(data: Any) -> bytes:
+    """Return the data field for `data`: any JSON value, bytes-like, or `None` for no data.
+
+    Keys that are not strings become strings, as in the original.
+
+    Raises:
+        Invalid: JSON cannot carry it; the message names the type and where it is.
+    """
+    if data is None:
+        return b""
+    if isinstance(data, _BYTES_LIKE):
+        try:
+            return b"".join((b"\0", data.tobytes() if isinstance(data, memoryview) else data))
+        except ValueError as error:
+            raise Invalid(f"data is a memoryview that cannot be read: {error}", where="data") from error
+    try:
+        text = orjson.dumps(data)
+    except TypeError:
+        return _encode_odd(data, "data")
+    return check_data(data, text)
+
+
+def check_data(data: Any, text: bytes) -> bytes:
+    """Return the data field for `data`, of which orjson has made `text`; raise as `encode_data` does."""
+    if data is None:
+        return b""
+    if text.rpartition(b"null")[1] or fragments_about():
+        verify(data, text, "data")
+    return text
+
+
+def _encode_odd(data: Any, where: str) -> bytes:
+    try:
+        text = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise unsendable(data, where, error) from error
+    verify(data, text, where, odd=True)
+    return text
+
+
+def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
+    """Return the data field of a batch frame and the number of events in it.
+
+    Raises:
+        TypeError: an item is not a `(path, data)` pair, or a path is not a `str`.
+        Invalid: an empty path, or data that a batch cannot carry (bytes go by `send`).
+    """
+    try:
+        rows = items if type(items) is list else list(items)
+    except TypeError as error:
+        raise TypeError(f"items must be (path, data) pairs, not {items!r}") from error
+    if not rows:
+        return b"", 0
+    # Columns instead of a loop: 60 in place of 110 ns an event (measured). What fails is looked at closely.
+    try:
+        paths, _ = zip(*rows, strict=True)
+        # By the text, whatever a subclass says of itself: a NUL between each two, none in them, none empty.
+        joined = "\0".join(paths)
+        if joined.count("\0") != len(rows) - 1 or joined.rfind("\0\0") >= 0:
+            raise ValueError
+        if not joined or "\0" in (joined[0], joined[-1]):
+            raise ValueError
+        # To count is faster than to make a set, and all are tuples nearly always.
+        if countOf(map(type, rows), tuple) != len(rows) and not {*map(type, rows)} <= {tuple, list}:
+            raise ValueError
+        text = orjson.dumps(rows)
+    except (TypeError, ValueError):
+        text = _encode_rows(rows)
+        return text, len(rows)
+    if text.rpartition(b"null")[1] or fragments_about():
+        verify(rows, text, "items")
+    return text, len(rows)
+
+
+def _encode_rows(rows: list[Any]) -> bytes:
+    """Encode a batch that is not plain, or say which item is wrong."""
+    pairs = []
+    for index, row in enumerate(rows):
+        pair = tuple(row) if isinstance(row, (tuple, list)) else ()
+        if len(pair) != 2:
+            raise TypeError(f"items[{index}] must be a (path, data) pair, not {row!r}")
+        path, data = pair
+        if isinstance(data, _BYTES_LIKE):
+            raise Invalid(f"items[{index}] has bytes, which a batch cannot carry: use send()", index=index)
+        pairs.append((check_text(path, f"path of items[{index}]"), data))
+    return _encode_odd(pairs, "items")
+
+
+def decode(frame: bytes) -> Frame:
+    """Decode a frame of any shape.
+
+    Raises:
+        Malformed: it breaks a rule of the format.
+    """
+    return decode_fields(frame.split(b"\0", 4))
+
+
+def decode_fields(fields: list[bytes]) -> Frame:
+    """Decode a frame that was split at its first four NULs; else as `decode`."""
+    if len(fields) < 5:
+        raise Malformed(f"{len(fields) - 1} separators where 4 are needed")
+    system, kind = _name(fields[0], "system"), _name(fields[1], "kind")
+    stamp = parse_stamp(fields[3])
+    if fields[2]:
+        path = _utf8(fields[2], "path")
+        events = [Event(system, kind, path, decode_data(fields[4]), stamp.origin, stamp.seq)]
+    else:
+        events = decode_batch(system, kind, stamp.origin, stamp.seq, fields[4])
+    return Frame(system, kind, stamp, events)
+
+
+def decode_data(data: bytes) -> Any:
+    """Return what a data field holds.
+
+    Raises:
+        Malformed: neither empty, nor bytes after a NUL, nor JSON.
+    """
+    if not data:
+        return None
+    if not data[0]:
+        return data[1:]
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        _no("data is not JSON")
+
+
+def decode_batch(system: str, kind: str, origin: str, seq: int, data: bytes) -> list[Event]:
+    """Return the events of a batch whose first has number `seq`.
+
+    Raises:
+        Malformed: `data` is not a batch.
+    """
+    rows = decode_data(data)
+    if not isinstance(rows, list):
+        raise Malformed("a batch is a JSON array with at least one item")
+    if not rows and origin:
+        return []  # a mark
+    if not rows:
+        raise Malformed("a batch is a JSON array with at least one item, unless a stamp makes it a mark")
+    try:
+        paths, datas = zip(*rows, strict=True)
+        if {*map(type, rows)} != {list} or not all(paths) or "\0" in "".join(paths):
+            raise TypeError
+    except (TypeError, ValueError):
+        paths, datas = zip(*map(_row, rows), strict=True)
+    count = len(rows)
+    numbers = range(seq, seq + count) if origin else repeat(0, count)
+    # Columns, and slots filled by hand, take 190 ns an event, `Event(...)` in a loop 400 (measured).
+    events: list[Event] = list(map(object.__new__, repeat(Event, count)))
+    for evt, path, value, number in zip(events, paths, datas, numbers, strict=True):
+        evt.path = path
+        evt.data = value
+        evt.seq = number
+        evt.system = system
+        evt.kind = kind
+        evt.origin = origin
+    return events
+
+
+def _row(row: Any) -> tuple[str, Any]:
+    """Return the columns of a batch item that is not plainly `[path, data]`."""
+    if not isinstance(row, list) or len(row) not in (1, 2):
+        raise Malformed("a batch item is [path, data] or [path]")
+    if not isinstance(row[0], str) or not row[0] or "\0" in row[0]:
+        raise Malformed("a batch item's path is a non-empty string without NUL")
+    return row[0], row[1] if len(row) == 2 else None
+
+
+def encode_notice(system: str, kind: str, size: int) -> bytes:
+    """Return the notice that `size` bytes of large frames of a topic are about to come."""
+    return b"%b%b\0%b\0%d" % (NOTICE, system.encode(), kind.encode(), size)
+
+
+def decode_notice(frame: bytes) -> tuple[str, str, int] | None:
+    """Return the topic and the bytes that a notice tells, or `None` if it is none."""
+    fields = frame.removeprefix(NOTICE).split(b"\0")
+    if len(fields) != 3 or not _SEQ.fullmatch(fields[2]):
+        return None
+    try:
+        return fields[0].decode(), fields[1].decode(), int(fields[2])
+    except UnicodeDecodeError:
+        return None
+
+
+def parse_stamp(stamp: bytes) -> Stamp:
+    """Return what a stamp says, nothing if it is empty; unknown further fields are ignored.
+
+    Raises:
+        Malformed: not of the form `origin.seq` with optional further fields.
+    """
+    if not stamp:
+        return Stamp()
+    origin, *numbers = stamp.split(b".", 5)[:5]
+    if not _ORIGIN.fullmatch(origin):
+        raise Malformed("origin is not 8 to 16 lowercase hex digits")
+    if not numbers or not _SEQ.fullmatch(numbers[0]) or int(numbers[0]) < 1:
+        raise Malformed("seq is not a decimal number from 1")
+    return Stamp(origin.decode(), *(int(text) if _SEQ.fullmatch(text) else -1 for text in numbers))
+
+
+def _utf8(raw: bytes, what: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        _no(f"{what} is not UTF-8")
+
+
+def _name(raw: bytes, what: str) -> str:
+    try:
+        return check_name(_utf8(raw, what), what)
+    except Invalid as error:
+        raise Malformed(error.message) from None
+
+
+def _no(reason: str) -> NoReturn:
+    raise Malformed(reason) from None

@@ -1,0 +1,1 @@
+"""Internal: from the sockets to a channel."""

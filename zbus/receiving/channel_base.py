@@ -1,0 +1,320 @@
+"""An inbox: what the channels of both twins share, which is everything but the waiting.
+
+It takes events from its source, an inlet or, for `latest`, what reads ahead of one. One lock makes the
+receiving of a frame and its accounting one step, so that several threads may share a channel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, get_args
+
+import zmq
+
+from ..errors import Canceled, Invalid, Timeout
+from ..event import D, Event, Gap, Mismatch
+from ..options import Overflow, check_callback, check_count
+from ..protocol.decoder import Decoder
+from ..protocol.patterns import Matcher, plain
+from ..protocol.typed import Fit, fitter
+from ..runtime.reports import report
+from ..runtime.uncopyable import Uncopyable
+from .latest import Latest
+from .notices import Topics
+from .queue import Ended, SocketQueue
+
+__all__ = [
+    "ChannelBase",
+    "Options",
+    "Selected",
+    "SubscriptionBase",
+    "SubscriptionRequest",
+    "check_channels",
+    "check_subscription",
+    "expired",
+    "first",
+]
+
+_LOG_INTERVAL = 5.0
+_REASON_CHARS = 500
+_OVERFLOWS = get_args(Overflow)
+
+
+class Options(TypedDict, total=False):
+    """The options of `subscribe` besides the type, for type checkers."""
+
+    overflow: Overflow
+    capacity: int | None
+    capacity_bytes: int | None
+    on_gap: Callable[[Gap], object] | None
+    on_error: Callable[[Mismatch], object] | None
+
+
+class SubscriptionRequest(NamedTuple):
+    """What a subscription asks for, checked; `kind` is `None` for no filter."""
+
+    system: Matcher
+    kind: Matcher | None
+    overflow: Overflow
+    capacity: int
+    capacity_bytes: int
+    on_gap: Callable[[Gap], object] | None
+    fit: Fit | None
+    on_error: Callable[[Mismatch], object] | None
+
+
+def check_subscription(
+    default_capacity: int,
+    default_bytes: int,
+    system: str,
+    kind: str | None,
+    overflow: Overflow,
+    capacity: int | None,
+    capacity_bytes: int | None,
+    on_gap: Callable[[Gap], object] | None,
+    type: Any,
+    on_error: Callable[[Mismatch], object] | None,
+) -> SubscriptionRequest:
+    """Check what a subscription asks for; see `Bus.subscribe` for that and for what it raises."""
+    what = Matcher(system, "system pattern")
+    kind = plain(kind)
+    which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
+    overflow = plain(overflow)
+    if overflow not in _OVERFLOWS:
+        choices = ", ".join(map(repr, _OVERFLOWS))
+        raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
+    events = default_capacity if capacity is None else check_count(capacity, "capacity")
+    size = default_bytes if capacity_bytes is None else check_count(capacity_bytes, "capacity_bytes")
+    check_callback(on_gap, "on_gap")
+    check_callback(on_error, "on_error")
+    if on_error is not None and type is None:
+        raise Invalid("on_error is told of data that is not of a type: give type= too")
+    fit = None if type is None else fitter(type)
+    return SubscriptionRequest(what, which, overflow, events, size, on_gap, fit, on_error)
+
+
+class ChannelBase(Uncopyable, Generic[D]):
+    """The receiving end of a subscription.
+
+    Attributes:
+        system, kind: the patterns as given; `kind` is `None` for no filter.
+        overflow: what a full queue does: `"drop"`, `"block"` or `"latest"`.
+        capacity: how many events it holds.
+        capacity_bytes: how many bytes of events.
+    """
+
+    _instead = "share it as it is, and have another process subscribe by itself"
+
+    def __init__(
+        self,
+        bus: object,
+        request: SubscriptionRequest,
+        decoder: Decoder,
+        inlet: SocketQueue,
+        discard: Callable[[SocketQueue], None],
+    ) -> None:
+        """Made by `Bus.subscribe`; `discard` closes the inlet without waiting for anything."""
+        self._bus = bus  # which lives as long as a channel of it
+        self.system = request.system.pattern
+        self.kind = None if request.kind is None else request.kind.pattern
+        self.overflow = request.overflow
+        self.capacity = request.capacity
+        self.capacity_bytes = request.capacity_bytes
+        self._request = request
+        self._on_gap = request.on_gap
+        self._on_error = request.on_error
+        self._inlet = inlet
+        self._discard = discard
+        self._decoder = decoder
+        self._told_malformed = 0
+        self._logged = -inf
+        self._unlogged = 0
+        self._source: SocketQueue | Latest = inlet
+        self._decode: Callable[..., Event | None] = decoder.decode
+        if self.overflow == "latest":
+            self._source = Latest(inlet, decoder, self.capacity, self.capacity_bytes)
+            self._decode = _as_it_is
+
+    @property
+    def lost(self) -> int:
+        """How many events a full queue dropped so far."""
+        return self._decoder.lost
+
+    @property
+    def gaps(self) -> deque[Gap]:
+        """The latest gaps, at most 1,000, oldest first."""
+        return self._decoder.gaps
+
+    @property
+    def malformed(self) -> int:
+        """How many frames were skipped because they break the wire format."""
+        return self._decoder.malformed
+
+    @property
+    def mismatched(self) -> int:
+        """How many events were skipped because their data is not of the type asked for."""
+        return self._decoder.mismatched
+
+    @property
+    def mismatches(self) -> deque[Mismatch]:
+        """The latest of these, at most 100, oldest first."""
+        return self._decoder.mismatches
+
+    @property
+    def superseded(self) -> int:
+        """With `latest`, how many events gave way to a newer one of their (system, kind, path)."""
+        return self._source.superseded if isinstance(self._source, Latest) else 0
+
+    def _rest(self) -> Event[D] | None:
+        """Return the next event of the batch that was received last, if there is one. Under the lock."""
+        # For `latest` the batch belongs to the thread that reads ahead.
+        return self._decoder.rest() if self._source is self._inlet else None
+
+    def _now(self) -> Event[D] | None:
+        """Return the next event if it is here, else `None`. Under the lock.
+
+        Raises:
+            Ended: there will be none.
+            Canceled: the bus belongs to the parent of this forked process.
+        """
+        evt = self._rest()
+        try:
+            while evt is None:
+                evt = self._decode(self._source.recv(zmq.NOBLOCK)) or self._rest()
+        except zmq.Again:
+            return None
+        except zmq.ZMQError as error:
+            raise self._failed(error) from error
+        return evt
+
+    def _failed(self, error: zmq.ZMQError) -> Canceled:
+        return Canceled(f"the channel's socket failed: {error.strerror}")
+
+    @property
+    def _news(self) -> bool:
+        """Whether there is something to `_tell`."""
+        return bool(self._decoder.news) or self._decoder.malformed != self._told_malformed
+
+    def _tell(self) -> None:
+        """Report what went wrong, outside the lock: a callback may use the channel."""
+        decoder = self._decoder
+        if (count := decoder.malformed - self._told_malformed) > 0:
+            self._told_malformed += count
+            self._warn(f"skipped {count} malformed frames, the latest: {decoder.why}")
+        while decoder.news:
+            try:
+                news = decoder.news.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if isinstance(news, Gap):
+                numbers = f"{news.first} to {news.last} of {news.origin}"
+                self._warn(f"lost {news.events} events: {news.system} {news.kind}, {numbers}")
+                self._call("on_gap", self._on_gap, news)
+            else:
+                evt, reason = news.event, news.reason[:_REASON_CHARS]
+                self._warn(f"skipped an event, {evt.system} {evt.kind} {evt.path}, of another type: {reason}")
+                self._call("on_error", self._on_error, news)
+
+    def _call(self, name: str, callback: Callable[..., object] | None, news: Gap | Mismatch) -> None:
+        if callback is None:
+            return
+        try:
+            callback(news)
+        except Exception as error:  # must not cost the event that is about to be returned
+            report("%s of channel %s %s raised an error", name, self.system, self.kind or "*", error=error)
+
+    def _warn(self, message: str) -> None:
+        now = time.monotonic()
+        if now - self._logged < _LOG_INTERVAL:
+            self._unlogged += 1
+            return
+        more = f"; {self._unlogged} warnings since the one before were not logged" if self._unlogged else ""
+        self._logged, self._unlogged = now, 0
+        report("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
+
+    def _hear(self, topics: Topics) -> float:
+        """Keep to `capacity_bytes`, as large frames of these topics are about to come; see `Notices`."""
+        system, kind = self._request.system, self._request.kind
+        sizes = [
+            size
+            for topic, size in topics.items()
+            if system.matches(topic[0]) and (kind is None or kind.matches(topic[1]))
+        ]
+        if sizes:
+            self._inlet.announce(sum(sizes))
+        return self._inlet.look(announced=bool(sizes))
+
+    def _end(self) -> None:
+        """Stop new events. What is buffered stays receivable; blocked receivers wake; twice is fine."""
+        self._source.close()
+
+    def __del__(self) -> None:
+        # Nobody can receive from it any more, and without this its process would go on taking its events.
+        if not self._inlet.closing:
+            self._discard(self._inlet)
+
+    def _after_fork_in_child(self, reason: str) -> None:
+        """Make every use in a forked child fail at once."""
+        self._decoder.batch = None
+        self._source.after_fork_in_child(reason)
+
+
+def _as_it_is(evt: Event) -> Event:
+    return evt
+
+
+Channel = TypeVar("Channel", bound=ChannelBase)
+
+C = TypeVar("C", bound=ChannelBase)
+
+
+class SubscriptionBase(Uncopyable, Generic[C]):
+    """What the subscriptions of both twins share."""
+
+    _instead = ChannelBase._instead
+
+    def __init__(self, channel: C) -> None:
+        """Made by `Bus.subscribe`."""
+        self._channel = channel
+
+    def channel(self) -> C:
+        """Return the channel, always the same object, also after `close`."""
+        return self._channel
+
+    @property
+    def lost(self) -> int:
+        """How many events were dropped because the channel was full."""
+        return self._channel.lost
+
+
+Selected = tuple[Channel, Event[D], Literal[True]] | tuple[Channel, Any, Literal[False]]
+"""What `select` returns: the channel, and what its `receive` would."""
+
+
+def first(channels: Iterable[Channel]) -> Selected[Channel, Any] | None:
+    """Return the first channel that has an event or has ended, as `select` does; under all their locks."""
+    for channel in channels:
+        try:
+            evt = channel._now()
+        except Ended:
+            return channel, None, False
+        if evt is not None:
+            return channel, evt, True
+    return None
+
+
+def expired(patience: float) -> Timeout:
+    """Return the error of a receive that had `patience` seconds."""
+    return Timeout(f"no event within {patience:g} s", timeout=patience)
+
+
+def check_channels(channels: tuple[object, ...], kind: type) -> None:
+    """Raise unless there are channels to select from, all of `kind`."""
+    if not channels:
+        raise Invalid("select needs at least one channel")
+    for channel in channels:
+        if not isinstance(channel, kind):
+            raise TypeError(f"select takes channels, as sub.channel() returns, not {type(channel).__name__}")

@@ -1,0 +1,76 @@
+"""Notices: what publishers say ahead of large frames, and the thread that hears it.
+
+Frames pass this process in C, and nobody sees how large they are before their reader takes them, which may be
+never. So publishers announce large ones. The thread sleeps in libzmq until they do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import zmq
+
+from ..protocol.wire import NOTICE, decode_notice
+from ..runtime.threads import sleep, start
+
+__all__ = ["Notices", "Topics"]
+
+Topics = dict[tuple[str, str], int]
+"""How many bytes of large frames are announced for each topic."""
+
+_PAUSE_SECONDS = 0.002  # after each time, so that a fast stream costs little
+
+
+class Notices:
+    """The thread that hears the notices of one ingress."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], name: str, back: str, hear: Callable[[Topics], float]
+    ) -> None:
+        """Listen at `back`, where the channels are.
+
+        `hear` is called with what was announced. It returns the seconds after which it wants to be called in
+        any case, or 0.
+
+        Raises:
+            Unavailable: no thread can be started.
+        """
+        socket = context.socket(zmq.SUB)
+        socket.linger = 0
+        socket.sndhwm = 0
+        socket.rcvhwm = 0  # a full one could hold a forwarder that blocks
+        socket.setsockopt(zmq.SUBSCRIBE, NOTICE)
+        socket.connect(back)
+        try:
+            self._thread = start(f"zbus-{name}-notices", _listen, socket, hear)
+        except BaseException:
+            socket.close()
+            raise
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread, `timeout` seconds at most. It ends with a notice that says nothing."""
+        self._thread.join(timeout)
+
+
+def _listen(socket: zmq.Socket[bytes], hear: Callable[[Topics], float]) -> None:
+    topics: Counter[tuple[str, str]] = Counter()
+    wake = 0.0
+    try:
+        while True:
+            socket.rcvtimeo = int(wake * 1000) or -1
+            with suppress(zmq.Again):
+                frame = socket.recv()
+                while frame != NOTICE:
+                    if notice := decode_notice(frame):
+                        topics[notice[:2]] += notice[2]
+                    frame = socket.recv(zmq.NOBLOCK)
+                return
+            wake = hear(topics)
+            topics.clear()
+            sleep(_PAUSE_SECONDS)
+    except zmq.ContextTerminated:
+        pass
+    finally:
+        socket.close()

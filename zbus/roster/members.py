@@ -1,0 +1,194 @@
+"""Members: who is on the bus, for people and tools; the bus itself works without this.
+
+Each bus object has a file on the roster with its counters and a description, locked while its owner lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from ..errors import printable
+from ..protocol.patterns import plain
+from ..runtime.descriptors import open_files
+from ..runtime.lifecycle import close_inherited
+from ..runtime.locks import Lock
+from .directory import Roster, new_id
+from .files import create_regular, write_all
+from .location import file_errors
+
+__all__ = ["Absent", "Member", "about_process"]
+
+
+def about_process() -> dict[str, Any]:
+    """Return what this process says about itself on the roster."""
+    return {"process": _program(), "pid": os.getpid(), "language": "python"}
+
+
+def _program() -> str:
+    """Return the name of this program. Whoever embeds Python may have put anything into `sys.argv`."""
+    name = ""
+    with suppress(Exception):
+        name = plain(os.path.basename(os.fsdecode(sys.argv[0])))
+    return printable(name or os.path.basename(sys.executable or "python"))[:_NAME_CHARS]
+
+
+_ORIGINS_SHOWN = 100
+_NAME_CHARS = 255
+_ids: set[str] = set()
+"""Of the member files that this process has open, or is about to open or to close."""
+
+
+@close_inherited
+def _close_inherited() -> None:
+    """In a forked child: close the parent's member files, also one that a thread had in hand."""
+    for number, path in open_files():
+        if os.path.basename(path).split(".")[0] in _ids:
+            with suppress(OSError):
+                os.close(number)
+    _ids.clear()
+
+
+class Member:
+    """This process's own file on the roster: who it is, and counters that anybody may read.
+
+    Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
+    """
+
+    COUNTERS = ("lost", "malformed", "join_timeouts", "send_timeouts", "mismatched")
+    HEADER_BYTES = 128
+
+    def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
+        """Create the file, locked before anybody can see it."""
+        self.id = new_id()
+        self._lock = Lock()
+        self._added: deque[tuple[str, int]] = deque()
+        self._counts = dict.fromkeys(self.COUNTERS, 0)
+        self._origins: list[str] = []
+        self._info = info
+        self._path = roster.path / f"{self.id}.member"
+        self._fd = -1
+        _ids.add(self.id)
+        try:
+            self._fd = self._create(roster)
+        except BaseException:
+            self._close()
+            raise
+
+    def _create(self, roster: Roster) -> int:
+        scratch = roster.scratch_path(self.id)
+        with file_errors("write", self._path):
+            fd = create_regular(scratch, roster.rights.file_mode)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                counts = b"".join(count.to_bytes(8, "little") for count in self._counts.values())
+                write_all(fd, counts.ljust(self.HEADER_BYTES, b"\0") + self._text())
+                scratch.rename(self._path)
+            except OSError:
+                os.close(fd)
+                with suppress(OSError):
+                    scratch.unlink()
+                raise
+        return fd
+
+    def _text(self) -> bytes:
+        return orjson.dumps({**self._info, "origins": self._origins})
+
+    def new_origin(self) -> str:
+        """Return a fresh origin for the publisher of this process, once the file tells of it."""
+        origin = new_id()
+        with self._lock:
+            self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]
+            # In place, as an entry: who reads half of it looks again. It never gets shorter.
+            with suppress(OSError):
+                os.pwrite(self._fd, self._text(), self.HEADER_BYTES)
+        return origin
+
+    def listed(self) -> bool:
+        """Return whether the file is still where others look for it."""
+        try:
+            there, here = os.lstat(self._path), os.fstat(self._fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def restore(self, roster: Roster) -> None:
+        """Create the file again, with what was counted so far, if it is gone.
+
+        Raises:
+            Unavailable: the file system refused.
+        """
+        if not self.listed():
+            with self._lock:
+                fd, self._fd = self._fd, self._create(roster)
+            os.close(fd)
+
+    def add(self, counter: str, number: int = 1) -> None:
+        """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold.
+
+        It waits for nobody: a signal handler may come by in the middle, and then wait for another thread that
+        is here, too. So who has the lock adds for the others.
+        """
+        self._added.append((counter, number))
+        while self._added and self._lock.acquire(blocking=False):
+            try:
+                with suppress(IndexError):  # a signal handler was faster
+                    self._count(*self._added.popleft())
+            finally:
+                self._lock.release()
+
+    def _count(self, counter: str, number: int) -> None:
+        self._counts[counter] = min(self._counts[counter] + number, 2**64 - 1)
+        offset = 8 * self.COUNTERS.index(counter)
+        # Not mapped: who truncates a file that is mapped kills its owner, by SIGBUS.
+        with suppress(OSError):
+            os.pwrite(self._fd, self._counts[counter].to_bytes(8, "little"), offset)
+
+    def close(self) -> None:
+        """Remove the file and let go of the lock."""
+        with suppress(OSError):
+            self._path.unlink()
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1  # the number may soon be another file's
+        if fd >= 0:
+            os.close(fd)
+        _ids.discard(self.id)
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+
+class Absent(Member):
+    """In place of a member, for a process that is about to be gone: it has no file."""
+
+    def __init__(self) -> None:
+        self.id = ""
+
+    def add(self, counter: str, number: int = 1) -> None:
+        """Count nothing."""
+
+    def new_origin(self) -> str:
+        """Return a fresh origin; nobody is told."""
+        return new_id()
+
+    def listed(self) -> bool:
+        """Return whether all is as it should be."""
+        return True
+
+    def restore(self, roster: Roster) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    after_fork_in_child = close

@@ -1,0 +1,147 @@
+"""The place of a bus: its directory and its token as they are at one time.
+
+Others may remove either, and make it anew: a service manager, a cleaner of temporary files, somebody at a
+shell. Then the path leads somewhere else. So a place remembers which directory and which file it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import Unavailable
+from ..runtime.lifecycle import close_inherited
+from .location import file_errors
+from .permissions import PRIVATE, Permissions, check, check_parent, make_directory, rights_below
+from .token import Token
+
+__all__ = ["OpenDirectory"]
+
+_TRIES = 10
+
+_open: dict[int, tuple[int, int]] = {}
+"""The descriptors of directories that this process holds, and which they are."""
+
+
+@close_inherited
+def _close_inherited() -> None:
+    """In a forked child: close the parent's directories, also one that another thread had just opened."""
+    for number, which in _open.items():
+        with suppress(OSError):
+            info = os.fstat(number)
+            if (info.st_dev, info.st_ino) == which:
+                os.close(number)
+    _open.clear()
+
+
+class OpenDirectory:
+    """One directory, held by a shared lock, and the token in it.
+
+    The lock makes systemd-tmpfiles spare all that is in the directory. That a socket is in use does not: it
+    looks for the name that the socket was bound with.
+
+    Attributes:
+        token: see `Token`.
+        rights: of what is made in the directory.
+    """
+
+    def __init__(self, path: Path, *, default: bool = False, former: Permissions = PRIVATE) -> None:
+        """Open the directory of a bus at `path`, creating what is missing.
+
+        Args:
+            path: the directory.
+            default: whether the root is this user's default, which nobody else can prepare.
+            former: the rights of the directory that was at `path` before, if somebody removed it.
+
+        Raises:
+            PermissionDenied: a directory on the way is not for this user.
+            Unavailable: the file system refused.
+        """
+        self._path = path
+        failed = Unavailable(f"{path} is removed again and again: find out by whom", path=str(path))
+        for _ in range(_TRIES):
+            try:
+                self.rights = _create(path, default, former)
+                self._hold(path)
+            except Unavailable as error:
+                if error.details.get("errno") != errno.ENOENT:
+                    raise
+                failed = error
+                continue  # somebody removed it, or replaced it by one made at the same time
+            if self.current():
+                return
+            self.close()
+        raise failed
+
+    def _hold(self, path: Path) -> None:
+        with file_errors("open", path):
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            info = os.fstat(self._fd)
+            _open[self._fd] = info.st_dev, info.st_ino
+            self.lock()
+            self.token = Token(path / "token", self.rights.file_mode)
+        except BaseException:
+            self._close()
+            raise
+
+    def lock(self) -> None:
+        """Take the lock, unless a cleaner is at work right now; twice is fine."""
+        with suppress(OSError, ValueError):  # the latter if it is closed
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def current(self) -> bool:
+        """Return whether the paths still lead to this directory and this token. Takes 5 us."""
+        try:
+            there, here = os.lstat(self._path), os.fstat(self._fd)
+            token = os.lstat(f"{self._path}/token")
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and (
+            token.st_dev,
+            token.st_ino,
+        ) == self.token.identity
+
+    def close(self) -> None:
+        """Let go of both: nobody may read the token any more."""
+        self.token.close()
+        self._close()
+
+    def retire(self) -> None:
+        """Let go of both; who still reads the token may go on."""
+        self.token.retire()
+        self._close()
+
+    def _close(self) -> None:
+        _open.pop(self._fd, None)
+        fd, self._fd = self._fd, -1  # the number may soon be another file's
+        if fd >= 0:
+            os.close(fd)
+
+
+def _create(path: Path, default: bool, former: Permissions) -> Permissions:
+    """Create what is missing; return the rights of what is made in the directory."""
+    top = path.parent.parent
+    if not os.path.lexists(top):
+        check_parent(top)
+    with file_errors("create", top.parent), suppress(FileExistsError):
+        top.parent.mkdir(parents=True)
+    rights = _of_root(top.parent, default)
+    for directory in (top, path.parent, path):
+        with file_errors("create", directory):
+            make_directory(directory, rights if former == PRIVATE else former)
+        rights = check(directory, default=default and directory == top, last=directory == path)
+    return rights
+
+
+def _of_root(parent: Path, default: bool) -> Permissions:
+    """Return the rights of a root that is missing.
+
+    Its parent hands down its own if it is closed to all others, so that it was prepared for nothing else.
+    """
+    rights = rights_below(parent)
+    return PRIVATE if default or rights.directory_mode & stat.S_IRWXO else rights

@@ -1,0 +1,179 @@
+"""Who is on a bus, for people and tools. Looking changes nothing, and nobody on the bus notices."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from .files import Entry, answers, is_member, parse_entry, read_regular, unlocked
+from .location import bus_name, chosen_root, file_errors, locate
+from .members import Member
+from .permissions import check
+from .process_info import Pattern, read_about
+
+__all__ = ["Peer", "Peers", "peers"]
+
+# How often the directory is listed again at most, because it changed meanwhile.
+_TRIES = 5
+
+
+class Peer(NamedTuple):
+    """One way a process takes part in a bus, as `peers` shows it.
+
+    Attributes:
+        process: name of the program, `?` if unknown.
+        pid: its process id, as the process itself sees it; 0 if unknown.
+        language: of the program, for example `python`.
+        role: `"member"` (it opened the bus) or `"subscriber"` (it listens; one for each ingress, or two if
+            that has channels with `drop` and with `latest`).
+        overflow: `"drop"`, `"block"` or `"latest"` of a subscriber, else empty.
+        patterns: `(system, kind)` pairs that a subscriber listens to with that overflow, the first 100.
+        alive: whether it is there; what is dead is removed when the next process joins.
+        counters: of a member: events and time-outs counted so far, by name.
+        id: of a member, or of a subscriber's ingress. Errors and warnings name subscribers by it.
+        user: who runs the process: the owner of its file, by name, or by number if there is no name.
+        origins: of a member's events, the latest last. The `origin` of an event tells who sent it.
+        member: id of the process's member; empty if unknown.
+    """
+
+    process: str
+    pid: int
+    language: str
+    role: str
+    overflow: str
+    patterns: list[tuple[str, str]]
+    alive: bool
+    counters: dict[str, int]
+    id: str
+    user: str
+    origins: list[str]
+    member: str
+
+
+class Peers(list[Peer]):
+    """Who is on a bus.
+
+    Attributes:
+        path: the directory that was looked at.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+
+def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> Peers:
+    """Return who is on a bus, without joining it and without touching anything.
+
+    Args:
+        bus: its name; `$ZBUS_BUS`, else `default`, if `None`.
+        dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
+
+    Returns:
+        A list, sorted by process id. Its `path` is the directory that was looked at. A bus that nobody has
+        opened is empty.
+
+    Raises:
+        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does, but root may look at every bus.
+    """
+    found = Peers(locate(dir, bus_name(bus)))
+    if _exists(found.path, chosen_root(dir) is None):
+        found += sorted(
+            _list(found.path), key=lambda peer: (peer.pid, peer.role, peer.overflow, peer.patterns, peer.id)
+        )
+    return found
+
+
+def _exists(path: Path, default: bool) -> bool:
+    """Return whether the directory of a bus is there; refuse one that `Bus` refuses, but for root."""
+    top = path.parent.parent
+    for directory in (top, path.parent, path):
+        with file_errors("look into", directory):
+            try:
+                os.lstat(directory)
+            except FileNotFoundError:
+                return False
+        check(directory, default=default and directory == top, last=directory == path, look=True)
+    return True
+
+
+def _list(path: Path) -> list[Peer]:
+    """Read all files, and again if the token has moved meanwhile: a listing may miss what was replaced."""
+    found: list[Peer] = []
+    for _ in range(_TRIES):
+        token = _token(path)
+        with file_errors("list", path):
+            names = os.listdir(path)
+        found = [*_members(path, names), *_subscribers(path, names)]
+        if _token(path) == token:
+            break
+    return found
+
+
+def _token(path: Path) -> bytes:
+    with suppress(OSError, ValueError):
+        return read_regular(path / "token")
+    return b""
+
+
+def _members(path: Path, names: list[str]) -> Iterator[Peer]:
+    for name in filter(is_member, names):
+        with suppress(OSError):  # gone meanwhile
+            file, ident = path / name, name.partition(".")[0]
+            if not stat.S_ISREG(os.lstat(file).st_mode):
+                continue
+            it = read_about(file, Member.HEADER_BYTES)
+            counts = memoryview(it.head[: len(it.head) // 8 * 8]).cast("Q")
+            counters = dict(zip(Member.COUNTERS, counts, strict=False))
+            yield Peer(
+                process=it.process,
+                pid=it.pid,
+                language=it.language,
+                role="member",
+                overflow="",
+                patterns=[],
+                alive=not unlocked(file),
+                counters=counters,
+                id=ident,
+                user=it.user,
+                origins=it.origins,
+                member=ident,
+            )
+
+
+def _subscribers(path: Path, names: list[str]) -> Iterator[Peer]:
+    latest: dict[str, Entry] = {}
+    for entry in filter(None, map(parse_entry, names)):
+        if entry.id not in latest or latest[entry.id].epoch < entry.epoch:
+            latest[entry.id] = entry
+    for entry in latest.values():
+        with suppress(OSError):  # gone meanwhile
+            it = read_about(path / entry.name)
+            alive = answers(path / f"{entry.id}.sock")
+            for overflow, patterns in _by_overflow(entry, it.patterns).items():
+                yield Peer(
+                    process=it.process,
+                    pid=it.pid,
+                    language=it.language,
+                    role="subscriber",
+                    overflow=overflow,
+                    patterns=patterns,
+                    alive=alive,
+                    counters={},
+                    id=entry.id,
+                    user=it.user,
+                    origins=[],
+                    member=it.member,
+                )
+
+
+def _by_overflow(entry: Entry, patterns: list[Pattern]) -> dict[str, list[tuple[str, str]]]:
+    """Sort what an ingress listens to by what its full queues do; what is not told the entry's name tells."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for system, kind, overflow in patterns:
+        found.setdefault(overflow or entry.overflow, []).append((system, kind))
+    return found or {entry.overflow: []}

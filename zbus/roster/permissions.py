@@ -1,0 +1,277 @@
+"""Who may use a bus directory, and the rights of what is made in it.
+
+A directory is its owner's alone, or somebody prepared it for a group: the group may write, nobody else may,
+and the setgid bit hands the group down. What is made in such a directory gets the group's rights, whatever
+the umask. It gets them before it gets its name, so nobody meets it half prepared.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from ..errors import PermissionDenied
+from .location import file_errors
+
+__all__ = ["PRIVATE", "Permissions", "check", "check_parent", "make_directory", "rights_below", "set_rights"]
+
+_GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
+
+
+class Permissions(NamedTuple):
+    """The rights of what is made in a directory.
+
+    Attributes:
+        group: the id of the group it is for; `None` if it is its owner's alone.
+        directory_mode: of a directory.
+    """
+
+    group: int | None = None
+    directory_mode: int = 0o700
+
+    @property
+    def file_mode(self) -> int:
+        """The mode of a file or socket."""
+        return 0o600 if self.group is None else 0o660
+
+
+PRIVATE = Permissions()
+
+
+def _prepared(info: os.stat_result) -> Permissions:
+    """Return what a directory hands down."""
+    if info.st_mode & _GROUP_DIRECTORY == _GROUP_DIRECTORY and not info.st_mode & stat.S_IWOTH:
+        return Permissions(info.st_gid, stat.S_IMODE(info.st_mode) | 0o700)
+    return PRIVATE
+
+
+def rights_below(directory: Path) -> Permissions:
+    """Return the rights of what is made in `directory`; those of a private one if it is not there."""
+    with suppress(OSError):
+        return _prepared(os.lstat(directory))
+    return PRIVATE
+
+
+def check(path: Path, *, default: bool, last: bool, look: bool = False) -> Permissions:
+    """Refuse a directory that somebody else could have prepared for themselves, or can write to.
+
+    Args:
+        path: the directory.
+        default: whether it is this user's default root, which nobody else may have prepared.
+        last: whether it is the bus directory, not one on the way to it.
+        look: whether it is only looked at, which root may do everywhere.
+
+    Returns:
+        The rights of what is made in it.
+
+    Raises:
+        PermissionDenied: it is refused; the message says what to do.
+    """
+    with file_errors("use", path):
+        info = _reach(path)
+    if stat.S_ISLNK(info.st_mode):
+        _refuse(path, "is a symbolic link: name the directory itself")
+    if not stat.S_ISDIR(info.st_mode):
+        _refuse(path, "is not a directory: remove it or set ZBUS_DIR")
+    if info.st_mode & stat.S_IWOTH:
+        _refuse(path, "is writable by everybody, who could forge events: chmod o-w it")
+    rights, me = _prepared(info), os.geteuid()
+    if look and me == 0:
+        return rights
+    if info.st_uid != me and default:
+        _refuse(
+            path,
+            f"belongs to {_user(info.st_uid)}, and it is where {_user(me)} has buses of their own: remove it,"
+            f" or set ZBUS_DIR. {_to_share()}",
+        )
+    if rights.group is not None and not _in_group(info.st_gid):
+        _refuse(path, _not_in_group(info.st_gid))
+    if rights.group is not None and info.st_mode & stat.S_ISVTX:
+        _refuse(path, "has the sticky bit, so nobody could clean up after another user: chmod -t it")
+    if rights.group is None and info.st_uid != me and (last or not _is_way(path, info)):
+        _refuse(path, _not_for_us(path, info))
+    return rights
+
+
+def _reach(path: Path) -> os.stat_result:
+    try:
+        return os.lstat(path)
+    except PermissionError as error:
+        barred = next((parent for parent in reversed(path.parents) if not _may_pass(parent)), path.parent)
+        info = os.stat(barred)
+        group = _prepared(info).group
+        why = _not_for_us(barred, info) if group is None else _not_in_group(group)
+        raise PermissionDenied(f"{path} cannot be reached: {barred} {why}", path=str(path)) from error
+
+
+def _may_pass(directory: Path) -> bool:
+    return os.access(directory, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _in_group(group: int) -> bool:
+    return os.geteuid() == 0 or group == os.getegid() or group in os.getgroups()
+
+
+def _not_in_group(group: int) -> str:
+    return (
+        f"is for {_group(group)}, and this process of {_user(os.geteuid())} is not in it: add the user to the"
+        " group (usermod -aG) and log in again, or give a service SupplementaryGroups="
+    )
+
+
+def _is_way(path: Path, info: os.stat_result) -> bool:
+    """Return whether a directory of root leads to another that somebody prepared, as `/run` does."""
+    return info.st_uid == 0 and not info.st_mode & stat.S_IWGRP and _may_pass(path)
+
+
+def _not_for_us(path: Path, info: os.stat_result) -> str:
+    owner = _user(info.st_uid)
+    if info.st_mode & stat.S_IRWXG == stat.S_IRWXG:
+        return (
+            f"belongs to {owner}, and is not prepared for its group: files made in it would be their makers'"
+            f" alone. Its owner can change that: chmod 2770 {path}"
+        )
+    if rights_below(path.parent).group is not None:
+        return (
+            f"belongs to {owner}, for them alone, though {path.parent} is prepared for a group: once nobody"
+            " uses it, remove it, and it is made anew for the group"
+        )
+    as_owner = f"run this as {owner}, or " if os.geteuid() == 0 else ""
+    return f"belongs to {owner}, for them alone: {as_owner}share another directory with them. {_to_share()}"
+
+
+def _to_share() -> str:
+    return (
+        "Several users share a bus in a directory prepared for a group of theirs, with ZBUS_DIR set to it for"
+        " all of them: install -d -g GROUP -m 2770 DIRECTORY"
+    )
+
+
+def check_parent(path: Path) -> None:
+    """Refuse to have root make `path` in a directory of somebody else's, whom it would shut out.
+
+    Raises:
+        PermissionDenied: that is so.
+    """
+    parent = next((parent for parent in path.parents if os.path.lexists(parent)), path)
+    with file_errors("use", parent):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            _reach(path)
+        info = os.stat(parent)
+    if os.geteuid() == 0 != info.st_uid and not info.st_mode & stat.S_IWOTH and _prepared(info) == PRIVATE:
+        _refuse(
+            path,
+            f"would be root's, in a directory of {_user(info.st_uid)}, who could not use it: run this as that"
+            f" user, or make it first, for them: install -d -o {info.st_uid} -m 700 {path}. {_to_share()}",
+        )
+
+
+def make_directory(path: Path, rights: Permissions) -> None:
+    """Make a directory, unless there is one.
+
+    Raises:
+        OSError: the file system refused.
+        PermissionDenied: it lets nobody hand down a group.
+    """
+    try:
+        if rights.group is None:
+            with suppress(FileExistsError):
+                path.mkdir(rights.directory_mode)
+        elif not os.path.lexists(path):
+            _make_for_group(path, rights)
+    except PermissionDenied:
+        raise
+    except PermissionError:
+        if (owner := os.stat(path.parent).st_uid) == os.geteuid():
+            raise
+        _refuse(
+            path,
+            f"is missing, and {path.parent} belongs to {_user(owner)}: this process may not make it there."
+            f" {_to_share()}",
+        )
+
+
+def _make_for_group(path: Path, rights: Permissions) -> None:
+    """Make it under another name, so that nobody finds it before the group has its rights.
+
+    To rename it may replace another, made just now, as long as that is empty. Who has that one open notices.
+    """
+    scratch = path.with_name(f".{os.urandom(8).hex()}.new")
+    scratch.mkdir(rights.directory_mode & 0o777)
+    try:
+        fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _hand_down(fd, rights)
+        finally:
+            os.close(fd)
+        scratch.rename(path)
+    except BaseException as error:
+        with suppress(OSError):
+            scratch.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        if error.errno == errno.EPERM:
+            _refuse(
+                path,
+                "would need the setgid bit, which this process may not set (as a service with DynamicUser= or"
+                " RestrictSUIDSGID= may not): give it UMask=0007, or prepare this directory, too:"
+                f" install -d -g {rights.group} -m 2770 {path}",
+            )
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # else there is one now
+            raise
+
+
+def _hand_down(fd: int, rights: Permissions) -> None:
+    assert rights.group is not None
+    if os.fstat(fd).st_gid != rights.group:
+        os.fchown(fd, -1, rights.group)
+    # Not without need, since a service may be denied it though the kernel has set the bit.
+    if stat.S_IMODE(os.fstat(fd).st_mode) != rights.directory_mode:
+        os.fchmod(fd, rights.directory_mode)
+    if stat.S_IMODE(os.fstat(fd).st_mode) != rights.directory_mode:
+        raise PermissionError(errno.EPERM, "the setgid bit was not set")
+
+
+def set_rights(path: Path, rights: Permissions) -> None:
+    """Give a socket of ours, which the umask has had a say in, the rights of its directory.
+
+    In a private directory no others get to it, whatever its mode.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if rights.group is None or stat.S_IMODE(os.lstat(path).st_mode) == rights.file_mode:
+        return
+    if os.chmod in os.supports_follow_symlinks:
+        os.chmod(path, rights.file_mode, follow_symlinks=False)
+        return
+    # Others of the group may put a link in its place, and `chmod` of root would follow it.
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a socket", str(path))
+        os.chmod(f"/proc/self/fd/{fd}", rights.file_mode)
+    finally:
+        os.close(fd)
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise PermissionDenied(f"{path} {why}", path=str(path))
+
+
+def _user(uid: int) -> str:
+    with suppress(KeyError):
+        return f"user {uid} ({pwd.getpwuid(uid).pw_name})"
+    return f"user {uid}"
+
+
+def _group(gid: int) -> str:
+    with suppress(KeyError):
+        return f"group {gid} ({grp.getgrgid(gid).gr_name})"
+    return f"group {gid}"

@@ -1,0 +1,129 @@
+"""What a process says about itself on the roster, in an entry or a member file.
+
+Anybody may have written it, in any language, and may remove it meanwhile. So every field may be missing or
+of another shape: then it is unknown, and what else there is counts (R8, R51). Whose it is, the file system
+tells: the owner of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import orjson
+
+from .files import read_regular
+
+__all__ = ["UNKNOWN", "Pattern", "ProcessInfo", "read_about", "user_name", "visible"]
+
+UNKNOWN = "?"
+_PID_MAX = 2**31 - 1
+_TRIES = 3
+_ID = re.compile(r"[0-9a-f]{8,32}")
+_ORIGIN = re.compile(r"[0-9a-f]{8,16}")
+
+
+class Pattern(NamedTuple):
+    """What one channel listens to.
+
+    Attributes:
+        system, kind: its patterns; kind is `*` if there is none.
+        overflow: `drop`, `block` or `latest`; empty if it is not told.
+    """
+
+    system: str
+    kind: str
+    overflow: str
+
+
+class ProcessInfo(NamedTuple):
+    """What one file says.
+
+    Attributes:
+        process: name of the program.
+        pid: its process id, as it sees it itself; 0 if unknown.
+        language: for example `python`.
+        user: name of the user who owns the file, or the number if there is no name.
+        member: id of the process's member file; empty if unknown.
+        patterns: what its channels listen to.
+        origins: of its publisher, the latest last.
+        head: the bytes before the text.
+    """
+
+    process: str
+    pid: int
+    language: str
+    user: str
+    member: str
+    patterns: list[Pattern]
+    origins: list[str]
+    head: bytes
+
+
+def read_about(path: str | os.PathLike[str], head_bytes: int = 0) -> ProcessInfo:
+    """Return what the file at `path` says; its text begins after `head_bytes`.
+
+    What cannot be read or understood is unknown.
+
+    Raises:
+        OSError: the file is gone.
+    """
+    user = user_name(os.lstat(path).st_uid)
+    raw = b""
+    for _ in range(_TRIES):
+        with suppress(OSError, ValueError):  # not ours to read, no regular file, or too large
+            raw = read_regular(path)
+        with suppress(ValueError):
+            info = orjson.loads(raw[head_bytes:])
+            return _about(info if isinstance(info, dict) else {}, user, raw[:head_bytes])
+        # No text, or half of it: perhaps its owner is just writing it anew, in place.
+    return _about({}, user, raw[:head_bytes])
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number if there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name.encode(errors="backslashreplace").decode()
+    except (KeyError, OSError):
+        return str(uid)
+
+
+def visible(text: str) -> str:
+    """Return `text` with line ends and control characters, which anybody may put into a name, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _about(info: dict[str, Any], user: str, head: bytes) -> ProcessInfo:
+    pid, member = info.get("pid"), info.get("member")
+    origins = _list(info.get("origins"))
+    return ProcessInfo(
+        process=_name(info.get("process")),
+        pid=pid if type(pid) is int and 0 < pid <= _PID_MAX else 0,
+        language=_name(info.get("language")),
+        user=user,
+        member=member if isinstance(member, str) and _ID.fullmatch(member) else "",
+        patterns=[*_patterns(info.get("patterns"))],
+        origins=[origin for origin in origins if isinstance(origin, str) and _ORIGIN.fullmatch(origin)],
+        head=head,
+    )
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) and value else UNKNOWN
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _patterns(value: object) -> Iterator[Pattern]:
+    for pattern in _list(value):
+        system, kind, overflow = [*_list(pattern), "", "", ""][:3]
+        if isinstance(system, str) and isinstance(kind, str) and system and kind:
+            yield Pattern(system, kind, overflow if overflow in ("drop", "block", "latest") else "")

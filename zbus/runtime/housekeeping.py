@@ -1,0 +1,101 @@
+"""What has to happen now and then though nobody calls: one thread for the process, while it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..errors import Unavailable
+from .locks import Lock
+from .reports import report, say
+from .threads import Event, Thread, start
+
+__all__ = ["register", "unregister"]
+
+Task = Callable[[], None]
+
+_INTERVAL = 1.0
+_END_SECONDS = 1.0
+
+
+class _Housekeeper:
+    """The tasks of a process and the thread that runs them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tasks: dict[Task, None] = {}
+        self._thread: Thread | None = None
+        self._ended = Event()
+
+    def add(self, task: Task) -> None:
+        self._tasks[task] = None
+        try:
+            self._adjust()
+        except Unavailable:
+            self._tasks.pop(task, None)
+            raise
+
+    def remove(self, task: Task) -> None:
+        self._tasks.pop(task, None)
+        thread = self._thread
+        with suppress(Unavailable):  # another task has none either
+            self._adjust()
+        if thread is not None and thread is not self._thread:
+            thread.join(_END_SECONDS)
+
+    def _adjust(self) -> None:
+        """Start the thread, or end it.
+
+        It waits for nobody, since a signal handler may come by, and then wait for another thread that is
+        here, too. Who is at it already, further down or elsewhere, looks again.
+        """
+        while bool(self._tasks) != (self._thread is not None):
+            if self._lock.held() or not self._lock.run(self._start_or_end):
+                return
+
+    def _start_or_end(self) -> None:
+        if not self._tasks:
+            self._ended.set()
+            self._thread = None
+        elif self._thread is None:
+            self._ended = Event()
+            self._thread = start("zbus-housekeeping", self._run, self._ended)
+
+    def _run(self, ended: Event) -> None:
+        while not ended.wait(_INTERVAL):
+            for task in [*self._tasks]:
+                try:
+                    task()
+                except Exception as error:
+                    name = getattr(task, "__qualname__", task)
+                    report("%s raised an error; it is called again in a second", name, error=error)
+            say()
+
+
+_housekeeper = _Housekeeper()
+
+
+def register(task: Task) -> None:
+    """Have `task` called about once a second, in a thread, until `unregister`. Twice is fine.
+
+    It must return soon, and must not wait for a lock that is held for long.
+
+    Raises:
+        Unavailable: there can be no thread.
+    """
+    _housekeeper.add(task)
+
+
+def unregister(task: Task) -> None:
+    """Have `task` called no more, save if it runs right now."""
+    _housekeeper.remove(task)
+
+
+def _begin_anew() -> None:
+    """In a forked child: the thread was the parent's, and so were the tasks."""
+    global _housekeeper
+    _housekeeper = _Housekeeper()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,187 @@
+"""The ends of a process: at its exit every open bus is closed; in a forked child each is disowned."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import Canceled, Unavailable
+from .reports import say
+from .threads import before_joins, refuse, refused, start
+
+__all__ = [
+    "Closable",
+    "check_subscribing",
+    "close_in_background",
+    "close_inherited",
+    "ending",
+    "open_nodes",
+    "register",
+    "unregister",
+]
+
+
+class Closable(Protocol):
+    """A node, as far as its end goes."""
+
+    closed: str
+    path: Path
+
+    def close(self) -> None:
+        """See `Bus.close`."""
+
+    def leave(self) -> None:
+        """Remove what others see of it, and wait for nothing."""
+
+    def end_channels(self) -> None:
+        """End all channels; sends go on."""
+
+    def hand_over(self, since: float) -> Callable[[], None]:
+        """Hand over what was sent, lingering from `since` (monotonic) on; return what lets others send on."""
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: have every use fail at once."""
+
+
+_GUARDED = "__zbus__"
+_open: set[Closable] = set()
+_inherited: list[Callable[[], None]] = []
+# They end a child without atexit, but run the finalizers of a module of their own, all of the same form.
+_POOLS = ("multiprocessing", "billiard", "multiprocess")
+_finalized: dict[str, int] = {}
+_main_ended = refused()
+_hooked = False
+
+
+def register(node: Closable) -> None:
+    """Have `node` closed when the process ends."""
+    _open.add(node)
+    _guard_hard_ends()
+    for pool in _POOLS:
+        process, util = sys.modules.get(f"{pool}.process"), sys.modules.get(f"{pool}.util")
+        if process and util and _is_child(process) and _finalized.get(pool) != os.getpid():
+            _finalized[pool] = os.getpid()
+            util.Finalize(None, _close_all, exitpriority=0)
+
+
+def _is_child(process: Any) -> bool:
+    return getattr(process.current_process(), "_parent_pid", None) is not None
+
+
+def _guard_hard_ends() -> None:
+    """Have whatever ends this process without atexit hand over first what was sent.
+
+    So end the workers of many pools. What is left then, others clean up.
+    """
+    for name in ("_exit", "execv", "execve"):
+        if not hasattr(getattr(os, name), _GUARDED):
+            setattr(os, name, _guarded(getattr(os, name)))
+
+
+def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(end)
+    def hand_over_and_end(*args: Any, **options: Any) -> Any:
+        say()  # before nothing can be sent any more
+        since = time.monotonic()
+        resumes = [node.hand_over(since) for node in open_nodes()]
+        try:
+            return end(*args, **options)
+        finally:  # only if it could not, as exec may
+            for resume in resumes:
+                resume()
+
+    setattr(hand_over_and_end, _GUARDED, True)
+    return hand_over_and_end
+
+
+def close_inherited(close: Callable[[], None]) -> Callable[[], None]:
+    """Call `close` in every forked child: a decorator.
+
+    For what another thread of the parent had opened for a node that was not registered yet, or not any more.
+    """
+    _inherited.append(close)
+    return close
+
+
+def ending() -> bool:
+    """Return whether this process has closed its buses already, so that nobody would close another one."""
+    return refused()
+
+
+def check_subscribing() -> None:
+    """Have channels end before Python joins the threads that receive from them.
+
+    As executors do it. At exit it would be too late: Python waits for all threads but daemons before that.
+
+    Raises:
+        Canceled: that has happened.
+    """
+    global _hooked, _main_ended
+    if not _hooked:
+        _main_ended = _main_ended or not before_joins(_end_channels)
+        _hooked = True
+    if _main_ended:
+        raise Canceled("the program is about to end: subscribe before its main thread does")
+
+
+def _end_channels() -> None:
+    global _main_ended
+    _main_ended = True
+    for node in open_nodes():
+        node.end_channels()
+
+
+def open_nodes() -> list[Closable]:
+    """Return the nodes of this process that are open."""
+    return [*_open]
+
+
+def unregister(node: Closable) -> None:
+    """Note that `node` is closed."""
+    _open.discard(node)
+
+
+def close_in_background(close: Callable[[], object]) -> None:
+    """Have a thread `close` a node, where a wait for others might never end.
+
+    Garbage collection runs anywhere, and so do signal handlers.
+    """
+    with suppress(Unavailable):  # the interpreter is about to end, and will come by itself
+        start("zbus-close", close, wait=False)
+
+
+@atexit.register
+def _end() -> None:
+    _close_all()
+    say()
+    refuse()
+
+
+def _close_all() -> None:
+    for node in open_nodes():
+        try:
+            node.close()
+        except KeyboardInterrupt:  # somebody will not wait for what lingers
+            with suppress(KeyboardInterrupt):
+                node.leave()
+
+
+def _disown_all() -> None:
+    nodes = open_nodes()
+    _open.clear()
+    for node in nodes:
+        with suppress(Exception):  # each by itself: the others are the parent's all the same
+            node.after_fork_in_child()
+    # Also of a node that another thread of the parent was about to open or to close.
+    for close in _inherited:
+        close()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -1,0 +1,268 @@
+"""Threads that are real, whatever is patched, and that no signal meant for the program ends up in.
+
+A helper blocks every signal before it does anything else, so a program that waits in `sigwait` gets its
+signals as if zbus were not there. `start` returns once that is so, and never touches the mask of its caller.
+See `locks` for what gevent and eventlet have to do with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
+
+from ..errors import Unavailable
+from .locks import TIMEOUT_MAX, Lock, native, unpatched
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from time import sleep as sleep
+else:
+    sleep = unpatched("time").sleep
+
+# Its hook is to be called after ours, so it comes first. Now, since a child that is forked while another
+# thread imports a module could never import it. A program that is about to end takes no hooks any more.
+with suppress(RuntimeError):
+    import concurrent.futures.thread as _executors  # noqa: F401
+
+__all__ = [
+    "Condition",
+    "Event",
+    "Thread",
+    "before_joins",
+    "refuse",
+    "refused",
+    "run_in_thread",
+    "running",
+    "sleep",
+    "start",
+]
+
+# How often to look whether a thread that has not begun is still there.
+_BEGIN_SECONDS = 0.1
+_SIGNALS = signal.valid_signals()
+_running: set[Thread] = set()
+# Who imports this when the main thread has ended comes too late to be told of the end of the process.
+_refused = bool(getattr(threading, "_SHUTTING_DOWN", False))
+
+Result = TypeVar("Result")
+
+
+class _Running(Lock):  # type: ignore[misc]  # as `Lock`
+    """Held by a thread as long as it runs."""
+
+    forbids_calls = False
+
+
+class Thread:
+    """A thread of zbus. Like a daemon of `threading`, it does not keep the program from ending."""
+
+    def __init__(self, name: str) -> None:
+        """Made by `start`."""
+        self.name = name
+        self._done = _Running()  # held by the thread itself, so that a fork frees it
+
+    def join(self, timeout: float = TIMEOUT_MAX) -> bool:
+        """Wait until the thread has ended, `timeout` seconds at most; return whether it has."""
+        try:
+            try:
+                return self._done.acquire(timeout=timeout)
+            finally:
+                self._done.release_if_held()
+        except BaseException:  # see `locks`
+            self._done.release_if_held()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Thread {self.name}>"
+
+
+def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True) -> Thread:
+    """Start a thread that calls `call`; return when it blocks all signals, or at once unless `wait`.
+
+    Raises:
+        Unavailable: too many threads, or the interpreter is about to end and starts none.
+    """
+    thread = Thread(name)
+    begun = native.allocate_lock()
+    begun.acquire()
+    begin = _Begin(begun)
+    there = ref(begin)
+    if _refused or sys.is_finalizing():  # CPython 3.11 would start one that never runs
+        raise Unavailable(f"cannot start thread {name}: the interpreter is about to end")
+    try:
+        native.start_new_thread(_run, (thread, begin, call, args))
+    except (RuntimeError, MemoryError) as error:
+        why = error if isinstance(error, RuntimeError) else "out of memory"
+        raise Unavailable(f"cannot start thread {name}: {why}", retryable=True) from error
+    del begin
+    while wait and not begun.acquire(timeout=_BEGIN_SECONDS):
+        if there() is None and not begun.acquire(blocking=False):
+            raise Unavailable(f"cannot start thread {name}: out of memory", retryable=True)
+    return thread
+
+
+class _Begin:
+    """Says that a thread has begun. It goes with a thread that got no memory for its first call."""
+
+    def __init__(self, begun: native.LockType) -> None:
+        self._begun = begun
+
+    def __call__(self) -> None:
+        self._begun.release()
+
+
+def _run(
+    thread: Thread, begin: Callable[[], None], call: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    with thread._done:
+        _running.add(thread)
+        begin()
+        _show(thread.name)
+        try:
+            call(*args)
+        finally:
+            _running.discard(thread)
+            _hide()
+
+
+def _show(name: str) -> None:
+    """Give this thread its name, in the kernel and for what looks at `threading`, such as py-spy."""
+    with suppress(OSError), open(f"/proc/self/task/{native.get_native_id()}/comm", "w") as file:
+        file.write(name)
+    # Patched, `threading` knows of greenlets only, and would make a hub for this thread.
+    if isinstance(sys.modules["_thread"].start_new_thread, BuiltinFunctionType):
+        threading.current_thread().name = name
+
+
+def _hide() -> None:
+    """Take this thread out of `threading`, which in CPython 3.11 keeps what it has not started."""
+    if isinstance(sys.modules["_thread"].start_new_thread, BuiltinFunctionType):
+        with suppress(KeyError):
+            threading.current_thread()._delete()  # type: ignore[attr-defined]
+
+
+def before_joins(call: Callable[[], object]) -> bool:
+    """Have `call` called when the main thread ends, before Python joins the threads that are no daemons.
+
+    It comes before those executors that are known by then join theirs.
+
+    Returns:
+        Whether there is time for that.
+    """
+    register = getattr(threading, "_register_atexit", None)
+    try:
+        if register is not None:
+            register(call)
+    except RuntimeError:
+        return False
+    return True
+
+
+def refuse() -> None:
+    """Start no thread any more: the process ends, and nobody would wait for it."""
+    global _refused
+    _refused = True
+
+
+def refused() -> bool:
+    """Return whether no thread starts any more."""
+    return _refused
+
+
+def running() -> list[Thread]:
+    """Return the threads that zbus runs in this process."""
+    return [*_running]
+
+
+async def run_in_thread(name: str, call: Callable[..., Result], *args: Any) -> Result:
+    """Call `call` in a thread, while the event loop goes on. Cancelling this leaves the thread running.
+
+    Not in the loop's default executor: it may be full of those that wait for what this is to do.
+    """
+    loop = sys.modules["asyncio"].get_running_loop()  # which only those import who use it
+    future: Future[Result] = loop.create_future()
+
+    def deliver(result: Any, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        outcome: tuple[Any, BaseException | None]
+        try:
+            outcome = call(*args), None
+        except BaseException as error:
+            outcome = None, error
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(deliver, *outcome)
+
+    start(name, run)
+    return await future
+
+
+class Condition(Lock):  # type: ignore[misc]  # as above
+    """A lock whose holder may wait for what others do under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[Callable[[], None]] = []
+
+    def wait_for(self, holds: Callable[[], bool], timeout: float = inf) -> bool:
+        """Wait until `holds()`, `timeout` seconds at most; return whether it does. Under the lock."""
+        deadline = time.monotonic() + timeout
+        while not (found := holds()) and (left := deadline - time.monotonic()) > 0:
+            gate = native.allocate_lock()
+            gate.acquire()
+            self._waiting.append(gate.release)
+            count = self._release_save()  # type: ignore[attr-defined]
+            try:
+                gate.acquire(timeout=min(left, TIMEOUT_MAX))
+            finally:
+                self._acquire_restore(count)  # type: ignore[attr-defined]
+        return found
+
+    def notify_all(self) -> None:
+        """Have all who wait look again. Under the lock."""
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
+
+
+class Event:
+    """A flag to wait for."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._changed = Condition()
+
+    def is_set(self) -> bool:
+        """Return whether `set` was called."""
+        return self._set
+
+    def set(self) -> None:
+        """Let all who wait go on, for good."""
+        with self._changed:
+            self._set = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float = inf) -> bool:
+        """Wait for `set`, `timeout` seconds at most; return whether it was called."""
+        with self._changed:
+            return self._changed.wait_for(self.is_set, timeout)
+
+
+# In a forked child none of them is there.
+os.register_at_fork(after_in_child=_running.clear)

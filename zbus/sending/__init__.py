@@ -1,0 +1,1 @@
+"""Internal: from `send` to the sockets."""

@@ -1,0 +1,373 @@
+"""A publisher's links: one connection to every ingress on the bus, kept in line with the roster.
+
+When the token moved, the roster is listed, new ingresses are connected and vanished ones let go, and
+then the sender waits until each link has *shown* the sentinel of its listed epoch: from there on the
+subscriptions of that epoch are in force on this side. Every sentinel is recorded, awaited or not, and
+the roster is read again whenever the token moves meanwhile, so a peer that leaves costs no time-out.
+
+Who does not answer is given up in the end (see `joining`), and still gets what is sent after its
+subscriptions have arrived. What it misses until then must be told to it: `late` holds the times as of which
+somebody was left out, `returned` those whose joiners have answered since.
+
+There is a *lane*, one XPUB, for each overflow policy in use, because `XPUB_NODROP` holds all links of
+a socket for one full one.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import zmq
+
+from ..protocol.wire import CONTROL, FILLER
+from ..roster.directory import Entry, Roster, clock
+from ..runtime.context import LazyContext
+from ..runtime.processes import speaks
+from ..runtime.reports import report
+from ..runtime.timeouts import milliseconds
+from .at_exit import AGAIN
+from .blockers import Linked, whose
+from .joining import Patience, Workload
+from .lanes import Lane, Link
+from .linger import PendingConnections
+
+__all__ = ["NEVER", "Full", "Links"]
+
+NEVER = -1
+"""No token has this value."""
+
+# While links are awaited, how often they and the roster are looked at: soon, then after an eighth of the time
+# that it has taken so far. And how many at a time: looks are what a crowd that starts at once is slowed by.
+_CHECK_SECONDS = (0.005, 0.05)
+_CHECK_SHARE = 8
+_CHECKED_AT_ONCE = 4
+# As entries are named. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
+_SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
+
+
+class Full(Exception):
+    """This try to send reached nobody, since somebody has not finished joining; a later one may."""
+
+
+class Links:
+    """All links of one publisher. Not thread-safe: used under the publisher's lock.
+
+    Attributes:
+        hold: sends to the `block` ingresses, or raises `zmq.Again`; `None` while there are none.
+        drop: sends to the `drop` ingresses, never waiting; `None` while there are none.
+        settled: as of when (see `clock`) everybody who listens is known.
+        late: as of when somebody was left out who has not come back, sorted.
+        returned: those of them whose joiners have come back; whoever has told them takes them out.
+        progressed: when (monotonic) a joiner answered last.
+        held_up: when it, or this process, was last seen to wait for a CPU.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        context: LazyContext,
+        *,
+        capacity: int,
+        capacity_bytes: int,
+        join_timeout: float,
+        send_timeout: float,
+        gave_up: Callable[[], None],
+    ) -> None:
+        """Prepare; nothing is connected before the first `settle`.
+
+        `gave_up` is called when a link did not show its epoch within `join_timeout` seconds, or one to a
+        `block` ingress within `send_timeout`.
+        """
+        self._roster = roster
+        self._context = context
+        self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._patience = Patience(join_timeout, send_timeout)
+        self._workload = Workload()
+        self._gave_up = gave_up
+        self._listed = NEVER
+        self.settled = 0
+        self.late: list[int] = []
+        self.returned: list[int] = []
+        self.progressed = self.held_up = 0.0
+        self._links: dict[str, Link] = {}
+        self._awaited: dict[str, Link] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._timeout_ms = 0
+        self._fillers: list[bytes] = []
+        self.hold: Callable[[bytes], object] | None = None
+        self.drop: Callable[[bytes], object] | None = None
+
+    def settle(self, timeout: float) -> int:
+        """Return the token as of which every ingress on the roster is linked and up to date, or given up.
+
+        Raises:
+            Full: one is not after `timeout` seconds.
+        """
+        now = begun = time.monotonic()
+        overslept = False
+        while True:
+            asof = clock()
+            token = self._roster.token[0]
+            if token != self._listed:
+                self._list()
+                self._listed = token
+            self._read()
+            self._check(now, asof, overslept)
+            if not self._awaited:
+                if self._roster.token[0] == token:
+                    self.settled = asof
+                    self._count_late()
+                    self._share_out()
+                    return token
+                continue
+            if now >= begun + timeout:
+                raise Full
+            pause = min(max(_CHECK_SECONDS[0], (now - begun) / _CHECK_SHARE), _CHECK_SECONDS[1])
+            self._wait(pause)
+            now, overslept = time.monotonic(), time.monotonic() > now + 2 * pause
+
+    def follow(self) -> memoryview:
+        """Return the token to compare from now on, see `Roster.follow`."""
+        return self._roster.follow()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Let `hold` wait this long for room before it raises."""
+        self._timeout_ms = milliseconds(seconds)
+        for lane in self._lanes.values():
+            lane.socket.sndtimeo = self._timeout_ms
+
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """Return the sockets that hear from peers what a sender may wait for."""
+        return [lane.socket for lane in self._lanes.values()]
+
+    def idents(self) -> list[str]:
+        """Return the ids of the ingresses that are connected. Any thread may call this, without the lock."""
+        return [*self._links]
+
+    def seen(self) -> Linked:
+        """Return what is connected. Any thread may call this, without the lock."""
+        every, awaited = [*self._links.values()], [*self._awaited.values()]
+        return Linked(self._roster.path, [link.entry for link in every], [link.entry for link in awaited])
+
+    def hear(self) -> None:
+        """Take in at once what peers have made known, such as room.
+
+        A send looks for it every millisecond only, and until then the sockets' descriptors stay readable.
+        """
+        for socket in self.sockets():
+            socket.getsockopt(zmq.EVENTS)
+
+    def look(self) -> None:
+        """Take in who has come back of those that were given up, and connect those that were let go."""
+        self._read()
+        for link in self._links.values():
+            if link.left is None or link.left.unread():
+                continue
+            if link.emptied:  # a look ago: what the peer had read then, it has passed on
+                self._connect(link)
+            link.emptied = not link.emptied
+        self._count_late()
+        self._share_out()
+
+    def asleep(self) -> tuple[int, ...] | None:
+        """Return how often the I/O threads have fallen asleep, if they sleep, see `IoThreads`."""
+        threads = self._context.threads()
+        return () if threads is None else threads.asleep()
+
+    def stopped(self, ident: str) -> bool:
+        """Return whether the process at the other end of a link does not run."""
+        wait = self._links[ident].wait
+        wait.look()
+        return wait.stopped
+
+    def dropping(self) -> set[str]:
+        """Return the ids of the ingresses that are connected and never hold a publisher."""
+        return {
+            ident
+            for ident, link in self._links.items()
+            if not link.lane.blocking and link.left is None and ident not in self._awaited
+        }
+
+    def let_go(self, ident: str) -> None:
+        """Free what waits for a subscriber that takes nothing. It is connected again when it does."""
+        link = self._links[ident]
+        link.left = PendingConnections([ident])
+        link.missed.append((link.entry.epoch, clock()))
+        link.shown = 0
+        self._unlink(link)
+        self._listed = NEVER
+        who = whose(self._roster.path, link.entry)
+        report("subscriber %s takes nothing, and capacity_bytes is used up: what it misses is counted", who)
+
+    def _count_late(self) -> None:
+        self.late = sorted({since for link in self._links.values() for _, since in link.missed})
+
+    def _list(self) -> None:
+        entries = self._roster.entries()
+        generation = self._roster.generation
+        for ident, known in [*self._links.items()]:
+            if ident in entries:
+                known.generation = generation
+            elif known.generation == generation or not known.shown:
+                self._awaited.pop(ident, None)
+                self._forget(self._links.pop(ident))
+            # Else others made the directory anew, and this one has yet to show itself there.
+        dead = []
+        for ident, entry in entries.items():
+            link = self._links.get(ident)
+            if link is not None:
+                if entry.epoch > link.entry.epoch:
+                    self._expect(link, entry)
+            elif self._roster.alive(ident):
+                self._link(entry)
+            else:
+                dead.append(ident)
+        self._roster.bury(dead)
+        self._share_out()
+
+    def _share_out(self) -> None:
+        sends = {name: lane.send if lane.links else None for name, lane in self._lanes.items()}
+        self.hold = sends.get("block")
+        self.drop = sends.get("drop")
+        self._fillers = [
+            CONTROL + f"{link.entry.id}.{link.shown}".encode() + FILLER
+            for link in self._links.values()
+            if link.lane.blocking and link.shown
+        ]
+
+    def pads(self, size: int) -> bool:
+        """Return whether a frame of `size` bytes is to be followed by fillers, see `pad`."""
+        return self.hold is not None and self._lanes["block"].pads(size) > 0
+
+    def pad(self, size: int) -> None:
+        """Have a frame that was just sent take as many places in `block` queues as it is large."""
+        if self.pads(size):
+            self._lanes["block"].pad(size, self._fillers)
+
+    def _link(self, entry: Entry) -> None:
+        lane = self._lanes.get(entry.overflow)
+        if lane is None:
+            blocking = entry.overflow == "block"
+            lane = Lane(self._context.get(), blocking, self._capacity, self._capacity_bytes)
+            lane.socket.sndtimeo = self._timeout_ms
+            self._lanes[entry.overflow] = lane
+        link = self._links[entry.id] = Link(entry, lane, str(self._roster.socket_path(entry.id)))
+        self._expect(link, entry)
+        self._connect(link)
+        link.generation = self._roster.generation
+
+    def _connect(self, link: Link) -> None:
+        if link.left is not None:
+            link.left.close()
+            link.left = None
+        link.lane.socket.connect(link.endpoint)  # type: ignore[arg-type]
+        link.lane.links += 1
+
+    def _expect(self, link: Link, entry: Entry) -> None:
+        """Begin to wait for the epoch of `entry`, unless it has been shown already."""
+        link.expect(entry)
+        if link.shown < entry.epoch and link.left is None:
+            self._awaited[entry.id] = link
+
+    def _unlink(self, link: Link) -> None:
+        link.lane.links -= 1
+        with suppress(zmq.ZMQError):  # ENOENT if libzmq has dropped it already
+            link.lane.socket.disconnect(link.endpoint)
+
+    def _forget(self, link: Link) -> None:
+        if link.left is None:
+            self._unlink(link)
+        else:
+            link.left.close()
+
+    def _read(self) -> None:
+        """Take in what peers subscribed to; libzmq has applied it, only the sentinels are for us."""
+        for lane in self._lanes.values():
+            with suppress(*AGAIN):
+                while True:
+                    self._note(lane.socket.recv(zmq.NOBLOCK))
+
+    def _note(self, change: bytes) -> None:
+        if change[1:2] != CONTROL:
+            return
+        sentinel = _SENTINEL.fullmatch(change, 2)
+        link = self._links.get(sentinel[1].decode()) if sentinel else None
+        if sentinel is None or link is None:
+            return
+        epoch = int(sentinel[2])
+        if change[0]:
+            link.shown = max(link.shown, epoch)
+            if link.shown >= link.entry.epoch:
+                self._awaited.pop(link.entry.id, None)
+            self.progressed = time.monotonic()
+            self.returned += [since for missed, since in link.missed if missed <= link.shown]
+            link.missed = [(missed, since) for missed, since in link.missed if missed > link.shown]
+        elif epoch == link.shown:
+            link.shown = 0  # the connection went, not just an older epoch: wait for it to come back
+            self._expect(link, link.entry)
+
+    def _check(self, now: float, asof: int, overslept: bool) -> None:
+        """Look at some of the links that are awaited: remove the dead, give up those whose time is over.
+
+        What these miss is sent later than `asof`. A `block` ingress has time without end while its process is
+        stopped, or its socket greets: if it is full, its forwarder passes no subscriptions, and it holds its
+        publishers, which can say so.
+        """
+        due = [link for link in self._awaited.values() if link.wait.due <= now]
+        if not due:
+            return
+        if self._workload.note(overslept):
+            self.held_up = now
+        for link in sorted(due, key=lambda link: link.wait.due)[:_CHECKED_AT_ONCE]:
+            if not self._roster.alive(link.entry.id):
+                self._roster.bury([link.entry.id])
+                self._listed = NEVER  # also if nothing could be removed, and so the token did not move
+                continue
+            timeout = self._patience.left(now, blocking=link.lane.blocking)
+            if link.wait.over(now, timeout, self._workload):
+                if link.lane.blocking and (link.wait.stopped or speaks(link.path)):
+                    link.wait.again(now)
+                    continue
+                self._give_up(link, now, asof)
+                self._patience.spend(now)
+            elif link.wait.held_up:
+                self.held_up = now
+
+    def _give_up(self, link: Link, now: float, asof: int) -> None:
+        """Stop waiting for a link, until its epoch moves."""
+        del self._awaited[link.entry.id]
+        link.missed.append((link.entry.epoch, asof))
+        self._gave_up()
+        report(
+            "subscriber %s did not finish joining within %.3g s: sends no longer wait for it",
+            whose(self._roster.path, link.entry),
+            link.wait.seconds(now),
+        )
+
+    def _wait(self, seconds: float) -> None:
+        poller = zmq.Poller()
+        for lane in self._lanes.values():
+            poller.register(lane.socket, zmq.POLLIN)
+        poller.poll(milliseconds(seconds))
+
+    def close(self, deadline: float) -> PendingConnections:
+        """Close the sockets; libzmq still writes what was accepted, until `deadline` (monotonic).
+
+        Returns:
+            The connections, to be waited for and closed when the context has ended.
+        """
+        self.hold = self.drop = None
+        connections = PendingConnections(self.idents())
+        for link in self._links.values():
+            if link.left is not None:
+                link.left.close()
+        for lane in self._lanes.values():
+            lane.socket.close(linger=milliseconds(max(0.0, deadline - time.monotonic())))
+        self._lanes.clear()
+        self._links.clear()
+        self._awaited.clear()
+        return connections

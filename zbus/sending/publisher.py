@@ -1,0 +1,389 @@
+"""The publisher: one lock, one stamp, one frame.
+
+`send` compares the token with the one its links are settled at; only when it moved does anything else
+happen. The blocking lane goes first, so what it refuses went to nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import zmq
+
+from ..errors import Canceled, Invalid, Unavailable
+from ..protocol.loss import MAX_TOPICS
+from ..protocol.marks import Topic
+from ..protocol.wire import LARGE_BYTES, Stamp, check_sendable, encode_batch, frame_template
+from ..roster.directory import Roster, clock
+from ..runtime.limits import refusals
+from ..runtime.locks import TIMEOUT_MAX, Lock
+from ..runtime.reports import say
+from ..runtime.threads import sleep
+from ..runtime.timeouts import check_timeout
+from .at_exit import AGAIN, LateLock
+from .backlog import Backlog
+from .blockers import BUSY, JOINING, NO_ROOM, timed_out
+from .given_up import GivenUp
+from .joining import LONGEST
+from .linger import PendingConnections
+from .links import NEVER, Full, Links
+
+__all__ = ["DEFAULT", "TRY_SECONDS", "Attempts", "Publisher", "run_blocking"]
+
+
+class _BusesOwn:
+    def __repr__(self) -> str:
+        return "send_timeout of the bus"
+
+
+DEFAULT: Any = _BusesOwn()
+"""Stands for the bus's own `send_timeout`, since `None` means to wait for ever."""
+
+Attempts = Iterator[list[zmq.Socket[bytes]]]
+"""Tries to send until it has worked or time is over. After each that failed it yields the sockets on which
+something may happen that makes room, with the lock free, so that its driver may wait in its own way."""
+
+TRY_SECONDS = 0.02
+"""How long one try holds the lock at most: other threads, with time-outs of their own, get in between."""
+
+_CLOSE_SECONDS = 0.2
+# How long a send that has no time waits for one of another thread, which takes microseconds.
+_TURN_SECONDS = 0.005
+# How long a send waits at most for large frames to be written; on an event loop a tenth of that.
+_RELIEF_SECONDS = 0.5
+# How long the first send of a topic waits for it to be out of this process; on an event loop a tenth of that.
+_WRITE_SECONDS = 0.25
+# Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
+_CROWD_SECONDS = 0.005
+_WAY_SECONDS = 0.002
+_WAYS = 10
+
+SendResult = TypeVar("SendResult")
+
+
+def run_blocking(attempts: Attempts) -> None:
+    """Drive attempts that wait in themselves."""
+    for _ in attempts:
+        pass
+
+
+class Publisher(Generic[SendResult]):
+    """The sending half of a bus. Any thread may call it."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        links: Links,
+        *,
+        admit: Callable[[str], None],
+        timed_out: Callable[[], None],
+        new_origin: Callable[[], str],
+        capacity_bytes: int,
+        max_event_bytes: int,
+        send_timeout: float | None,
+        drive: Callable[[Attempts], SendResult],
+        try_seconds: float,
+        written: Callable[[float], None],
+    ) -> None:
+        """Prepare to send over `links`.
+
+        Args:
+            admit: called once per topic with its system; raises if the policy denies it.
+            timed_out: called when a send gave up.
+            capacity_bytes: that wait for each subscriber at most.
+            new_origin: returns a fresh origin by which events are numbered, and shows whose it is.
+            drive: drives the attempts of a send that could not be done in one go.
+            try_seconds: how long one of them may wait; 0 if their driver waits between them.
+            written: waits, so many seconds at most, until what was sent is out of this process.
+        """
+        self._links = links
+        self._admit = admit
+        self._timed_out = timed_out
+        self._max = max_event_bytes
+        self._small = min(LARGE_BYTES, max_event_bytes)  # larger frames are announced, and counted
+        self._backlog = Backlog(links, capacity_bytes, self._emit)
+        self._send_timeout = check_timeout(send_timeout, "send_timeout")
+        self._lock = Lock()
+        self._inside = 0  # how many threads send or wait to; a hint, since they count without a lock
+        self._met = 0.0
+        self._new_origin = new_origin
+        self._origin = new_origin()
+        self._topics: dict[tuple[str, str], Topic] = {}
+        self._current: dict[tuple[str, str], Topic] = {}  # those whose template is of the latest settling
+        self._token = roster.token
+        self._known = NEVER
+        self._latecomers = GivenUp(links, self._emit, self.look)
+        self._hold: Callable[[bytes], object] | None = None
+        self._drop: Callable[[bytes], object] | None = None
+        self._closed = ""
+        self._drive = drive
+        self._try_seconds = try_seconds
+        self._written = written
+        self._each = False
+        self._fresh = False  # whether the latest frame was the first of its topic, or since a settling
+        links.wait_at_most(try_seconds)
+
+    def drive(self, system: str, kind: str, raw: bytes, body: bytes, timeout: float | None) -> SendResult:
+        """Send one event, encoded by `Sender.send`, the long way; return what `drive` makes of the work."""
+        return self._drive(self._attempts(system, kind, raw, body, 1, timeout))
+
+    def _give_way(self) -> None:
+        """Let a thread that sends at full speed go on for a while, if threads keep meeting here.
+
+        Else they would hand the lock, and Python's own, on to each other for every event, which takes longer
+        than to send it: eight threads together sent 0.4 of what one does, and so 0.9 (measured).
+        """
+        self._check_not_in_use()
+        now = time.monotonic()
+        before, self._met = self._met, now
+        if now - before < _CROWD_SECONDS and self._try_seconds:
+            for _ in range(_WAYS):
+                sleep(_WAY_SECONDS)
+                if not self._inside:
+                    return
+
+    def _check_not_in_use(self) -> None:
+        if self.in_use_here:
+            raise Unavailable("a signal handler cannot send while its thread does: have a thread send")
+
+    def _check_usable(self) -> None:
+        self._check_not_in_use()
+        if self._closed:  # in a forked child, the sockets must not even be looked at
+            raise Canceled(self._closed)
+
+    def _check_topic(self, system: str, kind: str) -> None:
+        """Check a topic, unless that was done, while the lock is free."""
+        if type(system) is not str or type(kind) is not str or (system, kind) not in self._topics:
+            check_sendable(system, kind)
+            self._admit(system)
+
+    def send_many(
+        self, system: str, kind: str, items: Iterable[tuple[str, Any]], timeout: float | None
+    ) -> tuple[int, SendResult | None]:
+        """Send several events of one topic as one frame, see `Bus.send_many`.
+
+        Returns how many, and what `send` returns.
+        """
+        try:
+            body, count = encode_batch(items)
+        except (Invalid, TypeError):
+            check_sendable(system, kind)
+            raise
+        system, kind = check_sendable(system, kind)
+        if not count:
+            return 0, None
+        return count, self._drive(self._attempts(system, kind, b"", body, count, timeout))
+
+    def _transmit(self, system: str, kind: str, raw: bytes, body: bytes, count: int) -> None:
+        """Send one frame now, under the lock; raise `zmq.Again` or `Full` if that cannot be."""
+        if self._backlog.over and self._backlog.relieve(
+            _RELIEF_SECONDS if self._try_seconds else _RELIEF_SECONDS / 10
+        ):
+            self._known = NEVER
+        if self._token[0] != self._known:
+            self._settle()
+        try:
+            topic = self._current[system, kind]
+        except (KeyError, TypeError):
+            topic = self._bring_up_to_date(system, kind)
+        frame = topic.template % (raw, topic.seq + 1, body)
+        if len(frame) > self._max:
+            raise self._too_large(frame)
+        self._latecomers.send_marks()
+        if (size := len(frame)) > self._small:
+            self._backlog.announce(topic, system, kind, size)
+        self._emit(frame)
+        topic.seq += count
+        if size > self._small:
+            self._backlog.add(topic, size)
+            self._links.pad(size)
+
+    def _admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
+        """Announce and count a large frame of the fast path; return whether it may be sent there."""
+        if size > self._max or self._backlog.over or self._links.pads(size):
+            return False
+        self._backlog.announce(topic, system, kind, size)
+        self._backlog.add(topic, size)
+        return True
+
+    def _emit(self, frame: bytes) -> None:
+        if self._hold is not None:
+            self._hold(frame)
+        if self._drop is not None:
+            self._drop(frame)
+
+    def hear(self) -> None:
+        """Let libzmq free what waited for peers that are gone. Any thread may call this, now and then."""
+        self._lock.run(lambda: None if self._closed else self._links.hear())
+
+    def look(self) -> None:
+        """Tell joiners that were given up and have come back what they missed. Any thread may call this.
+
+        Called once a second while there are some; a `send` that settles does it too.
+        """
+        self._lock.run(self._tell_latecomers)
+
+    def _tell_latecomers(self) -> None:
+        if not self._closed:
+            self._latecomers.tell()
+            self._hold, self._drop = self._links.hold, self._links.drop
+
+    def stream(self, system: str, kind: str) -> tuple[str, str, str]:
+        """Return the (origin, system, kind) by which events are numbered."""
+        return self._origin, system, kind
+
+    def sent(self) -> dict[tuple[str, str, str], int]:
+        """Return the number of the latest event of each stream."""
+        with self._lock:
+            return {self.stream(*topic): state.seq for topic, state in self._topics.items()}
+
+    def _attempts(
+        self, system: str, kind: str, raw: bytes, body: bytes, count: int, timeout: float | None
+    ) -> Attempts:
+        """Try until the frame is sent or `timeout` is over."""
+        patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
+        begun = time.monotonic()
+        deadline = begun + patience
+        self._check_usable()
+        self._check_topic(system, kind)
+        while True:
+            self._check_usable()
+            try:
+                obstacle = self._attempt(
+                    max(0.0, deadline - time.monotonic()), system, kind, raw, body, count
+                )
+            except BaseException:  # see `locks`
+                self._lock.release_if_held()
+                raise
+            if not obstacle:
+                if self._fresh or self._each:
+                    self._fresh = False
+                    self._known = NEVER if self._each else self._known  # so that the next comes by here, too
+                    self._written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
+                return
+            if timeout is DEFAULT:
+                # While joiners answer, or cannot for want of a CPU, no time is over: slow is not stopped. But
+                # for want of a CPU alone it does not wait forever.
+                held_up = min(self._links.held_up, begun + LONGEST * patience)
+                deadline = max(deadline, self._links.progressed + patience, held_up + patience)
+            if time.monotonic() >= deadline:
+                self._timed_out()
+                raise timed_out(obstacle, patience, self._links.seen(), system, kind)
+            yield self._links.sockets()
+
+    def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
+        """Try to send, for `left` seconds at most; return what is in the way, or nothing."""
+        try:
+            seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
+            if not self._lock.acquire(timeout=seconds):
+                return BUSY
+            self._inside += 1
+            try:
+                with refusals("send"):
+                    self._transmit_within(left, system, kind, raw, body, count)
+            finally:
+                self._inside -= 1
+            return ""
+        except AGAIN:
+            return NO_ROOM
+        except Full:
+            return JOINING
+        finally:
+            self._lock.release_if_held()
+            say()
+
+    def _transmit_within(
+        self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int
+    ) -> None:
+        if not self._try_seconds:
+            self._links.hear()
+        if left >= self._try_seconds:
+            return self._transmit(system, kind, raw, body, count)
+        self._links.wait_at_most(left)
+        try:
+            self._transmit(system, kind, raw, body, count)
+        finally:
+            self._links.wait_at_most(self._try_seconds)
+
+    def _settle(self) -> None:
+        if self._closed:
+            raise Canceled(self._closed)
+        self._token = self._links.follow()
+        known = self._links.settle(self._try_seconds)
+        if self._closed:  # meanwhile, by a signal handler
+            raise Canceled(self._closed)
+        self._known = known
+        self._latecomers.account()
+        self._current.clear()
+        self._hold, self._drop = self._links.hold, self._links.drop
+
+    def _bring_up_to_date(self, system: str, kind: str) -> Topic:
+        try:
+            topic = self._topics[system, kind]
+        except (KeyError, TypeError):
+            topic = self._add_topic(system, kind)
+        self._latecomers.note(self.stream(system, kind), topic)
+        stamp = Stamp(self._origin, 0, topic.born, self._links.settled, topic.seq + 1)
+        topic.template = frame_template(system, kind, stamp)
+        self._current[system, kind] = topic
+        self._fresh = True
+        return topic
+
+    def _add_topic(self, system: str, kind: str) -> Topic:
+        if len(self._topics) >= MAX_TOPICS:
+            # A channel would forget some of so many numbers. A new origin begins them all again.
+            self._origin = self._new_origin()
+            self._topics.clear()
+            self._current.clear()
+        # First the time, then the token again: whoever had joined by then gets this topic from number 1.
+        born = clock()
+        if self._token[0] != self._known:
+            self._settle()
+        return self._topics.setdefault((system, kind), Topic(born))
+
+    def _too_large(self, frame: bytes) -> Invalid:
+        return Invalid(
+            f"the event has {len(frame):,} bytes, more than max_event_bytes={self._max:,}: send less, or"
+            " raise the limit in every process of this bus",
+            bytes=len(frame),
+            limit=self._max,
+        )
+
+    @property
+    def in_use_here(self) -> bool:
+        """Whether this thread is amid a send: then this is a signal handler."""
+        return self._lock.held()
+
+    def refuse(self, reason: str) -> None:
+        """Refuse further sends with `Canceled(reason)`. Any thread and any signal handler may call this."""
+        self._closed, self._known = reason, NEVER
+
+    def close(self, deadline: float) -> PendingConnections | None:
+        """Close the sockets, see `Links.close`; or return `None` if a send does not end soon: try again."""
+        closed: list[PendingConnections] = []
+        self._lock.run(lambda: closed.append(self._close(deadline)), _CLOSE_SECONDS)
+        return closed[0] if closed else None
+
+    def _close(self, deadline: float) -> PendingConnections:
+        self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
+        self._known = NEVER
+        self._latecomers.close()
+        self._hold = self._drop = None
+        return self._links.close(deadline)
+
+    def flush_each(self, written: Callable[[float], None], send_timeout: float) -> None:
+        """Have `written` wait after each send, from before the first; see `late`."""
+        self._written, self._each = written, True
+        self._send_timeout, self._lock = min(self._send_timeout, send_timeout), LateLock()
+
+    def pause(self) -> Callable[[], None]:
+        """Have other threads wait with their sends until what this returns is called."""
+        self._lock.acquire(timeout=_CLOSE_SECONDS)
+        return self._lock.release_if_held
+
+    def after_fork_in_child(self, reason: str) -> None:
+        """In a forked child: refuse every use, and touch nothing of the parent's."""
+        self.refuse(reason)
+        self._lock = Lock()

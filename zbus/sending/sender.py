@@ -1,0 +1,111 @@
+"""What sends events one by one: every bus, and above all the fast path of `send`.
+
+It is a method as any other, which a subclass may override and a test may patch. The state is the publisher's,
+and so is all that is not the common case.
+"""
+
+from __future__ import annotations
+
+from sys import getrefcount
+from typing import Any, Generic
+
+import orjson
+import zmq
+
+from ..protocol.exact import Fragment, count_references
+from ..protocol.patterns import ALIKE, alike, check_text, plain
+from ..protocol.wire import check_data, check_sendable, encode_data
+from .publisher import DEFAULT, Publisher, SendResult
+
+__all__ = ["Sender"]
+
+_dumps = orjson.dumps
+_encode = str.encode
+_references = getrefcount
+_Fragment = Fragment
+_NO_FRAGMENTS = count_references()
+
+
+class Sender(Generic[SendResult]):
+    """Sends by a publisher. Any thread may call it."""
+
+    def __init__(self, publisher: Publisher[SendResult]) -> None:
+        """Send by `publisher`."""
+        self._publisher = publisher
+
+    def send(  # noqa: C901  # in one piece, since each call is 100 ns
+        self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
+    ) -> SendResult | None:
+        """Send one event to every subscriber on the bus; none is no error.
+
+        Args:
+            system, kind, path: non-empty text; system and kind are dot-separated literal names.
+            data: any JSON value, `bytes`, or `None` for no data.
+            timeout: seconds to wait for a full `block` subscriber; the bus's `send_timeout` if left out.
+
+        Raises:
+            TypeError: an argument of the wrong type.
+            Invalid: an empty or malformed argument, data that JSON cannot carry, too large an event, or
+                the policy denies it. Nothing was sent.
+            Timeout: a `block` subscriber made no room; `details["subscribers"]` tells which. Retryable:
+                the event went to nobody.
+            Canceled: the bus is closed.
+        """
+        # One function, for the common case: each call saved is 100 ns of 1,000 (all figures measured). It
+        # returns what the publisher's `drive` makes of the rest of the work, if there is any.
+        try:
+            body = _dumps(data)
+            # None, a NaN that orjson wrote as null, or a Fragment? `rpartition` is the fastest search (40 ns,
+            # `rfind` 54); for the count, 10 ns, see `count_references`.
+            if body.rpartition(b"null")[1] or _references(_Fragment) != _NO_FRAGMENTS:
+                body = check_data(data, body)
+        except TypeError:
+            _explain(system, kind, path)
+            body = encode_data(data)
+        # A member of an enum may look up its topic as it is. `__class__` takes 4 ns where `type()` takes 7.
+        if not (system.__class__ is kind.__class__ is path.__class__ is str) and not (
+            system.__class__ in ALIKE and kind.__class__ in ALIKE and path.__class__ in ALIKE
+        ):
+            system, kind, path = _looked_up(system, kind, path)
+        try:
+            raw = _encode(path)
+            if not raw or "\0" in path:
+                raise ValueError
+        except (TypeError, ValueError):
+            _explain(system, kind, path)
+            raise
+        publisher = self._publisher
+        if publisher._inside:
+            publisher._give_way()
+        publisher._inside += 1
+        try:
+            with publisher._lock:
+                if timeout is DEFAULT and publisher._token[0] == publisher._known:
+                    topic = publisher._current[system, kind]
+                    # `%` on bytes takes 100 ns less than join or an f-string.
+                    frame = topic.template % (raw, seq := topic.seq + 1, body)
+                    if len(frame) <= publisher._small or publisher._admit_large(
+                        topic, system, kind, len(frame)
+                    ):
+                        if (hold := publisher._hold) is not None:
+                            hold(frame)
+                        if (drop := publisher._drop) is not None:
+                            drop(frame)
+                        topic.seq = seq
+                        return None
+        except (KeyError, TypeError, zmq.Again):
+            pass
+        finally:
+            publisher._inside -= 1
+        return publisher.drive(plain(system), plain(kind), raw, body, timeout)
+
+
+def _looked_up(*texts: str) -> tuple[str, ...]:
+    """Return texts as a look-up may take them: by what they say, whatever their class says."""
+    return texts if alike(*texts) else tuple(map(plain, texts))
+
+
+def _explain(system: str, kind: str, path: str) -> None:
+    """Raise for the first argument that is wrong, in the order in which the original checks them."""
+    check_sendable(system, kind)
+    check_text(path, "path")
