@@ -249,8 +249,8 @@ def test_a_bus_that_cannot_be_disowned_leaves_no_other_undone(
 
     with monkeypatch.context() as patch:
         patch.setattr(others[0]._node, "after_fork_in_child", fail)
-        patch.setattr(others[1]._node.publisher, "disown", fail)
-        patch.setattr(others[2]._node._member, "disown", fail)
+        patch.setattr(others[1]._node.publisher, "after_fork_in_child", fail)
+        patch.setattr(others[2]._node._member, "after_fork_in_child", fail)
         patch.setattr(subs[0].channel(), "_after_fork_in_child", fail)
         in_child(lambda: [refused(partial(other.send, "a", "b", "/1")) for other in others[2:]])
         patch.undo()
