@@ -17,6 +17,7 @@ from zbus.protocol.wire import Malformed, decode
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide.md"
+FAQ = ROOT / "docs" / "faq.md"
 WIRE = ROOT / "docs" / "spec" / "wire.md"
 HOWTO = ROOT / "docs" / "howto"
 POLICY = HOWTO / "policy.md"
@@ -72,6 +73,7 @@ def literal(cell: str) -> bytes:
         "python",
         README,
         GUIDE,
+        FAQ,
         *(page for page in sorted(HOWTO.glob("*.md")) if page != TESTING),
     ),
 )
