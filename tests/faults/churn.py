@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 
 from .harness import Row, Stage, descriptors, files, resident_mib, threads, until
 from .kills import complete, finish, start

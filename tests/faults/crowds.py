@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import zbus
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 from zbus.roster.directory import Entry, Roster, new_id
 
 from .harness import Row, Stage, stop

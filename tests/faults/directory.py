@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 
 from .foreign import touch
 from .harness import Row, Stage, brief, files, stop, until

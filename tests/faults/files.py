@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import zbus
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 
 from .directory import litter
 from .foreign import Publisher

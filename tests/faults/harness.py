@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import zbus
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 
 __all__ = [
     "FAIL",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import zbus
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 from tests.live.workers import Progress
 
 from .harness import Row, Stage, descriptors, files, moments, percentile, resident_mib, until

@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 
 from .foreign import Publisher
 from .harness import NOT_SURVIVED, Row, Stage, brief, files, stop, until

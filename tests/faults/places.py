@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zbus
-from tests.live.conftest import Worker, receive
+from tests.live.process import Worker, receive
 
 from .directory import NAMESPACE, litter
 from .files import Cast, ask

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from tests.live.conftest import Worker
+from tests.live.process import Worker
 
 from .harness import Row, Stage, descriptors, moments, resident_mib, stop
 from .kills import complete, finish, start

@@ -19,7 +19,7 @@ import zbus
 from zbus import aio
 from zbus.aio.waker import Waker
 
-from .conftest import Spawn
+from .process import Spawn
 
 
 @pytest.fixture

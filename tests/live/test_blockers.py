@@ -22,7 +22,7 @@ from zbus.roster.files import Entry
 from zbus.runtime.processes import Look
 from zbus.sending import blockers
 
-from .conftest import Spawn, Worker, receive
+from .process import Spawn, Worker, receive
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 LARGE = "x" * 2_000  # so that few fill a connection

@@ -15,7 +15,7 @@ import pytest
 import zbus
 from zbus.roster.directory import Roster
 
-from .conftest import receive
+from .process import receive
 
 
 @pytest.mark.parametrize(

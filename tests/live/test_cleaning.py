@@ -19,7 +19,7 @@ import pytest
 import zbus
 from zbus.roster.directory import Roster
 
-from .conftest import Spawn, receive
+from .process import Spawn, receive
 from .raw import touch
 from .watch import Watch
 

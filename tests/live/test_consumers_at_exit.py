@@ -11,7 +11,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 SECONDS = 20.0  # it takes milliseconds; the rest is for a busy machine, and for Python to end
 EVENTS = 500

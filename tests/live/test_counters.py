@@ -11,7 +11,7 @@ import pytest
 
 import zbus
 
-from .conftest import Spawn, receive
+from .process import Spawn, receive
 from .test_foreign import Foreign
 
 

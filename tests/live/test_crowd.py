@@ -9,7 +9,7 @@ import pytest
 
 import zbus
 
-from .conftest import Spawn
+from .process import Spawn
 
 
 @pytest.mark.timeout(180)

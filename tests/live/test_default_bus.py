@@ -15,7 +15,7 @@ import pytest
 import zbus
 from zbus import aio
 
-from .conftest import receive
+from .process import receive
 
 WAYS = {
     "zbus.send": "zbus.send('jobs', 'done', '/1')",

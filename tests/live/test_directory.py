@@ -16,7 +16,7 @@ from zbus import errors
 from zbus.roster.directory import Roster
 from zbus.roster.location import default_root
 
-from .conftest import receive
+from .process import receive
 
 
 def test_the_root_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 SECONDS = 3.0  # a second is promised; the rest is for a busy machine, and for Python to end
 

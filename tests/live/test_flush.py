@@ -17,8 +17,8 @@ import pytest
 import zbus
 from zbus import aio
 
-from .conftest import Spawn
 from .ending import HARD_ENDS
+from .process import Spawn
 
 ROOT = Path(__file__).parents[2]
 COUNT = 3_000

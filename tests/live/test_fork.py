@@ -21,7 +21,7 @@ from zbus.runtime import threads
 from zbus.runtime.descriptors import open_files
 from zbus.runtime.locks import Lock
 
-from .conftest import Spawn, receive
+from .process import Spawn, receive
 
 ROOT = Path(__file__).parents[2]
 

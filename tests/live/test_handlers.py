@@ -15,7 +15,7 @@ import zbus
 from zbus.runtime import housekeeping, threads
 from zbus.runtime.lifecycle import open_nodes
 
-from .conftest import receive
+from .process import receive
 
 # The timer fires at random moments; its handler takes one of its uses in turn, the program one of its own.
 STRESS = """

@@ -21,7 +21,7 @@ import pytest
 import zbus
 from zbus import aio
 
-from .conftest import receive
+from .process import receive
 
 EVENT = ("orders", "order.created", "/orders/1")
 METHODS = ("subscribe", "send", "send_many", "flush", "close")

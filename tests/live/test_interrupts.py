@@ -13,7 +13,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 ROUNDS = 900
 

@@ -13,7 +13,7 @@ import pytest
 import zbus
 from zbus.roster.directory import Entry, Roster, new_id
 
-from .conftest import Spawn
+from .process import Spawn
 
 
 @pytest.mark.timeout(180)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zbus
 
-from .conftest import Spawn
+from .process import Spawn
 
 
 def roster_files(zbus_dir: str) -> list[str]:

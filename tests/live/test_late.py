@@ -12,8 +12,8 @@ import pytest
 
 import zbus
 
-from .conftest import receive
 from .late import COUNT, FROM, HOWS
+from .process import receive
 
 # Another interpreter that has zbus, to try it by hand.
 PYTHON = os.environ.get("LATE_PYTHON", sys.executable)

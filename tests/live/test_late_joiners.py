@@ -18,7 +18,7 @@ from zbus.runtime import housekeeping
 from zbus.runtime.processes import look
 from zbus.sending import joining
 
-from .conftest import Spawn, Worker, receive
+from .process import Spawn, Worker, receive
 
 
 def counted(worker: Worker, least: int) -> tuple[list[int], list[list[int]]]:

@@ -17,7 +17,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 
 def test_a_closed_channel_gives_what_it_had_then_none_and_false(bus: zbus.Bus) -> None:

@@ -12,7 +12,7 @@ import pytest
 import zbus
 from zbus.sending import joining
 
-from .conftest import receive
+from .process import receive
 from .raw import RawSubscriber, joined, sentinel, touch
 
 

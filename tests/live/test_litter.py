@@ -21,7 +21,7 @@ from zbus.roster.files import answers, unlocked
 from zbus.roster.reaping import Reaper
 from zbus.roster.token import Token
 
-from .conftest import receive
+from .process import receive
 from .test_directory import in_a_mount
 
 DEAD = "00000000deadbeef"

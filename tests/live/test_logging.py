@@ -21,7 +21,7 @@ import zbus
 import zbus.logging
 from zbus import aio
 
-from .conftest import receive
+from .process import receive
 
 LIMIT = 60.0
 NAMES = {"message", "level", "logger", "time", "process", "thread", "file", "line"}

@@ -9,7 +9,7 @@ from zbus.receiving.ingress import Ingress
 from zbus.roster.directory import Roster
 from zbus.runtime.context import LazyContext
 
-from .conftest import receive
+from .process import receive
 
 CHANNELS, EACH = 200, 16
 

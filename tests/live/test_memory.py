@@ -12,7 +12,7 @@ import zbus
 from zbus import aio
 from zbus.runtime import memory
 
-from .conftest import LIMIT, Spawn, receive
+from .process import LIMIT, Spawn, receive
 from .workers import resident_mib
 
 MIB = 1 << 20

@@ -17,7 +17,7 @@ import pytest
 import zbus
 from zbus.runtime.descriptors import socket_id, unix_sockets
 
-from .conftest import Spawn
+from .process import Spawn
 from .test_fork import in_child
 
 ROOT = Path(__file__).parents[2]

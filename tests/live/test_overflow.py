@@ -11,7 +11,7 @@ import pytest
 
 import zbus
 
-from .conftest import Spawn
+from .process import Spawn
 
 
 def gap_total(gaps: list[zbus.Gap]) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 SECONDS = 30
 PATCHES = {

@@ -16,7 +16,7 @@ import zbus
 from zbus import aio
 from zbus.sending import publisher
 
-from .conftest import Spawn, receive
+from .process import Spawn, receive
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 ODD = st.recursive(

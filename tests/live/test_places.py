@@ -17,7 +17,7 @@ import pytest
 import zbus
 from zbus.runtime import housekeeping
 
-from .conftest import receive
+from .process import receive
 
 NO_TMPFILES = "systemd-tmpfiles is not installed here: apt-get install systemd"
 

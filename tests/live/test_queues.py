@@ -9,7 +9,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 
 def offered(bus: zbus.Bus, every: zbus.Subscription, count: int) -> None:

@@ -27,7 +27,7 @@ from zbus.runtime.locks import Lock, any_held
 from zbus.runtime.reports import report, say
 from zbus.testing import Faults
 
-from .conftest import receive
+from .process import receive
 from .test_foreign import Foreign
 from .test_joins import Mute
 

@@ -9,7 +9,7 @@ import pytest
 import zbus
 from zbus.sending import publisher
 
-from .conftest import receive
+from .process import receive
 from .raw import RawSubscriber, clock, joined, stamp_of, touch
 
 

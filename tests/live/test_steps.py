@@ -18,7 +18,7 @@ import pytest
 import zbus
 from zbus.runtime import lifecycle, threads
 
-from .conftest import receive
+from .process import receive
 
 PACKAGE = str(Path(zbus.__file__).parent)
 

@@ -17,7 +17,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 from .surroundings import AS_ROOT, ENOUGH, LIMITS, SURROUNDINGS
 
 LIMIT = 100.0

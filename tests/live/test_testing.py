@@ -13,7 +13,7 @@ import pytest
 import zbus
 from zbus.testing import Capture, Faults
 
-from .conftest import receive
+from .process import receive
 
 
 def test_the_private_bus_is_the_default_bus(zbus_bus: zbus.Bus, zbus_dir: str) -> None:

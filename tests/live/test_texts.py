@@ -12,7 +12,7 @@ import zbus
 from tests.faults.giving import Loose
 from zbus.protocol import patterns
 
-from .conftest import receive
+from .process import receive
 from .twins import TWINS, Twin
 
 

@@ -16,7 +16,7 @@ import pytest
 import zbus
 from zbus.runtime import locks, threads
 
-from .conftest import receive
+from .process import receive
 
 SECONDS = 30
 

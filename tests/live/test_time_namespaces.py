@@ -14,7 +14,7 @@ import zbus
 from zbus.runtime import clock as module
 from zbus.runtime.clock import clock
 
-from .conftest import Worker, receive
+from .process import Worker, receive
 
 SECONDS = 100_000
 

@@ -15,7 +15,7 @@ from zmq.backend import zmq_poll
 
 import zbus
 
-from .conftest import Spawn
+from .process import Spawn
 from .twins import TWINS, Twin
 
 

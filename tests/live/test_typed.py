@@ -10,7 +10,7 @@ import pytest
 import zbus
 from zbus.testing import Faults
 
-from .conftest import receive
+from .process import receive
 from .test_twins import take, twin
 from .twins import Twin
 

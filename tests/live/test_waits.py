@@ -10,7 +10,7 @@ import pytest
 
 import zbus
 
-from .conftest import receive
+from .process import receive
 
 WAITS = ["receive", "select", "select of two"]
 

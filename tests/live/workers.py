@@ -1,7 +1,7 @@
 """What the processes of the live tests do: `python -m tests.live.workers NAME ARGUMENTS...`.
 
 A worker prints JSON lines; the first says that it is ready. It ends when its standard input does, so none
-outlives its test. `tests/live/conftest.py` has the other end.
+outlives its test. `tests/live/process.py` has the other end.
 """
 
 from __future__ import annotations
