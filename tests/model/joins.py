@@ -26,7 +26,7 @@ class Joins:
         ends: what may happen at any step: `c` a channel closes, `l` a subscriber leaves, `k` one is
             killed, `p` a publisher is killed.
         rules: what peers do.
-        lenient: that a living ingress is let go is no fault by itself, only what is lost by it.
+        lenient: that a live ingress is disconnected is no fault by itself, only what is lost by it.
         reduced: leave out what makes no difference, for the protocol itself: see the page. A mutant is
             explored in full.
     """

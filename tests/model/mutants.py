@@ -16,9 +16,9 @@ from .rules import PROTOCOL, Rules
 __all__ = ["MUTANTS", "UNNEEDED", "Mutant"]
 
 LOST = "an event is lost"
-LET_GO = "a living ingress is let go"
-TAKEN_FOR_DEAD = "a living ingress is taken for dead"
-SLIPPED = "a link that holds shows less than it has shown"
+LET_GO = "a live ingress is disconnected"
+TAKEN_FOR_DEAD = "a live ingress is taken for dead"
+SLIPPED = "an intact link shows less than it has shown"
 TWICE = "an event is delivered twice"
 DEADLOCK = "deadlock"
 LIVELOCK = "livelock"
@@ -89,21 +89,23 @@ MUTANTS = (
     ),
     Mutant("the token is not compared before a send", "R20", _broken("compare"), LOST),
     Mutant("the sentinel is not awaited", "R20", _broken("await sentinel"), LOST),
-    Mutant("settled as of the token at the end", "R20", _broken("token of the listing"), LOST),
+    Mutant(
+        "the last token read counts as the one of the listing", "R20", _broken("token of the listing"), LOST
+    ),
     Mutant("the lowest epoch counts", "R7", _broken("highest epoch"), LOST, _AGAIN),
     Mutant("only awaited sentinels are recorded", "R20", _broken("record every sentinel"), SLIPPED, _AGAIN),
     Mutant("a second connection to one ingress", "R19", _broken("one connection"), TWICE, _AGAIN),
     # Leaving and dying.
     Mutant("no listing while waiting", "R20", _broken("list while waiting"), LIVELOCK, _LEAVING),
-    Mutant("a vanished ingress is not let go", "R20", _broken("let go"), LIVELOCK, _LEAVING),
+    Mutant("a vanished ingress is not disconnected", "R20", _broken("let go"), LIVELOCK, _LEAVING),
     Mutant("no look at who is alive while waiting", "R20", _broken("bury while waiting"), DEADLOCK, _KILLED),
     Mutant("removal without a token", "R27", _broken("token after removal"), LIVELOCK, _KILLED),
     Mutant("removal without a probe", "R27", _broken("probe before removal"), TAKEN_FOR_DEAD),
     # What the specification allows, and should not.
-    Mutant("an entry is renamed over", "R8", replace(PROTOCOL, close=("rewrite",)), LET_GO, _CLOSING),
+    Mutant("an entry is replaced by a rename", "R8", replace(PROTOCOL, close=("rewrite",)), LET_GO, _CLOSING),
     Mutant("the same, and what that loses", "R8", replace(PROTOCOL, close=("rewrite",)), LOST, _REWRITING),
     Mutant(
-        "an entry is renamed over, then the token is written",
+        "an entry is replaced by a rename, then the token is written",
         "R8",
         replace(PROTOCOL, close=("rewrite", "token")),
         LOST,
@@ -119,7 +121,7 @@ UNNEEDED = (
         "a listing is not repeated: is an event lost?", "R13", _broken("repeat listing"), "", _ALL | _LENIENT
     ),
     Mutant("connected without a probe", "R20", _broken("probe"), "", _ALL),
-    Mutant("nobody looks for leftovers", "R28", PROTOCOL.without("look", *_ROB), "", _ALL_PAIR),
+    Mutant("no one looks for leftovers", "R28", PROTOCOL.without("look", *_ROB), "", _ALL_PAIR),
     Mutant(
         "no token when leaving", "R18", replace(PROTOCOL, leave=("entries", "socket", "end")), "", _ALL_TWO
     ),

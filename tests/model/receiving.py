@@ -204,7 +204,7 @@ class Receiving:
         other = state.subs[prey]
         label = f"{name}: {action} of S{prey + 1}"
         if action == "look":
-            return Step(label, state, fault="a living ingress is taken for dead" if other.stays else "")
+            return Step(label, state, fault="a live ingress is taken for dead" if other.stays else "")
         if action == "rob entries":
             return Step(label, state.listing(prey, 0))
         return Step(label, state.sub(prey, other._replace(socket=ABSENT)))

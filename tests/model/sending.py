@@ -30,7 +30,7 @@ from .world import (
 
 __all__ = ["Sending"]
 
-_SLIPPED = "a link that holds shows less than it has shown"
+_SLIPPED = "an intact link shows less than it has shown"
 
 
 class Sending:
@@ -110,7 +110,7 @@ class Sending:
         for at, (top, link) in enumerate(zip(tops, pub.links, strict=True)):
             if link.want and not top and "let go" not in self._broken:
                 links[at] = NO_LINK
-                fault = fault or ("a living ingress is let go" if state.subs[at].stays else "")
+                fault = fault or ("a live ingress is disconnected" if state.subs[at].stays else "")
             elif link.want and top > link.want:
                 links[at] = link._replace(want=top)
                 todo[at] = top if "one connection" in self._broken else 0
@@ -143,7 +143,7 @@ class Sending:
 
     def _condemn(self, state: State, number: int, name: str, at: int) -> Step[State]:
         pub = state.pubs[number]._replace(prey=(at, 0))
-        fault = "a living ingress is taken for dead" if state.subs[at].stays else ""
+        fault = "a live ingress is taken for dead" if state.subs[at].stays else ""
         return Step(f"{name} finds S{at + 1} dead", state.pub(number, pub), fault=fault)
 
     def _bury(self, state: State, number: int, name: str) -> Step[State]:
