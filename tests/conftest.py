@@ -16,14 +16,21 @@ _HERE = Path(__file__).parent
 _CHEAP = ("unit", "conformance", "live")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the cheap tests first, so that most mistakes show within seconds."""
-    items.sort(key=_cost)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the cheap tests first, so that most mistakes show within seconds.
+
+    Several processes (`-n`) share the list out and run all of it at once: there the longest come first, so
+    that none of them is what all wait for in the end.
+    """
+    items.sort(key=_cost, reverse=hasattr(config, "workerinput"))
 
 
-def _cost(item: pytest.Item) -> int:
+def _cost(item: pytest.Item) -> tuple[int, float]:
+    """Return how long a test may take: by its directory, and by the time that it asks for."""
     directory = item.path.relative_to(_HERE).parts[0]
-    return _CHEAP.index(directory) if directory in _CHEAP else len(_CHEAP)
+    timeout = item.get_closest_marker("timeout")
+    rank = _CHEAP.index(directory) if directory in _CHEAP else len(_CHEAP)
+    return rank, timeout.args[0] if timeout else 0.0
 
 
 def _descriptors() -> set[str]:

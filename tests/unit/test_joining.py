@@ -70,7 +70,7 @@ def test_a_peer_of_another_container_has_the_timeout(world: World) -> None:
     assert 1.0 <= world.wait() < 1.1
 
 
-@pytest.mark.parametrize("who", [PEER, os.getpid()])
+@pytest.mark.parametrize("who", [PEER, os.getpid()], ids=["the peer", "this process"])
 def test_while_either_end_waits_for_a_cpu_no_time_is_over(world: World, who: int) -> None:
     world.states[who] = "starved"
     assert world.wait(limit=25) == 25
