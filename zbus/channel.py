@@ -17,7 +17,14 @@ from zmq.backend import zmq_poll
 
 from .errors import Unavailable
 from .event import CLOSED, Closed, D, Event, Received
-from .receiving.channel_base import ChannelBase, Selected, SubscriptionBase, check_channels, expired, first
+from .receiving.channel_base import (
+    ChannelBase,
+    Selected,
+    SubscriptionBase,
+    check_channels,
+    first_ready,
+    no_event_within,
+)
 from .receiving.queue import WAIT_MS, Ended
 from .runtime.locks import TIMEOUT_MAX
 from .runtime.timeouts import check_timeout, milliseconds
@@ -44,7 +51,7 @@ class Channel(ChannelBase[D]):
 
     def _runs(self) -> Iterator[Iterable[Event[D]]]:
         source, decoder, decode = self._source, self._decoder, self._decode
-        batches = source is self._inlet
+        batches = source is self._queue
         while True:
             try:
                 with source.lock:
@@ -60,8 +67,8 @@ class Channel(ChannelBase[D]):
             if evt is not None:
                 yield (evt,)
                 continue
-            if self._news:
-                self._tell()
+            if self._has_reports:
+                self._report()
             if batches and (batch := decoder.batch) is not None:
                 yield batch
 
@@ -77,17 +84,17 @@ class Channel(ChannelBase[D]):
             Timeout: (a `TimeoutError`) nothing arrived in time. Retryable; nothing is lost.
             Canceled: the bus belongs to the parent of this forked process.
         """
-        patience = check_timeout(timeout)
-        deadline = time.monotonic() + patience
+        seconds = check_timeout(timeout)
+        deadline = time.monotonic() + seconds
         evt = None
         try:
             while evt is None:
-                evt = self._receive_one(deadline, patience)
+                evt = self._receive_one(deadline, seconds)
         except Ended:
             return CLOSED
         return Received((evt, True))
 
-    def _receive_one(self, deadline: float, patience: float) -> Event[D] | None:
+    def _receive_one(self, deadline: float, seconds: float) -> Event[D] | None:
         """Receive one frame, and report what went wrong before it."""
         self._check_not_in_use()
         lock = self._source.lock
@@ -95,27 +102,27 @@ class Channel(ChannelBase[D]):
             try:
                 # Nobody else has it, as a rule, and then it need not be known for how long to wait (300 ns).
                 if not lock.acquire(blocking=False) and not lock.acquire(timeout=_left(deadline)):
-                    raise expired(patience)
-                return self._rest() or self._take(deadline, patience)
+                    raise no_event_within(seconds)
+                return self._rest() or self._take(deadline, seconds)
             finally:
                 lock.release_if_held()
-                if self._news:
-                    self._tell()
+                if self._has_reports:
+                    self._report()
         except BaseException:  # see `locks`
             lock.release_if_held()
             raise
 
-    def _take(self, deadline: float, patience: float) -> Event[D] | None:
+    def _take(self, deadline: float, seconds: float) -> Event[D] | None:
         """Return the event in the next frame, waiting for one until `deadline`."""
         source = self._source
         if deadline != inf and not source.closing:
-            if source.narrow:
-                source.recover()
+            if source.narrowed:
+                source.widen_if_empty()
             # A poll costs 1.3 us, but unlike an empty recv it raises nothing (3 us) and it survives signals.
             # Again until the time is really over: pyzmq returns early after several signals.
             while not zmq_poll([(source.handle, zmq.POLLIN)], min(WAIT_MS, milliseconds(_left(deadline)))):
                 if time.monotonic() >= deadline:
-                    raise expired(patience)
+                    raise no_event_within(seconds)
         try:
             return self._decode(source.recv(0)) or self._rest()
         except zmq.Again:
@@ -183,8 +190,8 @@ def select(*channels: Channel, timeout: float | None = None) -> Selected[Channel
         Canceled: a bus belongs to the parent of this forked process.
     """
     check_channels(channels, Channel)
-    patience = check_timeout(timeout)
-    deadline = time.monotonic() + patience
+    seconds = check_timeout(timeout)
+    deadline = time.monotonic() + seconds
     each = dict.fromkeys(channels)
     while True:
         late = time.monotonic() >= deadline
@@ -194,17 +201,17 @@ def select(*channels: Channel, timeout: float | None = None) -> Selected[Channel
             try:
                 found = _look(each, 0.0 if late else deadline - time.monotonic())
             finally:
-                _let_go(each)
+                _release_all(each)
         except BaseException:  # see `locks`
-            _let_go(each)
+            _release_all(each)
             raise
         for channel in each:
-            if channel._news:
-                channel._tell()
+            if channel._has_reports:
+                channel._report()
         if found is not None:
             return found
         if late:
-            raise expired(patience)
+            raise no_event_within(seconds)
 
 
 def _look(channels: Iterable[Channel], seconds: float) -> Selected[Channel, Any] | None:
@@ -216,13 +223,13 @@ def _look(channels: Iterable[Channel], seconds: float) -> Selected[Channel, Any]
             free.append(channel)
         else:
             held = True
-    found = first(free)
+    found = first_ready(free)
     if found is None and seconds > 0:
         longest = milliseconds(min(seconds, _SHARED_SECONDS if held else WAIT_MS / 1000))
         zmq_poll([(channel._source.handle, zmq.POLLIN) for channel in free], longest)
     return found
 
 
-def _let_go(channels: Iterable[Channel]) -> None:
+def _release_all(channels: Iterable[Channel]) -> None:
     for channel in channels:
         channel._source.lock.release_if_held()

@@ -113,7 +113,7 @@ def logging_shutdown() -> None:
 
     logging.getLogger("app").addHandler(Handler())
     atexit.unregister(logging.shutdown)  # and now as if logging had been imported first
-    callbacks = [zbus.ends._end]
+    callbacks = [zbus.runtime.lifecycle._end]
     for callback in callbacks:
         atexit.unregister(callback)
     atexit.register(logging.shutdown)

@@ -84,13 +84,13 @@ async def test_a_send_that_waits_for_room_does_not_hold_up_the_loop(abus: aio.Bu
 async def test_a_join_that_has_to_wait_does_not_hold_up_the_loop(
     abus: aio.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = zbus.ingress.Ingress.publish
+    publish = zbus.receiving.ingress.Ingress.publish
 
     def late(*args: Any) -> None:
         time.sleep(0.5)  # stands for a forwarder that does not get a turn
         publish(*args)
 
-    monkeypatch.setattr(zbus.ingress.Ingress, "publish", late)
+    monkeypatch.setattr(zbus.receiving.ingress.Ingress, "publish", late)
     async with Ticks() as ticks:
         await abus.subscribe("a")
         assert ticks.count > 50

@@ -196,9 +196,9 @@ def test_a_program_that_ends_without_closing_delivers_and_cleans_up(bus: zbus.Bu
 
 def test_a_subscription_and_its_bus_may_close_at_the_same_time(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a", overflow="block")
-    inlet = sub.channel()._inlet
+    queue = sub.channel()._queue
     woken, go_on = threading.Event(), threading.Event()
-    wake = inlet._wake
+    wake = queue._wake
 
     def late() -> None:
         if threading.current_thread() is closing:
@@ -206,7 +206,7 @@ def test_a_subscription_and_its_bus_may_close_at_the_same_time(bus: zbus.Bus) ->
             go_on.wait(10)
         wake()
 
-    inlet._wake = late
+    queue._wake = late
     closing = threading.Thread(target=sub.close)
     closing.start()
     assert woken.wait(10)  # begun, and not yet at the socket

@@ -226,7 +226,7 @@ def test_what_a_channel_has_to_say(
         "on_gap of channel a b raised an error",
         "channel a b: skipped an event, a b /3, of another type: Expected `int`, got `str`",
         "on_error of channel a b raised an error",
-        f"channel a b: skipped 1 malformed frames, the latest: {sub.channel()._decoder.why}",
+        f"channel a b: skipped 1 malformed frames, the latest: {sub.channel()._decoder.malformed_reason}",
     ]
     assert said.problems == []
 

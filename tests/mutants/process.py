@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "a block channel that closes keeps its ingress",
         "node/node.py",
-        "if self._ends is None and seat.ingress is not self._shared:",
-        "if self._ends is None and seat.ingress is self._ends:",
+        "if self._ends is None and record.ingress is not self._shared:",
+        "if self._ends is None and record.ingress is self._ends:",
         (_LIFETIMES + "test_300_cycles_leave_threads_descriptors_and_files_as_they_were",),
     ),
     Mutant(
@@ -127,7 +127,7 @@ MUTANTS = [
     Mutant(
         "a join is noted after its token was written",
         "node/node.py",
-        "decoder.joined(asked, clock())",
+        "decoder.joined(announced_at, clock())",
         "decoder.joined(clock(), clock())",
         ("live/test_joins.py::test_what_is_lost_as_soon_as_the_token_is_written_is_counted",),
     ),

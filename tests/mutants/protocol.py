@@ -23,16 +23,16 @@ def _of(file: str, *faults: tuple[str, str, str]) -> list[Mutant]:
 
 _LOSS = _of(
     "protocol/loss.py",
-    ("a stream born at the join is due from 1", "if born > self._since:", "if born >= self._since:"),
+    ("a stream born at the join is due from 1", "if born > self._joined_at:", "if born >= self._joined_at:"),
     (
         "what settled just as the join began was meant",
-        "if settled <= self._asked:",
-        "if settled < self._asked:",
+        "if settled <= self._announced_at:",
+        "if settled < self._announced_at:",
     ),
     (
         "a mark for those who settled before counts",
-        "or settled <= self._asked or not",
-        "or not",
+        "or settled <= self._announced_at\n",
+        "\n",
     ),
     ("a number that is due is a gap", "0 <= self.next < seq", "0 <= self.next <= seq"),
     ("a gap begins one too late", "self.next, seq - 1)", "self.next + 1, seq - 1)"),
@@ -44,7 +44,7 @@ _LOSS = _of(
         "<= seq and not self._forgetful else seq",
         "<= seq else seq",
     ),
-    ("what was forgotten is due from 1", "self._since = max(self._since, self._youngest)", "pass"),
+    ("what was forgotten is due from 1", "self._joined_at = max(self._joined_at, self._latest_born)", "pass"),
     ("forgetting is not noted", "                self._forgetful = True\n", ""),
     (
         "the first generation that is full makes a channel forgetful",
@@ -61,9 +61,13 @@ _LOSS = _of(
         "            self._keep(key, stream)\n        return stream\n\n    def add",
         "            pass\n        return stream\n\n    def add",
     ),
-    ("the youngest birth is the latest", "max(self._youngest, born)", "born"),
-    ("a late join is unknown", "self._since = now if known", "self._since = asked if known"),
-    ("nothing is known before the join", 'self._asked: float = float("inf")', "self._asked: float = -1"),
+    ("the youngest birth is the latest", "max(self._latest_born, born)", "born"),
+    ("a late join is unknown", "self._joined_at = now if known", "self._joined_at = announced_at if known"),
+    (
+        "nothing is known before the join",
+        'self._announced_at: float = float("inf")',
+        "self._announced_at: float = -1",
+    ),
     (
         "the old generation is kept for good",
         "self._young, self._old = {}, self._young",
@@ -115,19 +119,19 @@ _DECODER = _of(
         "if not self._account",
     ),
     ("gaps are not kept", "            self.gaps.append(gap)\n", ""),
-    ("gaps are not told", "            self.news.append(gap)\n", ""),
+    ("gaps are not told", "            self.pending_reports.append(gap)\n", ""),
     (
         "gaps are kept without a bound",
         "deque(maxlen=_GAPS_KEPT)\n        self.mismatches",
         "deque()\n        self.mismatches",
     ),
     (
-        "news are kept without a bound",
-        "self.news: deque[Gap | Mismatch] = deque(maxlen=_GAPS_KEPT)",
-        "self.news: deque[Gap | Mismatch] = deque()",
+        "reports are kept without a bound",
+        "self.pending_reports: deque[Gap | Mismatch] = deque(maxlen=_GAPS_KEPT)",
+        "self.pending_reports: deque[Gap | Mismatch] = deque()",
     ),
     ("mismatches are kept without a bound", "deque(maxlen=_MISMATCHES_KEPT)", "deque()"),
-    ("mismatches are not told", "            self.news.append(mismatch)\n", ""),
+    ("mismatches are not told", "            self.pending_reports.append(mismatch)\n", ""),
     ("the kind is not asked", "system.matches(s) and (kind is None or kind.matches(k))", "system.matches(s)"),
     ("an empty path is one", "            if not path:\n                return batch(stream, fields)\n", ""),
     (

@@ -1,4 +1,4 @@
-"""Faults between the sockets and the reader: forwarder, ingress, inlet, inbox, channel, `latest`."""
+"""Faults between the sockets and the reader: forwarder, ingress, queue, channel, `latest`."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ MUTANTS = [
     Mutant(
         "a channel's queue is twice as long",
         "receiving/capacity.py",
-        "self.capacity - _NARROW_EVENTS + 1",
-        "2 * self.capacity - _NARROW_EVENTS + 1",
+        "self.events - _NARROW_EVENTS + 1",
+        "2 * self.events - _NARROW_EVENTS + 1",
         _EXACT,
     ),
     Mutant(
         "a channel's queue is longer by one",
         "receiving/capacity.py",
-        "self.capacity - _NARROW_EVENTS + 1",
-        "self.capacity - _NARROW_EVENTS + 2",
+        "self.events - _NARROW_EVENTS + 1",
+        "self.events - _NARROW_EVENTS + 2",
         _EXACT,
     ),
     Mutant(
         "a channel of capacity 1 has an unbounded queue",
         "receiving/capacity.py",
-        "max(1, min(self.capacity, _NARROW_EVENTS) - 1)",
-        "min(self.capacity, _NARROW_EVENTS) - 1",
+        "max(1, min(self.events, _NARROW_EVENTS) - 1)",
+        "min(self.events, _NARROW_EVENTS) - 1",
         _EXACT,
     ),
     Mutant(
@@ -89,29 +89,29 @@ MUTANTS = [
     Mutant(
         "a closing channel loses the last frame it holds",
         "receiving/queue.py",
-        "range(self._room.capacity + 1)",
-        "range(self._room.capacity - 1)",
+        "range(self._capacity.events + 1)",
+        "range(self._capacity.events - 1)",
         (_QUEUES + "test_a_full_channel_that_closes_keeps_all_that_it_holds",),
     ),
     Mutant(
         "a closing channel of capacity 1 loses the second frame",
         "receiving/queue.py",
-        "range(self._room.capacity + 1)",
-        "range(self._room.capacity)",
+        "range(self._capacity.events + 1)",
+        "range(self._capacity.events)",
         (_QUEUES + "test_a_full_channel_that_closes_keeps_all_that_it_holds",),
     ),
     Mutant(
         "select keeps its locks after an interrupt",
         "channel.py",
-        "        except BaseException:  # see `locks`\n            _let_go(each)\n            raise",
+        "        except BaseException:  # see `locks`\n            _release_all(each)\n            raise",
         "        except BaseException:\n            raise",
         _STEPS,
     ),
     Mutant(
         "select keeps its locks after an interrupt of the wait",
         "channel.py",
-        "            finally:\n                _let_go(each)\n        except BaseException:",
-        "            finally:\n                _let_go([])\n        except OSError:",
+        "            finally:\n                _release_all(each)\n        except BaseException:",
+        "            finally:\n                _release_all([])\n        except OSError:",
         _STEPS,
     ),
     Mutant(
@@ -229,7 +229,7 @@ MUTANTS = [
     Mutant(
         "malformed frames are told again and again",
         "receiving/channel_base.py",
-        "            self._told_malformed += count\n",
+        "            self._reported_malformed += count\n",
         "",
         (_COUNTED + "test_a_malformed_frame_is_told_once",),
     ),
@@ -243,22 +243,22 @@ MUTANTS = [
     Mutant(
         "of a channel that is dropped nobody closes the socket",
         "receiving/channel_base.py",
-        "        if not self._inlet.closing:",
-        "        if self._inlet.closing:",
+        "        if not self._queue.closing:",
+        "        if self._queue.closing:",
         ("live/test_lifetimes.py::test_a_subscription_that_is_dropped_closes_itself",),
     ),
     Mutant(
         "a queue of large events is never narrowed",
         "receiving/capacity.py",
-        "return not self.narrow and self.pending >",
+        "return not self.narrowed and self.pending >",
         "return self.pending < 0 and self.pending >",
         (_MEMORY + "test_a_channel_that_is_not_read_keeps_about_its_bytes_and_counts_the_rest",),
     ),
     Mutant(
         "a queue that was narrowed stays so",
         "receiving/capacity.py",
-        "if self.narrow and not self._waiting():",
-        "if self.narrow and self.capacity < 0:",
+        "if self.narrowed and not self._waiting():",
+        "if self.narrowed and self.capacity < 0:",
         (_MEMORY + "test_a_channel_that_is_not_read_keeps_about_its_bytes_and_counts_the_rest",),
     ),
     Mutant(

@@ -33,7 +33,7 @@ def test_a_gap_is_kept_told_and_counted_in_events() -> None:
     decoder.decode(frame(1))
     decoder.decode(frame(5))
     gap = Gap(ORIGIN, "s", "k", 2, 4)
-    assert list(decoder.gaps) == list(decoder.news) == [gap]
+    assert list(decoder.gaps) == list(decoder.pending_reports) == [gap]
     assert (decoder.lost, told) == (3, [("lost", 3)])
 
 
@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_kept_told_and_counted() -> None:
     decoder.decode(frame(1, b"7"))
     assert decoder.decode(frame(2, b"7")) is None
     [first, second] = decoder.mismatches
-    assert list(decoder.news) == [first, second]
+    assert list(decoder.pending_reports) == [first, second]
     assert isinstance(second, Mismatch)
     assert (second.event.seq, second.event.data, second.reason) == (2, 7, "7 is not what was asked for")
     assert (decoder.mismatched, told) == (2, [("mismatched", 1)] * 2)
@@ -52,7 +52,7 @@ def test_a_malformed_frame_is_counted_with_its_reason() -> None:
     decoder, told = made()
     decoder.decode(b"s\0k\0/1\0wrong\0")
     assert (decoder.malformed, told) == (1, [("malformed", 1)])
-    assert "origin" in decoder.why
+    assert "origin" in decoder.malformed_reason
 
 
 def test_a_thousand_gaps_are_kept_and_told_and_all_are_counted() -> None:
@@ -61,8 +61,8 @@ def test_a_thousand_gaps_are_kept_and_told_and_all_are_counted() -> None:
     for number in range(1, 1_202):
         decoder.decode(frame(2 * number))
     assert decoder.lost == 1_200
-    assert len(decoder.gaps) == len(decoder.news) == 1_000
-    assert decoder.gaps[-1] == decoder.news[-1] == Gap(ORIGIN, "s", "k", 2_401, 2_401)
+    assert len(decoder.gaps) == len(decoder.pending_reports) == 1_000
+    assert decoder.gaps[-1] == decoder.pending_reports[-1] == Gap(ORIGIN, "s", "k", 2_401, 2_401)
 
 
 def test_a_hundred_mismatches_are_kept_and_all_are_counted() -> None:

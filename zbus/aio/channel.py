@@ -12,8 +12,15 @@ from typing import Any, Generic, overload
 from .. import channel
 from ..channel import E, F
 from ..event import CLOSED, Closed, D, Event, Received
-from ..receiving.channel_base import ChannelBase, Selected, SubscriptionBase, check_channels, expired, first
-from ..receiving.notices import Topics
+from ..receiving.channel_base import (
+    ChannelBase,
+    Selected,
+    SubscriptionBase,
+    check_channels,
+    first_ready,
+    no_event_within,
+)
+from ..receiving.notices import AnnouncedBytes
 from ..receiving.queue import Ended
 from ..runtime.docstrings import details_of
 from ..runtime.timeouts import check_timeout
@@ -52,8 +59,8 @@ class Channel(ChannelBase[D]):
             except Ended:
                 raise StopAsyncIteration from None
             finally:
-                if self._news:
-                    self._tell()
+                if self._has_reports:
+                    self._report()
             if evt is not None:
                 return evt
             try:
@@ -68,11 +75,11 @@ class Channel(ChannelBase[D]):
 
         Cancelling this loses no event. Otherwise as `zbus.Channel.receive`.
         """
-        patience = check_timeout(timeout)
+        seconds = check_timeout(timeout)
         try:
-            evt = await self._wait(time.monotonic() + patience)
+            evt = await self._wait(time.monotonic() + seconds)
         except TimeoutError:
-            raise expired(patience) from None
+            raise no_event_within(seconds) from None
         return Received((evt, True)) if evt is not None else CLOSED
 
     async def _wait(self, deadline: float) -> Event[D] | None:
@@ -88,8 +95,8 @@ class Channel(ChannelBase[D]):
             except Ended:
                 return None
             finally:
-                if self._news:
-                    self._tell()
+                if self._has_reports:
+                    self._report()
             if evt is not None:
                 return evt
             if late:
@@ -122,9 +129,9 @@ class Channel(ChannelBase[D]):
         """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
         self._end()
 
-    def _hear(self, topics: Topics) -> float:
-        counted = self._inlet.counts
-        seconds = super()._hear(topics)
+    def _on_notice(self, topics: AnnouncedBytes) -> float:
+        counted = self._queue.counts
+        seconds = super()._on_notice(topics)
         if (counted or seconds) and (waker := self._waker) is not None:
             waker.notify_threadsafe()  # a look at the socket takes away what its descriptor would say
         return seconds
@@ -133,7 +140,7 @@ class Channel(ChannelBase[D]):
         super()._end()
         if (waker := self._waker) is not None:
             waker.notify_threadsafe()
-            if self._source is self._inlet:  # else the end is still to come by the descriptor
+            if self._source is self._queue:  # else the end is still to come by the descriptor
                 waker.close_soon()
 
     def _after_fork_in_child(self, reason: str) -> None:
@@ -180,8 +187,8 @@ async def select(*channels: Channel, timeout: float | None = None) -> Selected[C
     Cancelling this loses no event. Otherwise as `zbus.select`.
     """
     check_channels(channels, Channel)
-    patience = check_timeout(timeout)
-    deadline = time.monotonic() + patience
+    seconds = check_timeout(timeout)
+    deadline = time.monotonic() + seconds
     each = dict.fromkeys(channels)
     while True:
         late = time.monotonic() >= deadline
@@ -189,15 +196,15 @@ async def select(*channels: Channel, timeout: float | None = None) -> Selected[C
         with ExitStack() as held:
             for channel in each:
                 held.enter_context(channel._source.lock)
-            found = first(each)
+            found = first_ready(each)
             wakers = [] if found or late else [channel._get_waker() for channel in each]
             for waker in wakers:
                 waker.add(waiter)
         for channel in each:
-            if channel._news:
-                channel._tell()
+            if channel._has_reports:
+                channel._report()
         if found is not None:
             return found
         if late:
-            raise expired(patience)
+            raise no_event_within(seconds)
         await until(waiter, deadline, wakers)

@@ -60,7 +60,7 @@ _CLOSE_TRIES = 5  # each waits a while for a send to end; more only if that one 
 _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
 SendResult = TypeVar("SendResult")
-Channel = TypeVar("Channel", bound=ChannelBase)
+ChannelT = TypeVar("ChannelT", bound=ChannelBase)
 
 
 class Node(Generic[SendResult]):
@@ -108,7 +108,7 @@ class Node(Generic[SendResult]):
         # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock, self._closing = Lock(), Lock()
         self._shared: Ingress | None = None
-        self._seats = ChannelRecords()
+        self._records = ChannelRecords()
         self._soon = DeferredCalls(self._lock).run
         self._ends: list[Ingress] | None = None  # what `close` is to close in the end
         self.closed, self._finished = "", False
@@ -149,8 +149,10 @@ class Node(Generic[SendResult]):
         self._admission.check(SUBSCRIBE, "subscribe to events from system", request.system.pattern)
         return request
 
-    def join(self, request: SubscriptionRequest, kind: Callable[..., Channel], bus: object) -> Channel:
-        """Return a channel, of class `kind`, that gets every event sent after this returns."""
+    def join(
+        self, request: SubscriptionRequest, make_channel: Callable[..., ChannelT], bus: object
+    ) -> ChannelT:
+        """Return a channel, made by `make_channel`, that gets every event sent after this returns."""
         if self._in_use_here:
             why = "a signal handler cannot subscribe while its thread opens or closes a subscription"
             raise Unavailable(f"{why}: have a thread subscribe", retryable=True)
@@ -160,7 +162,7 @@ class Node(Generic[SendResult]):
                 check_subscribing()
                 self._look_after()
                 self._presence.restore(self._all_ingresses(), self._describe, create=True)
-                return self._join_by(self._ingress_for(request), request, partial(kind, bus))
+                return self._join_by(self._ingress_for(request), request, partial(make_channel, bus))
         finally:
             self._soon()
             say()
@@ -190,7 +192,7 @@ class Node(Generic[SendResult]):
 
     def _ingress_for(self, request: SubscriptionRequest) -> Ingress:
         blocking = request.overflow == "block"
-        self._seats.check_quota()
+        self._records.check_quota()
         # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
         own = 2 * (len(self._all_ingresses()) + 1)
         if self._shared is not None and not blocking:
@@ -203,29 +205,29 @@ class Node(Generic[SendResult]):
             blocking=blocking,
             capacity=request.capacity if blocking else self.capacity,
             max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
-            hear=self._seats.hear,
+            on_notice=self._records.on_notice,
         )
 
     def _join_by(
-        self, ingress: Ingress, request: SubscriptionRequest, kind: Callable[..., Channel]
-    ) -> Channel:
+        self, ingress: Ingress, request: SubscriptionRequest, make_channel: Callable[..., ChannelT]
+    ) -> ChannelT:
         fresh = not ingress.entry.epoch
         # With `latest`, the capacity is of what waits for the reader, not of what a thread reads at once.
         own = request if request.overflow != "latest" else self
         try:
-            room, barrier = ingress.connect(
+            queued, barrier = ingress.connect(
                 prefixes(request.system, request.kind), own.capacity, own.capacity_bytes
             )
-            inlet = SocketQueue(room, partial(ingress.wake, barrier), self._leave)
+            queue = SocketQueue(queued, partial(ingress.wake, barrier), self._leave)
             decoder = Decoder(request.system, request.kind, request.fit, self._member.add)
             try:
-                channel = kind(request, decoder, inlet, self._discard)
+                channel = make_channel(request, decoder, queue, self._discard)
                 patterns = (channel.system, channel.kind or "*", request.overflow)
-                self._seats[inlet] = ChannelRecord(weakref.ref(channel), ingress, patterns)
-                asked = ingress.publish(room.socket, self._describe(ingress))
+                self._records[queue] = ChannelRecord(weakref.ref(channel), ingress, patterns)
+                announced_at = ingress.publish(queued.socket, self._describe(ingress))
             except BaseException:
-                self._seats.pop(inlet, None)
-                inlet.close()
+                self._records.pop(queue, None)
+                queue.close()
                 raise
         except BaseException:
             if fresh:
@@ -236,33 +238,33 @@ class Node(Generic[SendResult]):
             self._roster.reap()
         if request.overflow != "block":
             self._shared = ingress
-        decoder.joined(asked, clock())
+        decoder.joined(announced_at, clock())
         return channel
 
     def _describe(self, ingress: Ingress) -> dict[str, Any]:
-        return self._seats.describe(ingress, self._member.id)
+        return self._records.describe(ingress, self._member.id)
 
-    def _leave(self, inlet: SocketQueue) -> None:
+    def _leave(self, queue: SocketQueue) -> None:
         """Forget a channel whose socket is closed."""
-        self._soon(partial(self._forget, inlet))
+        self._soon(partial(self._forget, queue))
 
-    def _discard(self, inlet: SocketQueue) -> None:
-        """Close the inlet of a channel that nobody refers to any more."""
+    def _discard(self, queue: SocketQueue) -> None:
+        """Close the queue of a channel that nobody refers to any more."""
         if not self.inherited:
-            self._soon(inlet.close)
+            self._soon(queue.close)
 
-    def _forget(self, inlet: SocketQueue) -> None:
-        seat = self._seats.get(inlet)
-        if seat is None:
+    def _forget(self, queue: SocketQueue) -> None:
+        record = self._records.get(queue)
+        if record is None:
             return
-        if self._ends is None and seat.ingress is not self._shared:
-            seat.ingress.withdraw()  # first: what an interrupt cuts short is left to the next close
-            seat.ingress.close()
-        del self._seats[inlet]
+        if self._ends is None and record.ingress is not self._shared:
+            record.ingress.withdraw()  # first: what an interrupt cuts short is left to the next close
+            record.ingress.close()
+        del self._records[queue]
         if self._ends is not None:
             self._finish()
-        elif seat.ingress is self._shared:
-            seat.ingress.describe(self._describe(seat.ingress))
+        elif record.ingress is self._shared:
+            record.ingress.describe(self._describe(record.ingress))
 
     def flushing(self, timeout: float | None) -> Iterator[float]:
         """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
@@ -347,10 +349,10 @@ class Node(Generic[SendResult]):
 
     def end_channels(self) -> None:
         """End all channels; what they hold can still be received, and the bus still sends."""
-        self._seats.end()
+        self._records.end()
 
     def _all_ingresses(self) -> set[Ingress]:
-        return self._seats.ingresses() | ({self._shared} if self._shared else set())
+        return self._records.ingresses() | ({self._shared} if self._shared else set())
 
     def _finish(self) -> None:
         """Free what is left, once every channel's socket is closed.
@@ -358,7 +360,7 @@ class Node(Generic[SendResult]):
         That may be later than `close`: if it was called in a signal handler while this very thread waits in
         a channel, that channel comes here when the handler has returned.
         """
-        if self._seats or self._finished:
+        if self._records or self._finished:
             return
         for ingress in self._ends or ():
             ingress.close()
@@ -377,7 +379,7 @@ class Node(Generic[SendResult]):
         self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
         self._finished = True  # there is nothing of ours to close
         self._lock = Lock()
-        self._seats.after_fork_in_child(self.closed)
+        self._records.after_fork_in_child(self.closed)
         steps = self._member.after_fork_in_child, self._roster.after_fork_in_child, self._disconnect
         for step in (partial(self.publisher.after_fork_in_child, self.closed), *steps):
             with suppress(Exception):  # another thread of the parent was about to change it

@@ -12,7 +12,7 @@ import orjson
 from ..errors import Unavailable
 from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
-from ..receiving.notices import Topics
+from ..receiving.notices import AnnouncedBytes
 from ..receiving.queue import SocketQueue
 from ..roster.members import about_process
 
@@ -34,7 +34,7 @@ class ChannelRecord(NamedTuple):
 
 
 class ChannelRecords(dict[SocketQueue, ChannelRecord]):
-    """The channels of a node, by their inlets. Other threads may change it meanwhile."""
+    """The channels of a node, by their queues. Other threads may change it meanwhile."""
 
     def check_quota(self) -> None:
         """Refuse one more when there are too many.
@@ -52,11 +52,11 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
 
     def ingresses(self) -> set[Ingress]:
         """Return the ingresses that they receive by."""
-        return {seat.ingress for seat in [*self.values()]}
+        return {record.ingress for record in [*self.values()]}
 
     def describe(self, ingress: Ingress, member: str) -> dict[str, Any]:
         """Return what the entry of an ingress says about itself; `member` is the id of the process's."""
-        patterns = [seat.patterns for seat in [*self.values()] if seat.ingress is ingress]
+        patterns = [record.patterns for record in [*self.values()] if record.ingress is ingress]
         sizes = itertools.accumulate(len(orjson.dumps(pattern)) for pattern in patterns)
         shown = [
             pattern for pattern, size in zip(patterns, sizes, strict=True) if size <= _PATTERN_BYTES_SHOWN
@@ -64,21 +64,21 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
         about = {**about_process(), "member": member, "channels": len(patterns)}
         return {**about, "patterns": shown[:_PATTERNS_SHOWN]}
 
-    def hear(self, ingress: Ingress, topics: Topics) -> float:
-        """Tell the channels of an ingress which large frames are about to come; see `Notices`."""
-        channels = [seat.channel() for seat in [*self.values()] if seat.ingress is ingress]
-        return min(filter(None, (channel._hear(topics) for channel in channels if channel)), default=0.0)
+    def on_notice(self, ingress: Ingress, topics: AnnouncedBytes) -> float:
+        """Tell the channels of an ingress which large frames are about to come; see `NoticeListener`."""
+        channels = [record.channel() for record in [*self.values()] if record.ingress is ingress]
+        return min(filter(None, (channel._on_notice(topics) for channel in channels if channel)), default=0.0)
 
     def end(self) -> None:
         """End all channels; what they hold can still be received."""
-        for inlet in [*self]:  # makes nothing that garbage collection could come amid
-            seat = self.get(inlet)
-            channel = seat and seat.channel()
-            inlet.close() if channel is None else channel._end()
+        for queue in [*self]:  # makes nothing that garbage collection could come amid
+            record = self.get(queue)
+            channel = record and record.channel()
+            queue.close() if channel is None else channel._end()
 
     def after_fork_in_child(self, reason: str) -> None:
         """In a forked child: have every use of a channel fail at once."""
-        for seat in [*self.values()]:
-            if (channel := seat.channel()) is not None:
+        for record in [*self.values()]:
+            if (channel := record.channel()) is not None:
                 with suppress(Exception):  # another thread of the parent was about to change it
                     channel._after_fork_in_child(reason)

@@ -31,9 +31,9 @@ class Decoder:
     Attributes:
         decode: takes a frame; returns the event in it, or `None`: then it is not for us, or it is a batch.
         batch: what is left of the latest batch, if there was one.
-        news: gaps and mismatches that nobody has been told of yet, at most 1,000.
+        pending_reports: gaps and mismatches that nobody has been told of yet, at most 1,000.
         lost, malformed, mismatched: how many events or frames so far.
-        why: the reason for which the latest malformed frame was one.
+        malformed_reason: the reason for which the latest malformed frame was one.
         gaps, mismatches: the latest of each.
     """
 
@@ -48,10 +48,10 @@ class Decoder:
         self.lost = 0
         self.malformed = 0
         self.mismatched = 0
-        self.why = ""
+        self.malformed_reason = ""
         self.gaps: deque[Gap] = deque(maxlen=_GAPS_KEPT)
         self.mismatches: deque[Mismatch] = deque(maxlen=_MISMATCHES_KEPT)
-        self.news: deque[Gap | Mismatch] = deque(maxlen=_GAPS_KEPT)
+        self.pending_reports: deque[Gap | Mismatch] = deque(maxlen=_GAPS_KEPT)
         self.batch: Iterator[Event] | None = None  # threads may share a list's iterator
         self._fit = fit
         self._count = count
@@ -62,9 +62,9 @@ class Decoder:
         )
         self.decode = decode if fit is None else lambda frame: me._fitting(decode(frame))
 
-    def joined(self, asked: int, now: int) -> None:
+    def joined(self, announced_at: int, now: int) -> None:
         """Note when this channel joined; see `Streams.joined`."""
-        self._streams.joined(asked, now)
+        self._streams.joined(announced_at, now)
 
     def rest(self) -> Event | None:
         """Return the next event of the batch, if there is one left.
@@ -105,21 +105,21 @@ class Decoder:
         if stream.next < 0:
             stream.begin_at(due)
         elif not events:
-            self._tell(self._streams.head(stream, stamp.settled, stamp.first))
-        self._tell(stream.jump(stamp.seq))
+            self._record_gap(self._streams.head(stream, stamp.settled, stamp.first))
+        self._record_gap(stream.jump(stamp.seq))
         if stream.next >= 0 and (events or stamp.seq > stream.next):
             stream.expect(stamp.seq + events)
         return True
 
-    def _tell(self, gap: Gap | None) -> None:
+    def _record_gap(self, gap: Gap | None) -> None:
         if gap is not None:
             self.gaps.append(gap)
-            self.news.append(gap)
+            self.pending_reports.append(gap)
             self.lose(gap.events)
 
-    def _reject(self, why: str) -> None:
+    def _reject(self, malformed_reason: str) -> None:
         self.malformed += 1
-        self.why = why
+        self.malformed_reason = malformed_reason
         self._count("malformed", 1)
 
     def _decode_batch(self, stream: Stream, fields: list[bytes]) -> None:
@@ -144,7 +144,7 @@ class Decoder:
             mismatch = Mismatch(evt, str(error))
             self.mismatched += 1
             self.mismatches.append(mismatch)
-            self.news.append(mismatch)
+            self.pending_reports.append(mismatch)
             self._count("mismatched", 1)
             return None
         return evt

@@ -233,8 +233,8 @@ def unsendable(value: Any, where: str, error: TypeError) -> Invalid:
         return Invalid(f"{where} is bytes: send bytes as the whole data, or encode them as text", where=where)
     if isinstance(value, dict):
         return Invalid(f"{where} has a key that JSON cannot carry: {reason}", where=where)
-    kind = type(value).__name__
-    return Invalid(f"{where} is of type {kind}, which JSON cannot carry: convert it first", where=where)
+    name = type(value).__name__
+    return Invalid(f"{where} is of type {name}, which JSON cannot carry: convert it first", where=where)
 
 
 def _children(value: Any, where: str) -> Iterable[tuple[Any, str]]:

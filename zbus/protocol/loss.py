@@ -87,23 +87,23 @@ class Streams:
         self._limit = limit
         self._young: dict[Key, Stream] = {}
         self._old: dict[Key, Stream] = {}
-        self._youngest = 0
-        self._asked: float = float("inf")
-        self._since: float = float("inf")
+        self._latest_born = 0
+        self._announced_at: float = float("inf")
+        self._joined_at: float = float("inf")
         self._forgetful = False
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def joined(self, asked: int, now: int) -> None:
+    def joined(self, announced_at: int, now: int) -> None:
         """Note when this channel joined (CLOCK_MONOTONIC in microseconds).
 
-        No publisher that had settled until `asked` counts it in; from `now` on every one does. If they
+        No publisher that had settled until `announced_at` counts it in; from `now` on every one does. If they
         are unknown (-1), the first sight of a stream is never a loss.
         """
         known = now >= 0
-        self._asked = asked
-        self._since = now if known else float("inf")
+        self._announced_at = announced_at
+        self._joined_at = now if known else float("inf")
         self._forgetful = not known
 
     def due(self, seq: int, born: int, settled: int, first: int) -> int:
@@ -111,12 +111,12 @@ class Streams:
 
         The others are of its stamp, -1 if untold. Returns -1 if this frame was not meant for the channel.
         """
-        self._youngest = max(self._youngest, born)
-        if born > self._since:
+        self._latest_born = max(self._latest_born, born)
+        if born > self._joined_at:
             return 1
         if settled < 0:
             return seq
-        if settled <= self._asked:
+        if settled <= self._announced_at:
             return -1
         return first if 0 < first <= seq and not self._forgetful else seq
 
@@ -125,7 +125,12 @@ class Streams:
 
         Both numbers are of the mark's stamp. To a channel that joined later than `settled` it says nothing.
         """
-        if not stream.wanted or self._forgetful or settled <= self._asked or not 0 < first < stream.begin:
+        if (
+            not stream.wanted
+            or self._forgetful
+            or settled <= self._announced_at
+            or not 0 < first < stream.begin
+        ):
             return None
         last, stream.begin = stream.begin - 1, first
         return Gap(stream.origin, stream.system, stream.kind, first, last)
@@ -147,7 +152,7 @@ class Streams:
         if len(self._young) >= self._limit:
             if self._old:
                 # What is forgotten may come back, and then neither number 1 nor `first` is due any more.
-                self._since = max(self._since, self._youngest)
+                self._joined_at = max(self._joined_at, self._latest_born)
                 self._forgetful = True
             self._young, self._old = {}, self._young
         self._young[key] = stream

@@ -47,13 +47,13 @@ def alike(*values: object) -> bool:
 
     Enums do. Where this is noted (`ALIKE`), a look-up may take them as they are.
     """
-    for kind in map(type, values):
-        line = kind.__mro__
+    for cls in map(type, values):
+        line = cls.__mro__
         own = line[: line.index(str)] if str in line else (str,)
         if any(_ASKED & vars(base).keys() for base in own):
             return False
         if len(ALIKE) < _MAX_ALIKE:
-            ALIKE.add(kind)
+            ALIKE.add(cls)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Room: how much may queue in the SUB socket of one channel, in events and in bytes.
+"""Capacity: how much may queue in the SUB socket of one channel, in events and in bytes.
 
 libzmq counts frames. So a queue of large ones is narrowed to a few frames once it holds half of the bytes
 that it may, until the reader has emptied it. How many bytes it holds is what publishers announce (see
@@ -31,24 +31,24 @@ _LOOK_EVERY = 16
 
 
 class Capacity:
-    """The room of one channel. But for `pending`, used under the lock of the inlet.
+    """The capacity of one channel's queue. But for `pending`, used under the lock of the `SocketQueue`.
 
     Attributes:
         socket: of the channel.
-        narrow: whether the queue is narrowed.
-        capacity: how many frames queue at most.
+        narrowed: whether the queue is narrowed.
+        events: how many frames queue at most.
     """
 
     def __init__(
         self, socket: zmq.Socket[bytes], back: str, capacity: int, capacity_bytes: int, *, blocking: bool
     ) -> None:
         """Prepare a socket that is about to be connected to `back`."""
-        self.capacity = max(1, min(capacity, capacity_bytes // _LEAST_BYTES))
-        self.narrow = False
+        self.events = max(1, min(capacity, capacity_bytes // _LEAST_BYTES))
+        self.narrowed = False
         self.socket = socket
         self._recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
         self._limit = capacity_bytes // 2
-        self._wide = self.capacity - _NARROW_EVENTS + 1
+        self._wide = self.events - _NARROW_EVENTS + 1
         self._announced = 0  # only who announces writes this one, and only the reader the other
         self._read = 0
         self._unsure = 0
@@ -58,7 +58,7 @@ class Capacity:
 
     def open(self) -> None:
         """Connect the socket, and take the whole capacity."""
-        self.socket.rcvhwm = max(1, min(self.capacity, _NARROW_EVENTS) - 1)
+        self.socket.rcvhwm = max(1, min(self.events, _NARROW_EVENTS) - 1)
         self.socket.connect(self._back)
         if self._wide > 1:
             self.socket.rcvhwm = self._wide
@@ -71,12 +71,12 @@ class Capacity:
     @property
     def idle(self) -> bool:
         """Whether nothing has to be counted."""
-        return not self.narrow and self.pending <= 0
+        return not self.narrowed and self.pending <= 0
 
     @property
-    def over(self) -> bool:
+    def over_limit(self) -> bool:
         """Whether it is time to narrow the queue."""
-        return not self.narrow and self.pending > self._limit + min(self._unsure, self._limit)
+        return not self.narrowed and self.pending > self._limit + min(self._unsure, self._limit)
 
     def announce(self, size: int, *, counts: bool) -> None:
         """Note that so many bytes of large frames are about to come.
@@ -89,8 +89,8 @@ class Capacity:
 
     def recv(self, flags: int) -> bytes:
         """Receive as the socket does, and count."""
-        if self.narrow:
-            self.recover()
+        if self.narrowed:
+            self.widen_if_empty()
         try:
             while (frame := self._recv(flags))[:1] == CONTROL and frame.endswith(FILLER):
                 pass
@@ -105,24 +105,24 @@ class Capacity:
             self._read = max(self._read, self._announced)
         return frame
 
-    def recover(self) -> None:
+    def widen_if_empty(self) -> None:
         """Take the whole capacity again if the queue is empty."""
-        if self.narrow and not self._waiting():
-            self.narrow = False
+        if self.narrowed and not self._waiting():
+            self.narrowed = False
             if self._blocking:
                 self.socket.rcvhwm = self._wide
                 return
             self.socket.disconnect(self._back)
             self.open()
 
-    def look(self) -> None:
+    def adjust(self) -> None:
         """See whether the queue is empty, or has to be narrowed, or may be what it was."""
         if not self._waiting():
             self._announced, self._unsure = min(self._read, self._announced), 0
-            self.recover()
-        elif self.over and self._wide > 1:
+            self.widen_if_empty()
+        elif self.over_limit and self._wide > 1:
             self.socket.rcvhwm = 1
-            self.narrow = True
+            self.narrowed = True
 
     def _waiting(self) -> bool:
         return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

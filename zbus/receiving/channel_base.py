@@ -1,6 +1,6 @@
-"""An inbox: what the channels of both twins share, which is everything but the waiting.
+"""What the channels of both twins share, which is everything but the waiting.
 
-It takes events from its source, an inlet or, for `latest`, what reads ahead of one. One lock makes the
+It takes events from its source, a `SocketQueue` or, for `latest`, what reads ahead of one. One lock makes the
 receiving of a frame and its accounting one step, so that several threads may share a channel.
 """
 
@@ -23,7 +23,7 @@ from ..protocol.typed import Fit, fitter
 from ..runtime.reports import report
 from ..runtime.uncopyable import Uncopyable
 from .latest import Latest
-from .notices import Topics
+from .notices import AnnouncedBytes
 from .queue import Ended, SocketQueue
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "SubscriptionRequest",
     "check_channels",
     "check_subscription",
-    "expired",
-    "first",
+    "first_ready",
+    "no_event_within",
 ]
 
 _LOG_INTERVAL = 5.0
@@ -113,10 +113,10 @@ class ChannelBase(Uncopyable, Generic[D]):
         bus: object,
         request: SubscriptionRequest,
         decoder: Decoder,
-        inlet: SocketQueue,
+        queue: SocketQueue,
         discard: Callable[[SocketQueue], None],
     ) -> None:
-        """Made by `Bus.subscribe`; `discard` closes the inlet without waiting for anything."""
+        """Made by `Bus.subscribe`; `discard` closes the queue without waiting for anything."""
         self._bus = bus  # which lives as long as a channel of it
         self.system = request.system.pattern
         self.kind = None if request.kind is None else request.kind.pattern
@@ -126,16 +126,16 @@ class ChannelBase(Uncopyable, Generic[D]):
         self._request = request
         self._on_gap = request.on_gap
         self._on_error = request.on_error
-        self._inlet = inlet
+        self._queue = queue
         self._discard = discard
         self._decoder = decoder
-        self._told_malformed = 0
+        self._reported_malformed = 0
         self._logged = -inf
         self._unlogged = 0
-        self._source: SocketQueue | Latest = inlet
+        self._source: SocketQueue | Latest = queue
         self._decode: Callable[..., Event | None] = decoder.decode
         if self.overflow == "latest":
-            self._source = Latest(inlet, decoder, self.capacity, self.capacity_bytes)
+            self._source = Latest(queue, decoder, self.capacity, self.capacity_bytes)
             self._decode = _as_it_is
 
     @property
@@ -171,7 +171,7 @@ class ChannelBase(Uncopyable, Generic[D]):
     def _rest(self) -> Event[D] | None:
         """Return the next event of the batch that was received last, if there is one. Under the lock."""
         # For `latest` the batch belongs to the thread that reads ahead.
-        return self._decoder.rest() if self._source is self._inlet else None
+        return self._decoder.rest() if self._source is self._queue else None
 
     def _now(self) -> Event[D] | None:
         """Return the next event if it is here, else `None`. Under the lock.
@@ -194,35 +194,35 @@ class ChannelBase(Uncopyable, Generic[D]):
         return Canceled(f"the channel's socket failed: {error.strerror}")
 
     @property
-    def _news(self) -> bool:
-        """Whether there is something to `_tell`."""
-        return bool(self._decoder.news) or self._decoder.malformed != self._told_malformed
+    def _has_reports(self) -> bool:
+        """Whether there is something to `_report`."""
+        return bool(self._decoder.pending_reports) or self._decoder.malformed != self._reported_malformed
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Report what went wrong, outside the lock: a callback may use the channel."""
         decoder = self._decoder
-        if (count := decoder.malformed - self._told_malformed) > 0:
-            self._told_malformed += count
-            self._warn(f"skipped {count} malformed frames, the latest: {decoder.why}")
-        while decoder.news:
+        if (count := decoder.malformed - self._reported_malformed) > 0:
+            self._reported_malformed += count
+            self._warn(f"skipped {count} malformed frames, the latest: {decoder.malformed_reason}")
+        while decoder.pending_reports:
             try:
-                news = decoder.news.popleft()
+                item = decoder.pending_reports.popleft()
             except IndexError:  # another thread was faster
                 return
-            if isinstance(news, Gap):
-                numbers = f"{news.first} to {news.last} of {news.origin}"
-                self._warn(f"lost {news.events} events: {news.system} {news.kind}, {numbers}")
-                self._call("on_gap", self._on_gap, news)
+            if isinstance(item, Gap):
+                numbers = f"{item.first} to {item.last} of {item.origin}"
+                self._warn(f"lost {item.events} events: {item.system} {item.kind}, {numbers}")
+                self._call("on_gap", self._on_gap, item)
             else:
-                evt, reason = news.event, news.reason[:_REASON_CHARS]
+                evt, reason = item.event, item.reason[:_REASON_CHARS]
                 self._warn(f"skipped an event, {evt.system} {evt.kind} {evt.path}, of another type: {reason}")
-                self._call("on_error", self._on_error, news)
+                self._call("on_error", self._on_error, item)
 
-    def _call(self, name: str, callback: Callable[..., object] | None, news: Gap | Mismatch) -> None:
+    def _call(self, name: str, callback: Callable[..., object] | None, item: Gap | Mismatch) -> None:
         if callback is None:
             return
         try:
-            callback(news)
+            callback(item)
         except Exception as error:  # must not cost the event that is about to be returned
             report("%s of channel %s %s raised an error", name, self.system, self.kind or "*", error=error)
 
@@ -235,8 +235,8 @@ class ChannelBase(Uncopyable, Generic[D]):
         self._logged, self._unlogged = now, 0
         report("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
 
-    def _hear(self, topics: Topics) -> float:
-        """Keep to `capacity_bytes`, as large frames of these topics are about to come; see `Notices`."""
+    def _on_notice(self, topics: AnnouncedBytes) -> float:
+        """Keep to `capacity_bytes`: large frames of these topics are about to come."""
         system, kind = self._request.system, self._request.kind
         sizes = [
             size
@@ -244,8 +244,8 @@ class ChannelBase(Uncopyable, Generic[D]):
             if system.matches(topic[0]) and (kind is None or kind.matches(topic[1]))
         ]
         if sizes:
-            self._inlet.announce(sum(sizes))
-        return self._inlet.look(announced=bool(sizes))
+            self._queue.announce(sum(sizes))
+        return self._queue.adjust(announced=bool(sizes))
 
     def _end(self) -> None:
         """Stop new events. What is buffered stays receivable; blocked receivers wake; twice is fine."""
@@ -253,8 +253,8 @@ class ChannelBase(Uncopyable, Generic[D]):
 
     def __del__(self) -> None:
         # Nobody can receive from it any more, and without this its process would go on taking its events.
-        if not self._inlet.closing:
-            self._discard(self._inlet)
+        if not self._queue.closing:
+            self._discard(self._queue)
 
     def _after_fork_in_child(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""
@@ -266,21 +266,19 @@ def _as_it_is(evt: Event) -> Event:
     return evt
 
 
-Channel = TypeVar("Channel", bound=ChannelBase)
-
-C = TypeVar("C", bound=ChannelBase)
+ChannelT = TypeVar("ChannelT", bound=ChannelBase)
 
 
-class SubscriptionBase(Uncopyable, Generic[C]):
+class SubscriptionBase(Uncopyable, Generic[ChannelT]):
     """What the subscriptions of both twins share."""
 
     _instead = ChannelBase._instead
 
-    def __init__(self, channel: C) -> None:
+    def __init__(self, channel: ChannelT) -> None:
         """Made by `Bus.subscribe`."""
         self._channel = channel
 
-    def channel(self) -> C:
+    def channel(self) -> ChannelT:
         """Return the channel, always the same object, also after `close`."""
         return self._channel
 
@@ -290,11 +288,11 @@ class SubscriptionBase(Uncopyable, Generic[C]):
         return self._channel.lost
 
 
-Selected = tuple[Channel, Event[D], Literal[True]] | tuple[Channel, Any, Literal[False]]
+Selected = tuple[ChannelT, Event[D], Literal[True]] | tuple[ChannelT, Any, Literal[False]]
 """What `select` returns: the channel, and what its `receive` would."""
 
 
-def first(channels: Iterable[Channel]) -> Selected[Channel, Any] | None:
+def first_ready(channels: Iterable[ChannelT]) -> Selected[ChannelT, Any] | None:
     """Return the first channel that has an event or has ended, as `select` does; under all their locks."""
     for channel in channels:
         try:
@@ -306,15 +304,15 @@ def first(channels: Iterable[Channel]) -> Selected[Channel, Any] | None:
     return None
 
 
-def expired(patience: float) -> Timeout:
-    """Return the error of a receive that had `patience` seconds."""
-    return Timeout(f"no event within {patience:g} s", timeout=patience)
+def no_event_within(timeout: float) -> Timeout:
+    """Return the error of a receive that had `timeout` seconds."""
+    return Timeout(f"no event within {timeout:g} s", timeout=timeout)
 
 
-def check_channels(channels: tuple[object, ...], kind: type) -> None:
-    """Raise unless there are channels to select from, all of `kind`."""
+def check_channels(channels: tuple[object, ...], channel_class: type) -> None:
+    """Raise unless there are channels to select from, all of `channel_class`."""
     if not channels:
         raise Invalid("select needs at least one channel")
     for channel in channels:
-        if not isinstance(channel, kind):
+        if not isinstance(channel, channel_class):
             raise TypeError(f"select takes channels, as sub.channel() returns, not {type(channel).__name__}")

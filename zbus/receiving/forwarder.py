@@ -56,7 +56,7 @@ class Forwarder:
         self.front = f"inproc://{name}.front"
         self.back = f"inproc://{name}.back"
         self._endpoint = os.fsencode(f"ipc://{path}")
-        self._asked = False  # to listen again, and not answered yet
+        self._rebinding = False  # told to listen again, no answer yet
         sockets = _sockets(context, zmq.XSUB, zmq.XPUB, zmq.PAIR, zmq.PAIR)
         publishers, channels, steer, self._control = sockets
         publishers.rcvhwm = min(_LINK_EVENTS, capacity)
@@ -85,13 +85,13 @@ class Forwarder:
         Connections stay. While a full channel holds the forwarder it cannot: a later call returns what became
         of it. libzmq would remove the *new* file if the old listener were closed, so that one stays, unused.
         """
-        if not self._asked:
+        if not self._rebinding:
             self._control.send(_TERMINATE)
             self._control.send(self._endpoint)
-            self._asked = True
+            self._rebinding = True
         while self._control.poll(milliseconds(timeout)):
             if (answer := self._control.recv()) in (_DONE, _FAILED):  # libzmq has one of its own, empty
-                self._asked = False
+                self._rebinding = False
                 return answer == _DONE
         return False
 
@@ -104,12 +104,12 @@ class Forwarder:
         self._control.close()
 
 
-def _sockets(context: Context, *kinds: int) -> list[zmq.Socket[bytes]]:
-    """Return a new socket of each kind, or leave none behind."""
+def _sockets(context: Context, *socket_types: int) -> list[zmq.Socket[bytes]]:
+    """Return a new socket of each type, or leave none behind."""
     sockets: list[zmq.Socket[bytes]] = []
     try:
-        for kind in kinds:
-            sockets.append(context.socket(kind))
+        for socket_type in socket_types:
+            sockets.append(context.socket(socket_type))
             sockets[-1].linger = 0
     except BaseException:
         for socket in sockets:

@@ -29,7 +29,7 @@ from ..runtime.limits import check_memory
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from .capacity import Capacity
 from .forwarder import Forwarder
-from .notices import Notices, Topics
+from .notices import AnnouncedBytes, NoticeListener
 
 __all__ = ["Ingress", "sentinel"]
 
@@ -56,11 +56,11 @@ class Ingress:
         blocking: bool,
         capacity: int,
         max_event_bytes: int,
-        hear: Callable[[Ingress, Topics], float],
+        on_notice: Callable[[Ingress, AnnouncedBytes], float],
     ) -> None:
         """Start the forwarder; nobody knows of it until the first `publish`.
 
-        `hear` is called with what publishers announce, see `Notices`.
+        `on_notice` is called with what publishers announce, see `NoticeListener`.
         """
         self._context = context
         self._roster = roster
@@ -94,13 +94,13 @@ class Ingress:
             self._probe = self._socket(zmq.XPUB)
             undo.callback(self._probe.close)
             self._probe.connect(self._forwarder.front)
-            self._notices = Notices(context, self.id, self._forwarder.back, partial(hear, self))
-            undo.callback(self._end_notices, _UNDO_SECONDS)
+            self._listener = NoticeListener(context, self.id, self._forwarder.back, partial(on_notice, self))
+            undo.callback(self._end_listener, _UNDO_SECONDS)
             self._await(NOTICE)
             undo.pop_all()
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
+    def _socket(self, socket_type: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(socket_type)
         socket.linger = 0
         socket.sndhwm = 0  # subscriptions beyond 1000 would be cut, silently
         return socket
@@ -108,23 +108,23 @@ class Ingress:
     def connect(
         self, prefixes: tuple[bytes, ...], capacity: int, capacity_bytes: int
     ) -> tuple[Capacity, bytes]:
-        """Return a SUB, in its room, whose subscriptions have passed the forwarder, and its barrier topic.
+        """Return the queue of a SUB whose subscriptions have passed the forwarder, and its barrier topic.
 
         At most `capacity` frames queue for it, and about `capacity_bytes` bytes.
         """
         socket = self._socket(zmq.SUB)
-        room = Capacity(socket, self._forwarder.back, capacity, capacity_bytes, blocking=self._blocking)
+        queued = Capacity(socket, self._forwarder.back, capacity, capacity_bytes, blocking=self._blocking)
         self._barriers += 1
         barrier = CONTROL + f"{self.id}/{self._barriers}".encode()
         try:
-            room.open()
+            queued.open()
             for prefix in (*prefixes, barrier):
                 socket.setsockopt(zmq.SUBSCRIBE, prefix)
             self._await(barrier)
         except BaseException:
             socket.close()
             raise
-        return room, barrier
+        return queued, barrier
 
     def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> int:
         """Move to the next epoch, which includes `socket`; return the time until which nobody knew of it."""
@@ -147,12 +147,12 @@ class Ingress:
         self._await(sentinel(self.id, entry.epoch))
         if not self.entry.epoch:
             self._roster.show_socket(self.id)
-        asked = self._roster.announce(entry, info, self.entry)
+        announced_at = self._roster.announce(entry, info, self.entry)
         self.entry = entry
         for epoch in self._sentinels[:-1]:
             self._marker.setsockopt(zmq.UNSUBSCRIBE, sentinel(self.id, epoch))
         del self._sentinels[:-1]
-        return asked
+        return announced_at
 
     def listed(self) -> bool:
         """Return whether others find this ingress, or are not to: not yet, or no more."""
@@ -223,11 +223,11 @@ class Ingress:
         with self._lock:
             if self._marker is not None:
                 self._marker.close()
-            self._end_notices()
+            self._end_listener()
             self._forwarder.close()
             self._probe.close()
 
-    def _end_notices(self, timeout: float = TIMEOUT_MAX) -> None:
+    def _end_listener(self, timeout: float = TIMEOUT_MAX) -> None:
         with suppress(zmq.ZMQError):
             self._probe.send(NOTICE, zmq.NOBLOCK)
-        self._notices.join(timeout)
+        self._listener.join(timeout)

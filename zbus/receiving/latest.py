@@ -28,7 +28,7 @@ Key = tuple[str, str, str]
 
 
 class Latest:
-    """Stands between an inlet and its channel and offers what an inlet does, but events instead of frames.
+    """Stands between a queue and its channel and offers what a queue does, but events instead of frames.
 
     Attributes:
         lock: held by whoever calls `recv` or waits for the handle.
@@ -36,17 +36,17 @@ class Latest:
         superseded: how many events a newer one has taken the place of.
     """
 
-    def __init__(self, inlet: SocketQueue, decoder: Decoder, capacity: int, capacity_bytes: int) -> None:
+    def __init__(self, queue: SocketQueue, decoder: Decoder, capacity: int, capacity_bytes: int) -> None:
         """Read ahead; at most so many keys and bytes wait, then what changed longest ago is lost."""
         self.lock = Lock()
         self.superseded = 0
-        self._inlet = inlet
+        self._queue = queue
         self._decoder = decoder
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
         self._bytes = 0
         self._events: OrderedDict[Key, tuple[Event, int]] = OrderedDict()
-        self._guard = Lock()  # of the events and the bell
+        self._events_lock = Lock()  # of the events and the bell
         self._ended = False
         self._refusal = ""
         # The bell holds one byte while there are events, or the end, to receive.
@@ -54,23 +54,23 @@ class Latest:
         self.handle, self._bell = os.pipe()
         self._thread = start("zbus-latest", self._read_ahead)
 
-    narrow = False
+    narrowed = False
 
-    def recover(self) -> None:
-        """Do what an inlet does; whoever reads ahead does it."""
+    def widen_if_empty(self) -> None:
+        """Do what a `SocketQueue` does; whoever reads ahead does it."""
 
     @property
     def closing(self) -> bool:
         """Whether `close` was called."""
-        return self._inlet.closing
+        return self._queue.closing
 
     def _read_ahead(self) -> None:
-        inlet, decoder = self._inlet, self._decoder
+        queue, decoder = self._queue, self._decoder
         with suppress(Ended, zmq.ZMQError):
             while True:
                 try:
-                    with inlet.lock:
-                        frame = inlet.recv(0)
+                    with queue.lock:
+                        frame = queue.recv(0)
                         evt = decoder.decode(frame)
                 except zmq.Again:
                     continue
@@ -81,14 +81,14 @@ class Latest:
                     decoder.batch = None
                     for evt in batch:
                         self._put(evt, len(frame) // len(batch))
-        with self._guard:
+        with self._events_lock:
             self._ended = True
             if not self._events:
                 os.write(self._bell, b"\0")
 
     def _put(self, evt: Event, size: int) -> None:
         key = (evt.system, evt.kind, evt.path)
-        with self._guard:
+        with self._events_lock:
             if not self._events:
                 os.write(self._bell, b"\0")
             if before := self._events.get(key):
@@ -116,7 +116,7 @@ class Latest:
         if self._refusal:
             raise Canceled(self._refusal)
         while True:
-            with self._guard:
+            with self._events_lock:
                 if self._events:
                     _, (evt, size) = self._events.popitem(last=False)
                     self._bytes -= size
@@ -131,12 +131,12 @@ class Latest:
 
     def close(self) -> None:
         """Stop new events; those that have arrived stay receivable; twice is fine."""
-        self._inlet.close()
+        self._queue.close()
         self._thread.join(_CLOSE_SECONDS)  # a moment, unless this is a signal handler amid `_put`
 
     def after_fork_in_child(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""
-        self._inlet.after_fork_in_child(reason)
+        self._queue.after_fork_in_child(reason)
         self._refusal = reason
         self.lock = Lock()
 

@@ -15,23 +15,27 @@ import zmq
 from ..protocol.wire import NOTICE, decode_notice
 from ..runtime.threads import sleep, start
 
-__all__ = ["Notices", "Topics"]
+__all__ = ["AnnouncedBytes", "NoticeListener"]
 
-Topics = dict[tuple[str, str], int]
+AnnouncedBytes = dict[tuple[str, str], int]
 """How many bytes of large frames are announced for each topic."""
 
 _PAUSE_SECONDS = 0.002  # after each time, so that a fast stream costs little
 
 
-class Notices:
+class NoticeListener:
     """The thread that hears the notices of one ingress."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], name: str, back: str, hear: Callable[[Topics], float]
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        name: str,
+        back: str,
+        on_notice: Callable[[AnnouncedBytes], float],
     ) -> None:
         """Listen at `back`, where the channels are.
 
-        `hear` is called with what was announced. It returns the seconds after which it wants to be called in
+        `on_notice` is called with what was announced. It returns the seconds after which to call it again in
         any case, or 0.
 
         Raises:
@@ -44,7 +48,7 @@ class Notices:
         socket.setsockopt(zmq.SUBSCRIBE, NOTICE)
         socket.connect(back)
         try:
-            self._thread = start(f"zbus-{name}-notices", _listen, socket, hear)
+            self._thread = start(f"zbus-{name}-notices", _listen, socket, on_notice)
         except BaseException:
             socket.close()
             raise
@@ -54,7 +58,7 @@ class Notices:
         self._thread.join(timeout)
 
 
-def _listen(socket: zmq.Socket[bytes], hear: Callable[[Topics], float]) -> None:
+def _listen(socket: zmq.Socket[bytes], on_notice: Callable[[AnnouncedBytes], float]) -> None:
     topics: Counter[tuple[str, str]] = Counter()
     wake = 0.0
     try:
@@ -67,7 +71,7 @@ def _listen(socket: zmq.Socket[bytes], hear: Callable[[Topics], float]) -> None:
                         topics[notice[:2]] += notice[2]
                     frame = socket.recv(zmq.NOBLOCK)
                 return
-            wake = hear(topics)
+            wake = on_notice(topics)
             topics.clear()
             sleep(_PAUSE_SECONDS)
     except zmq.ContextTerminated:

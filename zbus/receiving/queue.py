@@ -1,4 +1,4 @@
-"""An inlet: the SUB socket of one channel, from its join to its end.
+"""The SUB socket of one channel, from its join to its end.
 
 Receivers take frames under its lock. To close it, any thread (or signal handler) swaps `recv` for what is
 buffered and sends the socket its barrier, which wakes a receiver; whoever has the lock then keeps what had
@@ -57,29 +57,29 @@ class SocketQueue:
 
     def __init__(
         self,
-        room: Capacity,
+        capacity: Capacity,
         wake: Callable[[], None],
-        detach: Callable[[SocketQueue], None],
+        on_closed: Callable[[SocketQueue], None],
     ) -> None:
-        """Take over the socket of `room`; `recv` waits for `WAIT_MS` at most.
+        """Take over the socket of `capacity`; `recv` waits for `WAIT_MS` at most.
 
-        `wake` sends it its barrier, `detach` tells the bus that it is closed.
+        `wake` sends it its barrier, `on_closed` tells the bus that it is closed.
         """
         self.lock = Lock()
-        self.handle = room.socket
+        self.handle = capacity.socket
         self.handle.rcvtimeo = WAIT_MS
         self._recv: Callable[[int], bytes] = super(zmq.Socket, self.handle).recv
         self.recv: Callable[[int], bytes] = self._recv
-        self._room = room
+        self._capacity = capacity
         self.closing = False
-        self._disowned = False
+        self._inherited = False
         self._wake = wake
-        self._detach = detach
+        self._on_closed = on_closed
         self._frames: deque[bytes | zmq.Frame] = deque()  # what had arrived when it was closed
 
     def close(self) -> None:
         """Stop new frames; what is buffered stays receivable; a blocked receiver wakes; twice is fine."""
-        if self._disowned:
+        if self._inherited:
             return
         self.closing = True
         # A receiver comes by here before it waits again; one that waits now gets its barrier.
@@ -105,8 +105,8 @@ class SocketQueue:
             self.handle.close()
         # Only then is it done: an interrupt leaves the rest to the next close. Let go of the bus too, so that
         # it may end before this does.
-        self._detach(self)
-        self._detach = self._wake = _nothing
+        self._on_closed(self)
+        self._on_closed = self._wake = _nothing
 
     def _take_all(self) -> None:
         """Take over what is queued, large frames as ZeroMQ holds them: copying all takes seconds, and memory.
@@ -116,7 +116,7 @@ class SocketQueue:
         """
         recv = super(zmq.Socket, self.handle).recv
         left = _LARGE_BYTES
-        for _ in range(self._room.capacity + 1):
+        for _ in range(self._capacity.events + 1):
             if left <= 0:
                 self._frames.append(recv(zmq.NOBLOCK, False))
                 continue
@@ -127,48 +127,48 @@ class SocketQueue:
 
     def announce(self, size: int) -> None:
         """Count what is received from now on: `size` bytes of large frames are about to come."""
-        self._room.announce(size, counts=self.counts)
+        self._capacity.announce(size, counts=self.counts)
         self._receive_by(self._counted)
 
-    def look(self, announced: bool) -> float:
+    def adjust(self, announced: bool) -> float:
         """Keep the queue within its bytes; return the seconds after which to look again, or 0."""
-        room = self._room
+        capacity = self._capacity
         if not self.counts:
             return 0.0
-        if room.narrow or room.over or not announced:
-            self.lock.run(self._look, _LOOK_SECONDS)
-        if room.idle and not announced:
+        if capacity.narrowed or capacity.over_limit or not announced:
+            self.lock.run(self._adjust, _LOOK_SECONDS)
+        if capacity.idle and not announced:
             self._receive_by(self._recv)
             return 0.0
-        return _NARROW_SECONDS if room.narrow else _COUNTED_SECONDS
+        return _NARROW_SECONDS if capacity.narrowed else _COUNTED_SECONDS
 
     @property
-    def narrow(self) -> bool:
+    def narrowed(self) -> bool:
         """Whether the queue was narrowed, and is to be seen empty before anybody waits for it."""
-        return self._room.narrow
+        return self._capacity.narrowed
 
-    def recover(self) -> None:
+    def widen_if_empty(self) -> None:
         """See whether it is. Under the lock, as `recv`."""
         if not self.handle.closed:
-            self._room.recover()
+            self._capacity.widen_if_empty()
 
     @property
     def counts(self) -> bool:
         """Whether it counts what is received, since large frames are about."""
         return self.recv == self._counted
 
-    def _look(self) -> None:
+    def _adjust(self) -> None:
         if not self.handle.closed:
-            self._room.look()
+            self._capacity.adjust()
 
     def _counted(self, flags: int = 0) -> bytes:
         """Stand in for `recv` while large frames are about."""
-        return self._room.recv(flags)
+        return self._capacity.recv(flags)
 
     def _receive_by(self, recv: Callable[[int], bytes]) -> None:
         if not self.closing:
             self.recv = recv
-            if self.closing and not self._disowned:  # meanwhile, by another thread
+            if self.closing and not self._inherited:  # meanwhile, by another thread
                 self.recv = self._buffered
 
     def after_fork_in_child(self, reason: str) -> None:
@@ -177,6 +177,6 @@ class SocketQueue:
         def refuse(_: int = 0) -> bytes:
             raise Canceled(reason)
 
-        self.closing = self._disowned = True
+        self.closing = self._inherited = True
         self.lock = Lock()
         self.recv = refuse

@@ -247,14 +247,14 @@ class Roster:
         self._show(entry, info)
         names = self._own[entry.id]
         try:
-            asked = self.touch()
+            announced_at = self.touch()
         except Unavailable:
             if remove(self.path / entry.name):
                 names.discard(entry.name)
             raise
         if previous.epoch and remove(self.path / previous.name):
             names.discard(previous.name)
-        return asked
+        return announced_at
 
     def _show(self, entry: Entry, info: dict[str, Any]) -> None:
         scratch, path = self.scratch_path(entry.id), self.path / entry.name
