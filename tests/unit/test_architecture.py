@@ -83,3 +83,20 @@ def test_the_classes_and_functions_it_names_are_there(page: Path) -> None:
         elif match := re.fullmatch(r"([a-z_]+)\.([a-z_]\w*)", code):
             known = match[2] in defined[match[1]] or exists(code) or match[1] in _ELSEWHERE
             assert known, f"{page.name} names {code}: {HINT}"
+
+
+def test_the_glossary_explains_words_that_are_in_use() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "docs" / "spec").glob("*.md")]
+    used = "\n".join(path.read_text(encoding="utf-8") for path in sources).lower()
+    sections = glossary.partition("## On the wire")[2]
+    words = [
+        word
+        for row in re.findall(r"^\| (\*\*.*?\*\*) \|", sections, re.M)
+        for word in re.findall(r"\*\*(.*?)\*\*", row)
+    ]
+    assert len(words) > 40
+    for word in words:
+        assert re.search(rf"\b{word}", used), (
+            f"{word!r} is in the glossary, and neither in the code nor in the spec"
+        )

@@ -46,10 +46,12 @@ async def _drive(attempts: Attempts) -> None:
 class Bus(BusBase[Coroutine[Any, Any, None]]):
     """A place on a bus, as `zbus.Bus`, for programs that run on an event loop.
 
-    async with Bus("shop") as bus:
-        sub = await bus.subscribe("orders.**")
-        await bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
-        evt, ok = await sub.channel().receive(timeout=1.0)
+        async with Bus("shop") as bus:
+            sub = await bus.subscribe("orders.**")
+            await bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
+            evt, ok = await sub.channel().receive(timeout=1.0)
+
+    Use it on one event loop at a time. It closes itself, as `zbus.Bus` does.
     """
 
     _turn = TURN_EVENTS

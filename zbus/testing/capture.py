@@ -36,7 +36,7 @@ class Capture(Sequence[Sent]):
     """
 
     def __init__(self, bus: FaultyBus) -> None:
-        """Capture what is sent on `bus` from now on."""
+        """Made by `zbus_capture`: capture what is sent on `bus` from now on."""
         self._bus = bus
         self._news = Condition()
         self._events: list[Event] = []

@@ -275,7 +275,7 @@ class OtherProcess:
     """
 
     def __init__(self, bus: Bus, words: list[str], reads: bool) -> None:
-        """Start it, and wait until it has subscribed."""
+        """Made by `Faults.subscriber`: start it, and wait until it has subscribed."""
         node = bus._node
         command = [
             sys.executable,
