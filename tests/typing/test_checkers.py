@@ -1,4 +1,4 @@
-"""mypy and pyright find of the API what `promises.py` says, and the examples in the docs without a fault."""
+"""mypy and pyright find of the API what `promises.py` says, and in the examples of the docs no fault."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from tests.live.test_docs import PAGES, ROOT, blocks
 
 PROMISES = Path(__file__).parent / "promises.py"
+PROGRAMS = sorted((ROOT / "docs" / "examples").rglob("*.py"))
 SECONDS = 300
 
 Errors = dict[tuple[str, int], list[str]]
@@ -26,6 +27,10 @@ def examples(directory: Path) -> dict[str, tuple[Path, int]]:
             name = f"{page.stem.replace('-', '_')}_{line}.py"
             (directory / name).write_text("\n" * (line - 1) + code)
             found[name] = page, line
+    for program in PROGRAMS:
+        name = f"{program.parent.name}_{program.name}"
+        (directory / name).write_text(program.read_text())
+        found[name] = program, 1
     return found
 
 
