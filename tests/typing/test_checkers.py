@@ -23,6 +23,8 @@ def examples(directory: Path) -> dict[str, tuple[Path, int]]:
     """Write every example to a file of its own, at the lines it has in its page; return the page of each."""
     found = {}
     for page in PAGES:
+        if page.name == "reference.md":  # signatures, not programs
+            continue
         for line, code in blocks(page, "python"):
             name = f"{page.stem.replace('-', '_')}_{line}.py"
             (directory / name).write_text("\n" * (line - 1) + code)
