@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import zbus
+from zbus import aio, errors, testing
+
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference.md"
 TOOL = ("tools/reference", "--check")
 
 
@@ -18,11 +23,20 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_every_public_name_has_an_entry() -> None:
-    import zbus
-    from zbus import aio, errors, testing
-
-    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     for module in (zbus, aio, errors, zbus.logging, testing):
         section = page.partition(f"\n## {module.__name__}\n")[2].partition("\n## ")[0]
         for name in module.__all__:
             assert f"`{name}`" in section, f"{module.__name__}.{name}"
+
+
+def test_every_section_of_a_docstring_is_rendered() -> None:
+    left = re.findall(
+        r"^ *(?:Args|Attributes|Raises|Returns|Yields):$", PAGE.read_text(encoding="utf-8"), re.M
+    )
+    assert left == []
+
+
+def test_no_two_headings_share_an_anchor() -> None:
+    headings = re.findall(r"^#+ (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len({heading.lower() for heading in headings}) == len(headings)
