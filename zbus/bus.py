@@ -9,8 +9,8 @@ from typing import Any, Unpack, overload
 
 from .channel import Channel, Subscription
 from .event import Gap, Mismatch, T
-from .node.base import BusBase
-from .node.default import DefaultBus
+from .node.bus_base import BusBase
+from .node.default_bus import DefaultBus
 from .node.node import Node, Policy
 from .options import Overflow
 from .receiving.channel_base import Options

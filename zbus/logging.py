@@ -19,7 +19,7 @@ from typing import Any
 
 from .bus import Bus, default
 from .errors import Invalid, Unavailable
-from .node.default import DefaultBus
+from .node.default_bus import DefaultBus
 from .protocol.wire import check_sendable, encode_data
 from .roster.location import locate
 from .runtime.lifecycle import ending

@@ -18,7 +18,7 @@ import pytest
 
 import zbus
 from zbus import aio
-from zbus.roster.files import Entry
+from zbus.roster.file_names import Entry
 from zbus.runtime.processes import Look
 from zbus.sending import blockers
 

@@ -170,7 +170,7 @@ def test_a_notice_that_nobody_reads_changes_nothing(
 def test_what_the_bus_opens_does_not_take_the_place_of_a_closed_stream() -> None:
     program = """
 import os, sys
-from zbus.cli.streams import guard
+from zbus.cli.standard_streams import guard
 for number in (0, 1, 2):
     os.close(number)
 guard()

@@ -17,7 +17,7 @@ import pytest
 
 import zbus
 from tests.faults.directory import litter
-from zbus.roster.files import answers, unlocked
+from zbus.roster.liveness import answers, unlocked
 from zbus.roster.reaping import Reaper
 from zbus.roster.token import Token
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 import pytest
 
 import zbus
-from zbus.node.default import DefaultBus
+from zbus.node.default_bus import DefaultBus
 from zbus.roster.directory import Roster
 from zbus.runtime import housekeeping, reports
 from zbus.runtime.locks import Lock, any_held

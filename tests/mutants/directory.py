@@ -28,7 +28,7 @@ MUTANTS = [
     ),
     Mutant(
         "epochs are compared as text",
-        "roster/files.py",
+        "roster/file_names.py",
         "return Entry(match[1], int(match[2]), match[3])",
         "return Entry(match[1], match[2], match[3])",
         (_CLEANING + "test_of_several_entries_the_highest_epoch_counts",),
@@ -260,14 +260,14 @@ MUTANTS = [
     ),
     Mutant(
         "in doubt an ingress is dead",
-        "roster/files.py",
+        "roster/liveness.py",
         "            return False\n        except OSError:\n            return True\n    return True",
         "            return False\n        except OSError:\n            return False\n    return True",
         (_CLEANING + "test_whoever_has_a_full_backlog_is_alive",),
     ),
     Mutant(
         "a refused socket is alive",
-        "roster/files.py",
+        "roster/liveness.py",
         "except (ConnectionRefusedError, FileNotFoundError):\n            return False",
         "except FileNotFoundError:\n            return False",
         _CLEANS,

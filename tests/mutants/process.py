@@ -70,7 +70,7 @@ MUTANTS = [
     ),
     Mutant(
         "a child receives from its parent's channels",
-        "node/records.py",
+        "node/channel_records.py",
         "                    channel._after_fork_in_child(reason)",
         "                    pass",
         (_FORK + "test_every_use_of_the_parents_bus_is_refused_at_once",),
@@ -119,7 +119,7 @@ MUTANTS = [
     ),
     Mutant(
         "one subscription more than a bus may have",
-        "node/records.py",
+        "node/channel_records.py",
         "if len(self) >= _MAX_CHANNELS:",
         "if len(self) > _MAX_CHANNELS:",
         ("live/test_bad_input.py::test_too_many_subscriptions_are_refused_until_some_are_closed",),

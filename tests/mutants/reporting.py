@@ -77,7 +77,7 @@ MUTANTS = [
     ),
     Mutant(
         "a policy that uses its bus is asked for ever",
-        "node/admission.py",
+        "node/policy_check.py",
         "        self._asking.add(thread)\n",
         "",
         (_REPORTS + "test_a_policy_may_log_too",),

@@ -37,7 +37,7 @@ MUTANTS = [
     ),
     Mutant(
         "an entry takes more room for patterns than anybody reads",
-        "node/records.py",
+        "node/channel_records.py",
         "size <= _PATTERN_BYTES_SHOWN",
         "size",
         (_PEERS + "test_patterns_that_do_not_fit_into_an_entry_do_not_hide_the_rest",),

@@ -77,7 +77,7 @@ MUTANTS = [
     ),
     Mutant(
         "a write that a limit cuts short is taken for whole",
-        "roster/files.py",
+        "roster/file_access.py",
         "    while done < len(data):",
         "    while not done:",
         _LIMITS,
@@ -105,7 +105,7 @@ MUTANTS = [
     ),
     Mutant(
         "who looks at a member takes another who looks for its owner",
-        "roster/files.py",
+        "roster/liveness.py",
         "fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
         "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         ("live/test_litter.py",),

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 
 from .signals import Interrupted, raise_signals
-from .streams import guard
+from .standard_streams import guard
 
 __all__ = ["main"]
 

@@ -14,7 +14,7 @@ from .demo import demo
 from .ls import ls
 from .options import notice
 from .send import send
-from .streams import mute
+from .standard_streams import mute
 from .sub import sub
 
 __all__ = ["cli", "run"]

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from .demo_peer import BUS, describe
 from .signals import Interrupted, hold_signals, ignore_signals
-from .streams import check_stdout
+from .standard_streams import check_stdout
 
 __all__ = ["demo"]
 

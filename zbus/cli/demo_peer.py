@@ -20,7 +20,7 @@ import orjson
 import zbus
 
 from ..runtime.threads import Event, sleep, start
-from .lines import human_line
+from .event_lines import human_line
 
 __all__ = ["BUS", "describe", "main"]
 

@@ -15,9 +15,9 @@ from rich.text import Text
 
 import zbus
 
-from .columns import lines
 from .options import bus_options, notice
-from .streams import check_stdout
+from .peer_table import lines
+from .standard_streams import check_stdout
 
 __all__ = ["ls"]
 

@@ -9,7 +9,7 @@ import click
 
 from ..protocol.exact import Inexact, parse_exactly
 from .options import bus_options, open_bus
-from .streams import check_stdin
+from .standard_streams import check_stdin
 
 __all__ = ["send"]
 

@@ -15,10 +15,10 @@ import click
 import zbus
 
 from ..runtime.threads import start
-from .lines import human_line, json_line
+from .event_lines import human_line, json_line
 from .options import bus_options, notice, open_bus
 from .signals import ignore_signals
-from .streams import check_stdout
+from .standard_streams import check_stdout
 
 __all__ = ["sub"]
 

@@ -46,9 +46,9 @@ from ..sending.blockers import naming
 from ..sending.linger import FirstWrites, flushing
 from ..sending.links import Links
 from ..sending.publisher import DEFAULT, Attempts, Publisher
-from .admission import Admission
+from .channel_records import ChannelRecord, ChannelRecords
+from .policy_check import PolicyCheck
 from .presence import Presence
-from .records import ChannelRecord, ChannelRecords
 
 __all__ = ["Node", "Policy"]
 
@@ -96,7 +96,7 @@ class Node(Generic[SendResult]):
         self.capacity_bytes = check_count(capacity_bytes, "capacity_bytes")
         self._max = check_count(max_event_bytes, "max_event_bytes")
         self._linger = check_timeout(linger, "linger")
-        self._admission = Admission(policy)
+        self._policy_check = PolicyCheck(policy)
         join_timeout = check_timeout(join_timeout, "join_timeout")
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         raise_limit()
@@ -146,7 +146,7 @@ class Node(Generic[SendResult]):
     def check_subscription(self, system: str, *options: Any) -> SubscriptionRequest:
         """Check what a subscription asks for; see `Bus.subscribe`."""
         request = check_subscription(self.capacity, self.capacity_bytes, system, *options)
-        self._admission.check(SUBSCRIBE, "subscribe to events from system", request.system.pattern)
+        self._policy_check.check(SUBSCRIBE, "subscribe to events from system", request.system.pattern)
         return request
 
     def join(
@@ -169,7 +169,7 @@ class Node(Generic[SendResult]):
 
     def _admit_send(self, system: str) -> None:
         self._look_after()
-        self._admission.check(SEND, "send events to system", system)
+        self._policy_check.check(SEND, "send events to system", system)
 
     def _look_after(self) -> None:
         """See once a second, from the first use on, that others still find this process."""

@@ -24,19 +24,11 @@ import orjson
 from ..errors import Error, Unavailable
 from ..runtime.clock import clock
 from ..runtime.locks import Lock
-from .files import (
-    Entry,
-    Identity,
-    answers,
-    identity,
-    is_member,
-    open_regular,
-    parse_entry,
-    unlocked,
-    write_regular,
-)
+from .directory_handle import DirectoryHandle
+from .file_access import Identity, identity, open_regular, write_regular
+from .file_names import Entry, is_member, parse_entry
+from .liveness import answers, unlocked
 from .location import chosen_root, file_errors, locate
-from .open_directory import OpenDirectory
 from .permissions import Permissions, set_rights
 from .reaping import Reaper, remove
 
@@ -76,8 +68,8 @@ class Roster:
         self._default = chosen_root(root) is None
         self.forgotten = self._lacks_a_token()
         self._lock = Lock()
-        self._place = OpenDirectory(self.path, default=self._default)
-        self._former: list[OpenDirectory] = []
+        self._place = DirectoryHandle(self.path, default=self._default)
+        self._former: list[DirectoryHandle] = []
         self.token = self._place.token.value
         self.generation = 1
         self._reaper = Reaper(self.path, self.alive)
@@ -129,7 +121,7 @@ class Roster:
         with self._lock:
             if self._place.current():
                 return
-            place = OpenDirectory(self.path, default=self._default, former=self.rights)
+            place = DirectoryHandle(self.path, default=self._default, former=self.rights)
             self._former.append(self._place)
             self._place, self.token = place, place.token.value
             self.generation += 1

@@ -20,7 +20,7 @@ from ..runtime.descriptors import open_files
 from ..runtime.lifecycle import close_inherited
 from ..runtime.locks import Lock
 from .directory import Roster, new_id
-from .files import create_regular, write_all
+from .file_access import create_regular, write_all
 from .location import file_errors
 
 __all__ = ["Absent", "Member", "about_process"]

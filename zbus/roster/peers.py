@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import Entry, answers, is_member, parse_entry, read_regular, unlocked
+from .file_access import read_regular
+from .file_names import Entry, is_member, parse_entry
+from .liveness import answers, unlocked
 from .location import bus_name, chosen_root, file_errors, locate
 from .members import Member
 from .permissions import check

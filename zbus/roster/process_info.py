@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .files import read_regular
+from .file_access import read_regular
 
 __all__ = ["UNKNOWN", "Pattern", "ProcessInfo", "read_about", "user_name", "visible"]
 

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .files import is_member, is_scratch, is_socket, parse_entry, unlocked
+from .file_names import is_member, is_scratch, is_socket, parse_entry
+from .liveness import unlocked
 from .location import file_errors
 
 __all__ = ["Reaper", "remove"]

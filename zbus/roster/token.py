@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PermissionDenied, Unavailable
-from .files import create_regular, open_regular, write_all
+from .file_access import create_regular, open_regular, write_all
 from .location import file_errors
 
 __all__ = ["Token"]

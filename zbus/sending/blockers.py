@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import Timeout
-from ..roster.files import Entry, parse_entry
+from ..roster.file_names import Entry, parse_entry
 from ..roster.process_info import UNKNOWN, ProcessInfo, read_about, visible
 from ..runtime.descriptors import socket_id, unix_sockets, unread_bytes
 from ..runtime.processes import look, peer_process

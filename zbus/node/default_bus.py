@@ -9,7 +9,7 @@ from ..errors import Unavailable
 from ..runtime.lifecycle import ending
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from ..runtime.reports import say
-from .base import BusBase
+from .bus_base import BusBase
 
 __all__ = ["DefaultBus"]
 

@@ -1,4 +1,4 @@
-"""Admission: the one place where a bus asks its policy."""
+"""The policy check: the one place where a bus asks its policy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from ..errors import Unavailable
 from ..options import Policy, admit, check_callback
 from ..runtime.locks import native
 
-__all__ = ["Admission"]
+__all__ = ["PolicyCheck"]
 
 
-class Admission:
+class PolicyCheck:
     """Asks the policy of one bus. No lock is held meanwhile: a policy is anybody's code, and may log."""
 
     def __init__(self, policy: Policy | None) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 import zbus
-from zbus.cli.columns import lines
+from zbus.cli.peer_table import lines
 
 ID = st.text("0123456789abcdef", min_size=8, max_size=32)
 TEXT = st.text(min_size=1, max_size=30)

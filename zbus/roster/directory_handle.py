@@ -19,7 +19,7 @@ from .location import file_errors
 from .permissions import PRIVATE, Permissions, check, check_parent, make_directory, rights_below
 from .token import Token
 
-__all__ = ["OpenDirectory"]
+__all__ = ["DirectoryHandle"]
 
 _TRIES = 10
 
@@ -38,7 +38,7 @@ def _close_inherited() -> None:
     _open.clear()
 
 
-class OpenDirectory:
+class DirectoryHandle:
     """One directory, held by a shared lock, and the token in it.
 
     The lock makes systemd-tmpfiles spare all that is in the directory. That a socket is in use does not: it
