@@ -12,7 +12,7 @@ import pytest
 
 import zbus
 from zbus import errors
-from zbus.node import records
+from zbus.node import channel_records
 
 
 class Limit(Enum):
@@ -188,7 +188,7 @@ def test_an_event_above_the_limit_is_refused_and_one_at_the_limit_is_not(zbus_di
 def test_too_many_subscriptions_are_refused_until_some_are_closed(
     bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_MAX_CHANNELS", 5)
+    monkeypatch.setattr(channel_records, "_MAX_CHANNELS", 5)
     kept = [bus.subscribe("a", overflow=("drop", "block", "latest")[number % 3]) for number in range(5)]
     with pytest.raises(zbus.Unavailable, match="has 5 subscriptions, as many as it may: use wider") as caught:
         bus.subscribe("a")

@@ -102,8 +102,8 @@ print(child, flush=True)
 def test_nor_does_one_that_is_forked_while_another_thread_opens_a_bus(zbus_dir: str, path: Path) -> None:
     program = """
 import os, signal, zbus
-from zbus.roster import open_directory
-real, children = open_directory.Token, []
+from zbus.roster import directory_handle
+real, children = directory_handle.Token, []
 def fork_first(*given):
     ready, tell = os.pipe()
     children.append(os.fork())
@@ -112,7 +112,7 @@ def fork_first(*given):
         signal.pause()
     os.read(ready, 1)
     return real(*given)
-open_directory.Token = fork_first
+directory_handle.Token = fork_first
 zbus.Bus().close()
 print(children[0], flush=True)
 """

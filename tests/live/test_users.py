@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import zbus
-from zbus.roster import open_directory
+from zbus.roster import directory_handle
 from zbus.roster.process_info import user_name
 from zbus.roster.token import Token
 from zbus.runtime.processes import look
@@ -106,7 +106,7 @@ def test_who_meets_a_directory_that_is_replaced_looks_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two made it at the same time: the kernel makes no file in the one that has lost its name."""
-    real, opened = open_directory.Token, []
+    real, opened = directory_handle.Token, []
 
     def replaced_first(path: Path, mode: int) -> Token:
         opened.append(path)
@@ -114,7 +114,7 @@ def test_who_meets_a_directory_that_is_replaced_looks_again(
             raise zbus.Unavailable("cannot open it", errno=errno.ENOENT)
         return real(path, mode)
 
-    monkeypatch.setattr(open_directory, "Token", replaced_first)
+    monkeypatch.setattr(directory_handle, "Token", replaced_first)
     zbus.Bus(dir=root).close()
     assert len(opened) == 2
     check_rights(root)

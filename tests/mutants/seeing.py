@@ -68,7 +68,7 @@ MUTANTS = [
             ),
             (
                 "a stand-in is not for children",
-                "streams",
+                "standard_streams",
                 "os.set_inheritable(number, True)",
                 "pass",
                 "streams.py::test_what_the_bus_opens_does_not_take_the_place_of_a_closed_stream",
@@ -89,7 +89,7 @@ MUTANTS = [
             ),
             (
                 "a table is drawn however narrow the terminal",
-                "columns",
+                "peer_table",
                 "if width is None or taken +",
                 "if True or taken +",
                 "ls.py::test_nothing_that_tells_peers_apart_is_cut_on_a_narrow_terminal",
@@ -103,7 +103,7 @@ MUTANTS = [
             ),
             (
                 "names disturb the terminal",
-                "columns",
+                "peer_table",
                 "{name: visible(text) or",
                 "{name: text or",
                 "ls.py::test_names_that_others_chose_cannot_disturb_the_terminal",
