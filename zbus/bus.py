@@ -185,7 +185,7 @@ class Bus(BusBase[None], Sender[None]):
     def __enter__(self) -> Bus:
         return self
 
-    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+    def __exit__(self, error_type: object, error: object, trace: TracebackType | None) -> None:
         self.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import zbus
 from zbus.roster import location
-from zbus.roster.permissions import Permissions, set_rights
+from zbus.roster.permissions import Permissions, set_permissions
 
 from .test_users import check_rights
 from .users import GROUP, ROOT, SERVICE, SHELL, STRANGER, Start, User, only_root, prepared, root, start
@@ -166,7 +166,7 @@ def test_a_link_in_place_of_a_socket_gives_nobody_rights(root: Path, scratch: Pa
     target.touch(0o600)
     (root / "link").symlink_to(target)
     with pytest.raises(OSError, match=r"not a socket|Too many levels"):
-        set_rights(root / "link", Permissions(GROUP, 0o2770))
+        set_permissions(root / "link", Permissions(GROUP, 0o2770))
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 

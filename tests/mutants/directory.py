@@ -21,9 +21,9 @@ _HEADROOM = (_CLEANING + "test_own_connections_count_for_the_descriptors_that_a_
 MUTANTS = [
     Mutant(
         "the lowest epoch wins",
-        "roster/directory.py",
-        "found[entry.id].epoch < entry.epoch",
-        "found[entry.id].epoch > entry.epoch",
+        "roster/file_names.py",
+        "return max(entries, key",
+        "return min(entries, key",
         (_CLEANING + "test_of_several_entries_the_highest_epoch_counts",),
     ),
     Mutant(
@@ -50,7 +50,7 @@ MUTANTS = [
     Mutant(
         "whoever leaves does not tell",
         "roster/directory.py",
-        "        if remove(*paths):\n            self._tell()",
+        "        if remove(*paths):\n            self._announce_removal()",
         "        remove(*paths)",
         _LEAVES,
     ),
@@ -64,15 +64,15 @@ MUTANTS = [
     Mutant(
         "whoever cleans up does not tell",
         "roster/directory.py",
-        "        if self._reaper.reap(_REAP_SECONDS):\n            self._tell()",
+        "        if self._reaper.reap(_REAP_SECONDS):\n            self._announce_removal()",
         "        self._reaper.reap(_REAP_SECONDS)",
         _CLEANS,
     ),
     Mutant(
         "a publisher that cleans up does not tell",
         "roster/directory.py",
-        "for ident in idents}, _BURY_SECONDS):\n            self._tell()",
-        "for ident in idents}, _BURY_SECONDS):\n            pass",
+        "names, _REMOVE_SECONDS):\n            self._announce_removal()",
+        "names, _REMOVE_SECONDS):\n            pass",
         (_CLEANING + "test_a_publisher_that_meets_the_dead_removes_entries_before_the_socket",),
     ),
     Mutant(
@@ -225,8 +225,8 @@ MUTANTS = [
     Mutant(
         "the token is written before the entry",
         "roster/directory.py",
-        "        self._show(entry, info)\n        names",
-        "        self.touch()\n        self._show(entry, info)\n        names",
+        "        self._write_entry(entry, info)\n        names",
+        "        self.touch()\n        self._write_entry(entry, info)\n        names",
         _REPLACED,
     ),
     Mutant(

@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "a block channel that closes keeps its ingress",
         "node/node.py",
-        "if self._ends is None and record.ingress is not self._shared:",
-        "if self._ends is None and record.ingress is self._ends:",
+        "if self._closing_ingresses is None and record.ingress is not self._shared:",
+        "if self._closing_ingresses is None and record.ingress is self._closing_ingresses:",
         (_LIFETIMES + "test_300_cycles_leave_threads_descriptors_and_files_as_they_were",),
     ),
     Mutant(

@@ -21,7 +21,7 @@ MUTANTS = [
     ),
     Mutant(
         "a process has the name that its script has",
-        "roster/members.py",
+        "roster/process_info.py",
         "    return printable(name or",
         "    return (name or",
         _SHOWN,
@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "a bus whose close is interrupted counts as closed",
         "node/node.py",
-        "        for ingress in self._ends or ():\n",
-        "        self._finished = True\n        for ingress in self._ends or ():\n",
+        "        for ingress in self._closing_ingresses or ():\n",
+        "        self._finished = True\n        for ingress in self._closing_ingresses or ():\n",
         ("live/test_steps.py::test_a_bus_whose_close_is_interrupted_anywhere_is_closed_by_the_next",),
     ),
     Mutant(

@@ -14,7 +14,7 @@ from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
 from ..receiving.notices import AnnouncedBytes
 from ..receiving.queue import SocketQueue
-from ..roster.members import about_process
+from ..roster.process_info import own_process_info
 
 __all__ = ["ChannelRecord", "ChannelRecords"]
 
@@ -61,7 +61,7 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
         shown = [
             pattern for pattern, size in zip(patterns, sizes, strict=True) if size <= _PATTERN_BYTES_SHOWN
         ]
-        about = {**about_process(), "member": member, "channels": len(patterns)}
+        about = {**own_process_info(), "member": member, "channels": len(patterns)}
         return {**about, "patterns": shown[:_PATTERNS_SHOWN]}
 
     def on_notice(self, ingress: Ingress, topics: AnnouncedBytes) -> float:

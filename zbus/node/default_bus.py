@@ -13,7 +13,7 @@ from .bus_base import BusBase
 
 __all__ = ["DefaultBus"]
 
-_LATE_SECONDS = 1.0
+_OPENING_SECONDS = 1.0
 
 B = TypeVar("B", bound=BusBase[Any])
 
@@ -39,7 +39,7 @@ class DefaultBus(Generic[B]):
             return bus
         try:
             # At the end of the process somebody may hold it who is no more.
-            if not self._lock.acquire(timeout=_LATE_SECONDS if ending() else TIMEOUT_MAX):
+            if not self._lock.acquire(timeout=_OPENING_SECONDS if ending() else TIMEOUT_MAX):
                 raise Unavailable("another thread is opening the default bus: try again", retryable=True)
             if self.bus is None or self.bus.closed:
                 opened = self._open()

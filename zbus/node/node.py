@@ -52,10 +52,10 @@ from .presence import Presence
 
 __all__ = ["Node", "Policy"]
 
-_KEEP_TIMEOUT = 0.1
+_HOUSEKEEPING_TIMEOUT = 0.1
 # How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
-_TIDY_ROUNDS = 5
-_TIDY_PAUSE = 0.08
+_REAP_ROUNDS = 5
+_REAP_PAUSE = 0.08
 _CLOSE_TRIES = 5  # each waits a while for a send to end; more only if that one hangs
 _MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
 
@@ -101,16 +101,16 @@ class Node(Generic[SendResult]):
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         raise_limit()
         late = ending()
-        self._presence = Presence(dir, self.name, seen=not late)
+        self._presence = Presence(dir, self.name, listed=not late)
         self._roster, self._member = self._presence.roster, self._presence.member
         self.path = self._roster.path
         self._context = LazyContext(KeptContext if late else zmq.Context)
         # Re-entrant: garbage collection may close a channel while this thread joins another.
-        self._lock, self._closing = Lock(), Lock()
+        self._lock, self._close_lock = Lock(), Lock()
         self._shared: Ingress | None = None
         self._records = ChannelRecords()
-        self._soon = DeferredCalls(self._lock).run
-        self._ends: list[Ingress] | None = None  # what `close` is to close in the end
+        self._deferred = DeferredCalls(self._lock)
+        self._closing_ingresses: list[Ingress] | None = None  # what `close` is to close in the end
         self.closed, self._finished = "", False
         self._links = Links(
             self._roster,
@@ -160,35 +160,35 @@ class Node(Generic[SendResult]):
             with refusals("subscribe"), self._lock:
                 self._check_open()
                 check_subscribing()
-                self._look_after()
+                self._watch_presence()
                 self._presence.restore(self._all_ingresses(), self._describe, create=True)
                 return self._join_by(self._ingress_for(request), request, partial(make_channel, bus))
         finally:
-            self._soon()
+            self._deferred.run()
             say()
 
     def _admit_send(self, system: str) -> None:
-        self._look_after()
+        self._watch_presence()
         self._policy_check.check(SEND, "send events to system", system)
 
-    def _look_after(self) -> None:
+    def _watch_presence(self) -> None:
         """See once a second, from the first use on, that others still find this process."""
         with suppress(Unavailable):  # no thread: then at each join only
-            housekeeping.register(self._keep)
+            housekeeping.register(self._housekeep)
 
-    def _keep(self) -> None:
-        def keep() -> None:
+    def _housekeep(self) -> None:
+        def restore() -> None:
             if not self.closed:
-                self._presence.keep(self._all_ingresses(), self._describe)
+                self._presence.restore_or_report(self._all_ingresses(), self._describe)
 
-        self._lock.run(keep, _KEEP_TIMEOUT)
-        self._soon()
+        self._lock.run(restore, _HOUSEKEEPING_TIMEOUT)
+        self._deferred.run()
         self.publisher.hear()
         tidy()
-        for _ in range(_TIDY_ROUNDS):
-            if self.closed or not self._roster.tidy():
+        for _ in range(_REAP_ROUNDS):
+            if self.closed or not self._roster.continue_reaping():
                 break
-            sleep(_TIDY_PAUSE)
+            sleep(_REAP_PAUSE)
 
     def _ingress_for(self, request: SubscriptionRequest) -> Ingress:
         blocking = request.overflow == "block"
@@ -246,22 +246,22 @@ class Node(Generic[SendResult]):
 
     def _leave(self, queue: SocketQueue) -> None:
         """Forget a channel whose socket is closed."""
-        self._soon(partial(self._forget, queue))
+        self._deferred.run(partial(self._forget, queue))
 
     def _discard(self, queue: SocketQueue) -> None:
         """Close the queue of a channel that nobody refers to any more."""
         if not self.inherited:
-            self._soon(queue.close)
+            self._deferred.run(queue.close)
 
     def _forget(self, queue: SocketQueue) -> None:
         record = self._records.get(queue)
         if record is None:
             return
-        if self._ends is None and record.ingress is not self._shared:
+        if self._closing_ingresses is None and record.ingress is not self._shared:
             record.ingress.withdraw()  # first: what an interrupt cuts short is left to the next close
             record.ingress.close()
         del self._records[queue]
-        if self._ends is not None:
+        if self._closing_ingresses is not None:
             self._finish()
         elif record.ingress is self._shared:
             record.ingress.describe(self._describe(record.ingress))
@@ -287,7 +287,7 @@ class Node(Generic[SendResult]):
         A signal handler may call it amid anything that its thread does here. What it interrupts must go on
         first, so then new uses are refused at once, and a helper closes the rest as soon as it may.
         """
-        if self.inherited or self._closing.held():
+        if self.inherited or self._close_lock.held():
             return
         if self._in_use_here or self.publisher.in_use_here:
             self._refuse()
@@ -295,23 +295,23 @@ class Node(Generic[SendResult]):
             for _ in range(_CLOSE_TRIES):
                 if self._try_to_close():
                     return
-        close_in_background(self._close_in_the_end)
+        close_in_background(self._close_until_done)
 
     @property
     def _in_use_here(self) -> bool:
         """Whether this thread is amid a join or the end of a channel: then this is a signal handler."""
         return self._lock.held() or any(ingress.in_use_here for ingress in self._all_ingresses())
 
-    def _close_in_the_end(self) -> None:
+    def _close_until_done(self) -> None:
         while not self._try_to_close():
             pass  # a try takes a while
 
     def _try_to_close(self) -> bool:
         try:
-            with self._closing:
+            with self._close_lock:
                 return self._close_once()
         finally:
-            self._soon()
+            self._deferred.run()
 
     def _refuse(self) -> None:
         self.closed = self.closed or f"the bus {self.name!r} is closed: open a new one"
@@ -327,9 +327,9 @@ class Node(Generic[SendResult]):
             connections = self.publisher.close(deadline)
             if connections is None:
                 return False
-            self._ends = [*self._all_ingresses()]
+            self._closing_ingresses = [*self._all_ingresses()]
         try:
-            housekeeping.unregister(self._keep)
+            housekeeping.unregister(self._housekeep)
             self.end_channels()
             with self._lock:
                 self._finish()
@@ -362,7 +362,7 @@ class Node(Generic[SendResult]):
         """
         if self._records or self._finished:
             return
-        for ingress in self._ends or ():
+        for ingress in self._closing_ingresses or ():
             ingress.close()
         self._member.close()
         self._roster.close()
@@ -387,7 +387,7 @@ class Node(Generic[SendResult]):
 
     def _disconnect(self) -> None:
         # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
-        ingresses = (*self._all_ingresses(), *(self._ends or ()))
+        ingresses = (*self._all_ingresses(), *(self._closing_ingresses or ()))
         idents = {*self._links.idents(), *(ingress.id for ingress in ingresses)}
         close_connections(str(self.path), idents)
 

@@ -13,7 +13,8 @@ from typing import Any
 from ..errors import Error, printable
 from ..receiving.ingress import Ingress
 from ..roster.directory import Roster
-from ..roster.members import Absent, Member, about_process
+from ..roster.members import Member, UnlistedMember
+from ..roster.process_info import own_process_info
 from ..runtime.limits import check_memory, refusals
 from ..runtime.reports import report
 from ..runtime.threads import sleep
@@ -34,16 +35,16 @@ class Presence:
     """
 
     @refusals("open the bus")
-    def __init__(self, dir: str | os.PathLike[str] | None, bus: str, *, seen: bool = True) -> None:
+    def __init__(self, dir: str | os.PathLike[str] | None, bus: str, *, listed: bool = True) -> None:
         """Open the roster and, to be `seen`, show a member on it, and clean up for a moment; see `Roster`."""
         check_memory()
         self.roster = Roster(dir, bus)
         try:
-            if self.roster.forgotten:
+            if self.roster.token_missing:
                 sleep(_NOTICE_SECONDS)  # else they would not know of this one, nor it of them
-            self.member = Member(self.roster, about_process()) if seen else Absent()
+            self.member = Member(self.roster, own_process_info()) if listed else UnlistedMember()
             try:
-                self.roster.reap() if seen else None
+                self.roster.reap() if listed else None
             except BaseException:
                 self.member.close()
                 raise
@@ -51,7 +52,7 @@ class Presence:
             self.roster.close()
             raise
         self._generation = self.roster.generation
-        self._said = ""
+        self._reported = ""
 
     def restore(
         self,
@@ -75,7 +76,7 @@ class Presence:
         generation = roster.generation
         missing = [ingress for ingress in ingresses if not ingress.listed()]
         if generation == self._generation and not missing and self.member.listed():
-            self._said = ""
+            self._reported = ""
             return
         self.member.restore(roster)
         timeout, full = _LISTEN_TIMEOUT, 0
@@ -84,21 +85,27 @@ class Presence:
                 timeout = 0.0  # for all of them together
                 full += 1
         roster.touch()
-        roster.tell_former()
+        roster.notify_previous()
         self._generation = generation
-        self._said = self._said if full else ""
+        self._reported = self._reported if full else ""
         later = f", but for {full} full 'block' channels: theirs follow once there is room" if full else ""
         where = printable(str(roster.path))
-        self._tell(f"files of this process were missing from {where}: it has created them again{later}")
+        self._report_once(
+            f"files of this process were missing from {where}: it has created them again{later}"
+        )
 
-    def keep(self, ingresses: Iterable[Ingress], describe: Callable[[Ingress], dict[str, Any]]) -> None:
+    def restore_or_report(
+        self, ingresses: Iterable[Ingress], describe: Callable[[Ingress], dict[str, Any]]
+    ) -> None:
         """Do what `restore` does, in the background: an error is logged, once while it stays."""
         try:
             self.restore(ingresses, describe, create=False)
         except Error as error:
-            self._tell(f"files of this process are missing, and it cannot create them again: {error.message}")
+            self._report_once(
+                f"files of this process are missing, and it cannot create them again: {error.message}"
+            )
 
-    def _tell(self, message: str) -> None:
-        if message != self._said:
+    def _report_once(self, message: str) -> None:
+        if message != self._reported:
             report("%s", message)
-        self._said = message
+        self._reported = message

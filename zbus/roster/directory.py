@@ -26,10 +26,10 @@ from ..runtime.clock import clock
 from ..runtime.locks import Lock
 from .directory_handle import DirectoryHandle
 from .file_access import Identity, identity, open_regular, write_regular
-from .file_names import Entry, is_member, parse_entry
+from .file_names import Entry, entries_by_id, is_member, newest
 from .liveness import answers, unlocked
 from .location import chosen_root, file_errors, locate
-from .permissions import Permissions, set_rights
+from .permissions import Permissions, set_permissions
 from .reaping import Reaper, remove
 
 __all__ = ["Entry", "Roster", "clock", "new_id"]
@@ -37,7 +37,7 @@ __all__ = ["Entry", "Roster", "clock", "new_id"]
 _ID_BYTES = 8
 # How long one call may clean up: on the way of who joins, and of who sends.
 _REAP_SECONDS = 0.2
-_BURY_SECONDS = 0.02
+_REMOVE_SECONDS = 0.02
 
 
 def new_id() -> str:
@@ -53,7 +53,7 @@ class Roster:
         token: one unsigned 64-bit number, mapped; `token[0]` costs 40 ns, and any change of it means that
             the roster changed.
         generation: how often the directory or the token was found to be another one, and 1.
-        forgotten: whether there were members but no token, when this roster was opened.
+        token_missing: whether there were members but no token, when this roster was opened.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None, bus: str) -> None:
@@ -66,11 +66,11 @@ class Roster:
         """
         self.path = locate(root, bus)
         self._default = chosen_root(root) is None
-        self.forgotten = self._lacks_a_token()
+        self.token_missing = self._has_lost_its_token()
         self._lock = Lock()
-        self._place = DirectoryHandle(self.path, default=self._default)
-        self._former: list[DirectoryHandle] = []
-        self.token = self._place.token.value
+        self._handle = DirectoryHandle(self.path, default=self._default)
+        self._previous: list[DirectoryHandle] = []
+        self.token = self._handle.token.value
         self.generation = 1
         self._reaper = Reaper(self.path, self.alive)
         self._listed: dict[str, list[str]] = {}  # the names of each ingress's entries, as of the last listing
@@ -78,7 +78,7 @@ class Roster:
         self._sockets: dict[str, Identity | None] = {}  # our own
         self._dead: dict[str, Identity | None] = {}  # that did not answer, with the socket they had then
 
-    def _lacks_a_token(self) -> bool:
+    def _has_lost_its_token(self) -> bool:
         """Return whether members live here that have no token: somebody removed it.
 
         A member has a token from before it has a file. So if one lives and there is still no token, it was
@@ -94,13 +94,13 @@ class Roster:
         return any(not unlocked(file) for file in members) and not os.path.exists(self.path / "token")
 
     @property
-    def rights(self) -> Permissions:
+    def permissions(self) -> Permissions:
         """The rights of what is made in the directory."""
-        return self._place.rights
+        return self._handle.permissions
 
     def current(self) -> bool:
         """Return whether the directory and the token are still those at the path. Takes 5 us."""
-        return self._place.current()
+        return self._handle.current()
 
     def follow(self) -> memoryview:
         """Return the token to compare from now on, of the directory that is at the path now.
@@ -119,33 +119,33 @@ class Roster:
             PermissionDenied, Unavailable: see `Roster`.
         """
         with self._lock:
-            if self._place.current():
+            if self._handle.current():
                 return
-            place = DirectoryHandle(self.path, default=self._default, former=self.rights)
-            self._former.append(self._place)
-            self._place, self.token = place, place.token.value
+            handle = DirectoryHandle(self.path, default=self._default, previous=self.permissions)
+            self._previous.append(self._handle)
+            self._handle, self.token = handle, handle.token.value
             self.generation += 1
 
-    def tell_former(self) -> None:
+    def notify_previous(self) -> None:
         """Tell those who still look at the former tokens, our own publisher too, that the roster changed."""
         with self._lock:
-            while self._former:
-                place = self._former.pop()
+            while self._previous:
+                handle = self._previous.pop()
                 with suppress(OSError):
-                    place.token.write()
-                place.retire()
+                    handle.token.write()
+                handle.retire()
 
     def close(self) -> None:
         """Let go of the directory. The files stay: they belong to whoever wrote them."""
         with self._lock:
-            while self._former:
-                self._former.pop().retire()
-            self._place.close()
+            while self._previous:
+                self._previous.pop().retire()
+            self._handle.close()
 
     def after_fork_in_child(self) -> None:
         """In a forked child: let go of what the parent holds, so that it does not outlive the parent."""
-        for place in (*self._former, self._place):
-            place.retire()
+        for handle in (*self._previous, self._handle):
+            handle.retire()
 
     def touch(self) -> int:
         """Tell everybody that the roster changed; return the time just before, see `clock`.
@@ -155,7 +155,7 @@ class Roster:
         """
         now = clock()
         with file_errors("write", self.path / "token"):
-            self._place.token.write()
+            self._handle.token.write()
         return now
 
     def entries(self) -> dict[str, Entry]:
@@ -167,18 +167,12 @@ class Roster:
         """
         while True:
             before = self.token[0]
-            found: dict[str, Entry] = {}
-            listed: dict[str, list[str]] = {}
             with file_errors("list", self.path):
-                names = os.listdir(self.path)
-            for name in names:
-                if (entry := parse_entry(name)) is not None:
-                    listed.setdefault(entry.id, []).append(name)
-                    if entry.id not in found or found[entry.id].epoch < entry.epoch:
-                        found[entry.id] = entry
+                listed = entries_by_id(os.listdir(self.path))
             if self.token[0] == before:
-                self._listed = listed
-                for ident in self._still_dead(listed):
+                self._listed = {ident: [entry.name for entry in entries] for ident, entries in listed.items()}
+                found = {ident: newest(entries) for ident, entries in listed.items()}
+                for ident in self._still_dead(self._listed):
                     del found[ident]
                 return found
 
@@ -203,7 +197,7 @@ class Roster:
         """Give the socket that listens at the scratch path its name."""
         path = self.socket_path(ident)
         with file_errors("create", path):
-            set_rights(self.scratch_path(ident), self.rights)
+            set_permissions(self.scratch_path(ident), self.permissions)
             self.scratch_path(ident).rename(path)
         self._sockets[ident] = identity(path)
 
@@ -225,7 +219,7 @@ class Roster:
             Unavailable: the file system refused.
         """
         if not self.has_entry(entry):
-            self._show(entry, info)
+            self._write_entry(entry, info)
 
     def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> int:
         """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0.
@@ -236,7 +230,7 @@ class Roster:
         Raises:
             Unavailable: the file system refused; then `entry` is not shown.
         """
-        self._show(entry, info)
+        self._write_entry(entry, info)
         names = self._own[entry.id]
         try:
             announced_at = self.touch()
@@ -248,11 +242,11 @@ class Roster:
             names.discard(previous.name)
         return announced_at
 
-    def _show(self, entry: Entry, info: dict[str, Any]) -> None:
+    def _write_entry(self, entry: Entry, info: dict[str, Any]) -> None:
         scratch, path = self.scratch_path(entry.id), self.path / entry.name
         with file_errors("write", path):
             try:
-                write_regular(scratch, orjson.dumps(info), self.rights.file_mode)
+                write_regular(scratch, orjson.dumps(info), self.permissions.file_mode)
                 scratch.rename(path)
             except OSError:
                 remove(scratch)
@@ -274,17 +268,18 @@ class Roster:
         names = self._own.get(ident, set())
         paths = [*(self.path / name for name in names), self.socket_path(ident), self.scratch_path(ident)]
         if remove(*paths):
-            self._tell()
+            self._announce_removal()
         self._own.pop(ident, None)  # last: an interrupt leaves the rest to the next time
         self._sockets.pop(ident, None)
 
-    def bury(self, idents: Iterable[str]) -> None:
+    def remove_dead(self, idents: Iterable[str]) -> None:
         """Remove the files of ingresses that were found dead, as of the last listing, and tell everybody.
 
         What cannot be removed, or not in so short a time, is no longer listed all the same.
         """
-        if self._reaper.bury({ident: self._listed.get(ident, []) for ident in idents}, _BURY_SECONDS):
-            self._tell()
+        names = {ident: self._listed.get(ident, []) for ident in idents}
+        if self._reaper.remove_ingresses(names, _REMOVE_SECONDS):
+            self._announce_removal()
 
     def alive(self, ident: str) -> bool:
         """Return whether somebody listens on an ingress's socket. In doubt, yes: never reap the living."""
@@ -298,17 +293,17 @@ class Roster:
     def reap(self) -> None:
         """Remove what dead processes left behind, for a moment; what is left then, the next call removes."""
         if self._reaper.reap(_REAP_SECONDS):
-            self._tell()
+            self._announce_removal()
 
-    def tidy(self) -> bool:
+    def continue_reaping(self) -> bool:
         """Go on with what was left of cleaning up, for a moment; return whether something is left."""
-        self._place.lock()  # if a cleaner held it so far
+        self._handle.lock()  # if a cleaner held it so far
         with suppress(Error):
-            if self._reaper.unfinished and self._reaper.reap(_BURY_SECONDS):
-                self._tell()
+            if self._reaper.unfinished and self._reaper.reap(_REMOVE_SECONDS):
+                self._announce_removal()
         return self._reaper.unfinished
 
-    def _tell(self) -> None:
+    def _announce_removal(self) -> None:
         """Tell everybody of what was removed, if the file system allows: who misses it just looks later."""
         with suppress(Unavailable):
             self.touch()

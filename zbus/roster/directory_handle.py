@@ -15,8 +15,16 @@ from pathlib import Path
 
 from ..errors import Unavailable
 from ..runtime.lifecycle import close_inherited
+from .file_access import inode, leads_to
 from .location import file_errors
-from .permissions import PRIVATE, Permissions, check, check_parent, make_directory, rights_below
+from .permissions import (
+    PRIVATE,
+    Permissions,
+    check_directory,
+    check_parent,
+    make_directory,
+    permissions_below,
+)
 from .token import Token
 
 __all__ = ["DirectoryHandle"]
@@ -32,8 +40,7 @@ def _close_inherited() -> None:
     """In a forked child: close the parent's directories, also one that another thread had just opened."""
     for number, which in _open.items():
         with suppress(OSError):
-            info = os.fstat(number)
-            if (info.st_dev, info.st_ino) == which:
+            if inode(os.fstat(number)) == which:
                 os.close(number)
     _open.clear()
 
@@ -46,16 +53,16 @@ class DirectoryHandle:
 
     Attributes:
         token: see `Token`.
-        rights: of what is made in the directory.
+        permissions: of what is made in the directory.
     """
 
-    def __init__(self, path: Path, *, default: bool = False, former: Permissions = PRIVATE) -> None:
+    def __init__(self, path: Path, *, default: bool = False, previous: Permissions = PRIVATE) -> None:
         """Open the directory of a bus at `path`, creating what is missing.
 
         Args:
             path: the directory.
             default: whether the root is this user's default, which nobody else can prepare.
-            former: the rights of the directory that was at `path` before, if somebody removed it.
+            previous: the rights of the directory that was at `path` before, if somebody removed it.
 
         Raises:
             PermissionDenied: a directory on the way is not for this user.
@@ -65,7 +72,7 @@ class DirectoryHandle:
         failed = Unavailable(f"{path} is removed again and again: find out by whom", path=str(path))
         for _ in range(_TRIES):
             try:
-                self.rights = _create(path, default, former)
+                self.permissions = _create(path, default, previous)
                 self._hold(path)
             except Unavailable as error:
                 if error.details.get("errno") != errno.ENOENT:
@@ -81,10 +88,9 @@ class DirectoryHandle:
         with file_errors("open", path):
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            info = os.fstat(self._fd)
-            _open[self._fd] = info.st_dev, info.st_ino
+            _open[self._fd] = inode(os.fstat(self._fd))
             self.lock()
-            self.token = Token(path / "token", self.rights.file_mode)
+            self.token = Token(path / "token", self.permissions.file_mode)
         except BaseException:
             self._close()
             raise
@@ -96,15 +102,7 @@ class DirectoryHandle:
 
     def current(self) -> bool:
         """Return whether the paths still lead to this directory and this token. Takes 5 us."""
-        try:
-            there, here = os.lstat(self._path), os.fstat(self._fd)
-            token = os.lstat(f"{self._path}/token")
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and (
-            token.st_dev,
-            token.st_ino,
-        ) == self.token.identity
+        return leads_to(self._path, self._fd) and self.token.at(f"{self._path}/token")
 
     def close(self) -> None:
         """Let go of both: nobody may read the token any more."""
@@ -123,25 +121,25 @@ class DirectoryHandle:
             os.close(fd)
 
 
-def _create(path: Path, default: bool, former: Permissions) -> Permissions:
+def _create(path: Path, default: bool, previous: Permissions) -> Permissions:
     """Create what is missing; return the rights of what is made in the directory."""
     top = path.parent.parent
     if not os.path.lexists(top):
         check_parent(top)
     with file_errors("create", top.parent), suppress(FileExistsError):
         top.parent.mkdir(parents=True)
-    rights = _of_root(top.parent, default)
+    permissions = _permissions_of_root(top.parent, default)
     for directory in (top, path.parent, path):
         with file_errors("create", directory):
-            make_directory(directory, rights if former == PRIVATE else former)
-        rights = check(directory, default=default and directory == top, last=directory == path)
-    return rights
+            make_directory(directory, permissions if previous == PRIVATE else previous)
+        permissions = check_directory(directory, default=default and directory == top, last=directory == path)
+    return permissions
 
 
-def _of_root(parent: Path, default: bool) -> Permissions:
+def _permissions_of_root(parent: Path, default: bool) -> Permissions:
     """Return the rights of a root that is missing.
 
     Its parent hands down its own if it is closed to all others, so that it was prepared for nothing else.
     """
-    rights = rights_below(parent)
-    return PRIVATE if default or rights.directory_mode & stat.S_IRWXO else rights
+    permissions = permissions_below(parent)
+    return PRIVATE if default or permissions.directory_mode & stat.S_IRWXO else permissions

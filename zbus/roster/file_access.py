@@ -14,6 +14,8 @@ __all__ = [
     "Identity",
     "create_regular",
     "identity",
+    "inode",
+    "leads_to",
     "open_regular",
     "read_regular",
     "write_all",
@@ -83,6 +85,19 @@ def write_regular(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
     with open(create_regular(path, mode, 0), "wb") as file:
         file.write(data)
         file.truncate()
+
+
+def leads_to(path: str | os.PathLike[str], fd: int) -> bool:
+    """Return whether `path` still leads to the open file `fd`: nobody has removed or replaced it."""
+    try:
+        return inode(os.lstat(path)) == inode(os.fstat(fd))
+    except OSError:
+        return False
+
+
+def inode(info: os.stat_result) -> tuple[int, int]:
+    """Return what tells one open file from all others: its device, and its number there."""
+    return info.st_dev, info.st_ino
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -7,9 +7,10 @@ looked at.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Entry", "is_member", "is_scratch", "is_socket", "parse_entry"]
+__all__ = ["Entry", "entries_by_id", "is_member", "is_scratch", "is_socket", "newest", "parse_entry"]
 
 _ENTRY = re.compile(r"([0-9a-f]{8,32})\.([1-9][0-9]{0,17})\.(drop|block)")
 _OTHER = re.compile(r"[0-9a-f]{8,32}\.(?:sock|member|new)")
@@ -35,6 +36,20 @@ def parse_entry(name: str) -> Entry | None:
     if name.endswith(_ENTRY_ENDS) and (match := _ENTRY.fullmatch(name)) is not None:
         return Entry(match[1], int(match[2]), match[3])
     return None
+
+
+def entries_by_id(names: Iterable[str]) -> dict[str, list[Entry]]:
+    """Return the entries among the names of files, by the id of their ingress."""
+    found: dict[str, list[Entry]] = {}
+    for name in names:
+        if (entry := parse_entry(name)) is not None:
+            found.setdefault(entry.id, []).append(entry)
+    return found
+
+
+def newest(entries: Iterable[Entry]) -> Entry:
+    """Return the entry that counts, of several of one ingress: the one with the highest epoch."""
+    return max(entries, key=lambda entry: entry.epoch)
 
 
 def is_socket(name: str) -> bool:

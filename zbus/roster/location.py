@@ -23,7 +23,7 @@ _LONGEST_NAME = f"{'0' * 16}.sock"
 _BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
-_said: set[str] = set()
+_reported: set[str] = set()
 
 
 def chosen_root(root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
@@ -47,8 +47,8 @@ def default_root() -> Path:
         return temporary
     if (owner := _other_owner(runtime)) is None:
         return Path(runtime) / "zbus"
-    if runtime not in _said:
-        _said.add(runtime)
+    if runtime not in _reported:
+        _reported.add(runtime)
         report(
             "XDG_RUNTIME_DIR=%s belongs to user %s, and this process is of user %d: its buses are in %s."
             " To share one, set ZBUS_DIR for both to a directory that is prepared for a group",

@@ -7,40 +7,23 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections import deque
 from contextlib import suppress
 from typing import Any
 
 import orjson
 
-from ..errors import printable
-from ..protocol.patterns import plain
 from ..runtime.descriptors import open_files
 from ..runtime.lifecycle import close_inherited
 from ..runtime.locks import Lock
 from .directory import Roster, new_id
-from .file_access import create_regular, write_all
+from .file_access import create_regular, leads_to, write_all
 from .location import file_errors
 
-__all__ = ["Absent", "Member", "about_process"]
-
-
-def about_process() -> dict[str, Any]:
-    """Return what this process says about itself on the roster."""
-    return {"process": _program(), "pid": os.getpid(), "language": "python"}
-
-
-def _program() -> str:
-    """Return the name of this program. Whoever embeds Python may have put anything into `sys.argv`."""
-    name = ""
-    with suppress(Exception):
-        name = plain(os.path.basename(os.fsdecode(sys.argv[0])))
-    return printable(name or os.path.basename(sys.executable or "python"))[:_NAME_CHARS]
+__all__ = ["Member", "UnlistedMember"]
 
 
 _ORIGINS_SHOWN = 100
-_NAME_CHARS = 255
 _ids: set[str] = set()
 """Of the member files that this process has open, or is about to open or to close."""
 
@@ -84,7 +67,7 @@ class Member:
     def _create(self, roster: Roster) -> int:
         scratch = roster.scratch_path(self.id)
         with file_errors("write", self._path):
-            fd = create_regular(scratch, roster.rights.file_mode)
+            fd = create_regular(scratch, roster.permissions.file_mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 counts = b"".join(count.to_bytes(8, "little") for count in self._counts.values())
@@ -112,11 +95,7 @@ class Member:
 
     def listed(self) -> bool:
         """Return whether the file is still where others look for it."""
-        try:
-            there, here = os.lstat(self._path), os.fstat(self._fd)
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        return leads_to(self._path, self._fd)
 
     def restore(self, roster: Roster) -> None:
         """Create the file again, with what was counted so far, if it is gone.
@@ -168,7 +147,7 @@ class Member:
         os.close(fd)
 
 
-class Absent(Member):
+class UnlistedMember(Member):
     """In place of a member, for a process that is about to be gone: it has no file."""
 
     def __init__(self) -> None:

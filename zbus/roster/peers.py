@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .file_access import read_regular
-from .file_names import Entry, is_member, parse_entry
+from .file_names import Entry, entries_by_id, is_member, newest
 from .liveness import answers, unlocked
 from .location import bus_name, chosen_root, file_errors, locate
 from .members import Member
-from .permissions import check
-from .process_info import Pattern, read_about
+from .permissions import check_directory
+from .process_info import Pattern, read_process_info
 
 __all__ = ["Peer", "Peers", "peers"]
 
@@ -99,7 +99,7 @@ def _exists(path: Path, default: bool) -> bool:
                 os.lstat(directory)
             except FileNotFoundError:
                 return False
-        check(directory, default=default and directory == top, last=directory == path, look=True)
+        check_directory(directory, default=default and directory == top, last=directory == path, look=True)
     return True
 
 
@@ -128,7 +128,7 @@ def _members(path: Path, names: list[str]) -> Iterator[Peer]:
             file, ident = path / name, name.partition(".")[0]
             if not stat.S_ISREG(os.lstat(file).st_mode):
                 continue
-            it = read_about(file, Member.HEADER_BYTES)
+            it = read_process_info(file, Member.HEADER_BYTES)
             counts = memoryview(it.head[: len(it.head) // 8 * 8]).cast("Q")
             counters = dict(zip(Member.COUNTERS, counts, strict=False))
             yield Peer(
@@ -148,13 +148,9 @@ def _members(path: Path, names: list[str]) -> Iterator[Peer]:
 
 
 def _subscribers(path: Path, names: list[str]) -> Iterator[Peer]:
-    latest: dict[str, Entry] = {}
-    for entry in filter(None, map(parse_entry, names)):
-        if entry.id not in latest or latest[entry.id].epoch < entry.epoch:
-            latest[entry.id] = entry
-    for entry in latest.values():
+    for entry in map(newest, entries_by_id(names).values()):
         with suppress(OSError):  # gone meanwhile
-            it = read_about(path / entry.name)
+            it = read_process_info(path / entry.name)
             alive = answers(path / f"{entry.id}.sock")
             for overflow, patterns in _by_overflow(entry, it.patterns).items():
                 yield Peer(

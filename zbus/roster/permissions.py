@@ -19,7 +19,15 @@ from typing import NamedTuple, NoReturn
 from ..errors import PermissionDenied
 from .location import file_errors
 
-__all__ = ["PRIVATE", "Permissions", "check", "check_parent", "make_directory", "rights_below", "set_rights"]
+__all__ = [
+    "PRIVATE",
+    "Permissions",
+    "check_directory",
+    "check_parent",
+    "make_directory",
+    "permissions_below",
+    "set_permissions",
+]
 
 _GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
 
@@ -51,14 +59,14 @@ def _prepared(info: os.stat_result) -> Permissions:
     return PRIVATE
 
 
-def rights_below(directory: Path) -> Permissions:
+def permissions_below(directory: Path) -> Permissions:
     """Return the rights of what is made in `directory`; those of a private one if it is not there."""
     with suppress(OSError):
         return _prepared(os.lstat(directory))
     return PRIVATE
 
 
-def check(path: Path, *, default: bool, last: bool, look: bool = False) -> Permissions:
+def check_directory(path: Path, *, default: bool, last: bool, look: bool = False) -> Permissions:
     """Refuse a directory that somebody else could have prepared for themselves, or can write to.
 
     Args:
@@ -81,22 +89,22 @@ def check(path: Path, *, default: bool, last: bool, look: bool = False) -> Permi
         _refuse(path, "is not a directory: remove it or set ZBUS_DIR")
     if info.st_mode & stat.S_IWOTH:
         _refuse(path, "is writable by everybody, who could forge events: chmod o-w it")
-    rights, me = _prepared(info), os.geteuid()
+    permissions, me = _prepared(info), os.geteuid()
     if look and me == 0:
-        return rights
+        return permissions
     if info.st_uid != me and default:
         _refuse(
             path,
             f"belongs to {_user(info.st_uid)}, and it is where {_user(me)} has buses of their own: remove it,"
             f" or set ZBUS_DIR. {_to_share()}",
         )
-    if rights.group is not None and not _in_group(info.st_gid):
+    if permissions.group is not None and not _in_group(info.st_gid):
         _refuse(path, _not_in_group(info.st_gid))
-    if rights.group is not None and info.st_mode & stat.S_ISVTX:
+    if permissions.group is not None and info.st_mode & stat.S_ISVTX:
         _refuse(path, "has the sticky bit, so nobody could clean up after another user: chmod -t it")
-    if rights.group is None and info.st_uid != me and (last or not _is_way(path, info)):
+    if permissions.group is None and info.st_uid != me and (last or not _is_way(path, info)):
         _refuse(path, _not_for_us(path, info))
-    return rights
+    return permissions
 
 
 def _reach(path: Path) -> os.stat_result:
@@ -137,7 +145,7 @@ def _not_for_us(path: Path, info: os.stat_result) -> str:
             f"belongs to {owner}, and is not prepared for its group: files made in it would be their makers'"
             f" alone. Its owner can change that: chmod 2770 {path}"
         )
-    if rights_below(path.parent).group is not None:
+    if permissions_below(path.parent).group is not None:
         return (
             f"belongs to {owner}, for them alone, though {path.parent} is prepared for a group: once nobody"
             " uses it, remove it, and it is made anew for the group"
@@ -172,7 +180,7 @@ def check_parent(path: Path) -> None:
         )
 
 
-def make_directory(path: Path, rights: Permissions) -> None:
+def make_directory(path: Path, permissions: Permissions) -> None:
     """Make a directory, unless there is one.
 
     Raises:
@@ -180,11 +188,11 @@ def make_directory(path: Path, rights: Permissions) -> None:
         PermissionDenied: it lets nobody hand down a group.
     """
     try:
-        if rights.group is None:
+        if permissions.group is None:
             with suppress(FileExistsError):
-                path.mkdir(rights.directory_mode)
+                path.mkdir(permissions.directory_mode)
         elif not os.path.lexists(path):
-            _make_for_group(path, rights)
+            _make_for_group(path, permissions)
     except PermissionDenied:
         raise
     except PermissionError:
@@ -197,17 +205,17 @@ def make_directory(path: Path, rights: Permissions) -> None:
         )
 
 
-def _make_for_group(path: Path, rights: Permissions) -> None:
+def _make_for_group(path: Path, permissions: Permissions) -> None:
     """Make it under another name, so that nobody finds it before the group has its rights.
 
     To rename it may replace another, made just now, as long as that is empty. Who has that one open notices.
     """
     scratch = path.with_name(f".{os.urandom(8).hex()}.new")
-    scratch.mkdir(rights.directory_mode & 0o777)
+    scratch.mkdir(permissions.directory_mode & 0o777)
     try:
         fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _hand_down(fd, rights)
+            _hand_down(fd, permissions)
         finally:
             os.close(fd)
         scratch.rename(path)
@@ -221,24 +229,24 @@ def _make_for_group(path: Path, rights: Permissions) -> None:
                 path,
                 "would need the setgid bit, which this process may not set (as a service with DynamicUser= or"
                 " RestrictSUIDSGID= may not): give it UMask=0007, or prepare this directory, too:"
-                f" install -d -g {rights.group} -m 2770 {path}",
+                f" install -d -g {permissions.group} -m 2770 {path}",
             )
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # else there is one now
             raise
 
 
-def _hand_down(fd: int, rights: Permissions) -> None:
-    assert rights.group is not None
-    if os.fstat(fd).st_gid != rights.group:
-        os.fchown(fd, -1, rights.group)
+def _hand_down(fd: int, permissions: Permissions) -> None:
+    assert permissions.group is not None
+    if os.fstat(fd).st_gid != permissions.group:
+        os.fchown(fd, -1, permissions.group)
     # Not without need, since a service may be denied it though the kernel has set the bit.
-    if stat.S_IMODE(os.fstat(fd).st_mode) != rights.directory_mode:
-        os.fchmod(fd, rights.directory_mode)
-    if stat.S_IMODE(os.fstat(fd).st_mode) != rights.directory_mode:
+    if stat.S_IMODE(os.fstat(fd).st_mode) != permissions.directory_mode:
+        os.fchmod(fd, permissions.directory_mode)
+    if stat.S_IMODE(os.fstat(fd).st_mode) != permissions.directory_mode:
         raise PermissionError(errno.EPERM, "the setgid bit was not set")
 
 
-def set_rights(path: Path, rights: Permissions) -> None:
+def set_permissions(path: Path, permissions: Permissions) -> None:
     """Give a socket of ours, which the umask has had a say in, the rights of its directory.
 
     In a private directory no others get to it, whatever its mode.
@@ -246,17 +254,17 @@ def set_rights(path: Path, rights: Permissions) -> None:
     Raises:
         OSError: the file system refused.
     """
-    if rights.group is None or stat.S_IMODE(os.lstat(path).st_mode) == rights.file_mode:
+    if permissions.group is None or stat.S_IMODE(os.lstat(path).st_mode) == permissions.file_mode:
         return
     if os.chmod in os.supports_follow_symlinks:
-        os.chmod(path, rights.file_mode, follow_symlinks=False)
+        os.chmod(path, permissions.file_mode, follow_symlinks=False)
         return
     # Others of the group may put a link in its place, and `chmod` of root would follow it.
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a socket", str(path))
-        os.chmod(f"/proc/self/fd/{fd}", rights.file_mode)
+        os.chmod(f"/proc/self/fd/{fd}", permissions.file_mode)
     finally:
         os.close(fd)
 

@@ -10,19 +10,31 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
 
+from ..errors import printable
+from ..protocol.patterns import plain
 from .file_access import read_regular
 
-__all__ = ["UNKNOWN", "Pattern", "ProcessInfo", "read_about", "user_name", "visible"]
+__all__ = [
+    "UNKNOWN",
+    "Pattern",
+    "ProcessInfo",
+    "own_process_info",
+    "read_process_info",
+    "user_name",
+    "visible",
+]
 
 UNKNOWN = "?"
 _PID_MAX = 2**31 - 1
 _TRIES = 3
+_NAME_CHARS = 255
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _ORIGIN = re.compile(r"[0-9a-f]{8,16}")
 
@@ -64,7 +76,20 @@ class ProcessInfo(NamedTuple):
     head: bytes
 
 
-def read_about(path: str | os.PathLike[str], head_bytes: int = 0) -> ProcessInfo:
+def own_process_info() -> dict[str, Any]:
+    """Return what this process says about itself on the roster."""
+    return {"process": _program(), "pid": os.getpid(), "language": "python"}
+
+
+def _program() -> str:
+    """Return the name of this program. Whoever embeds Python may have put anything into `sys.argv`."""
+    name = ""
+    with suppress(Exception):
+        name = plain(os.path.basename(os.fsdecode(sys.argv[0])))
+    return printable(name or os.path.basename(sys.executable or "python"))[:_NAME_CHARS]
+
+
+def read_process_info(path: str | os.PathLike[str], head_bytes: int = 0) -> ProcessInfo:
     """Return what the file at `path` says; its text begins after `head_bytes`.
 
     What cannot be read or understood is unknown.
@@ -79,9 +104,9 @@ def read_about(path: str | os.PathLike[str], head_bytes: int = 0) -> ProcessInfo
             raw = read_regular(path)
         with suppress(ValueError):
             info = orjson.loads(raw[head_bytes:])
-            return _about(info if isinstance(info, dict) else {}, user, raw[:head_bytes])
+            return _parse(info if isinstance(info, dict) else {}, user, raw[:head_bytes])
         # No text, or half of it: perhaps its owner is just writing it anew, in place.
-    return _about({}, user, raw[:head_bytes])
+    return _parse({}, user, raw[:head_bytes])
 
 
 def user_name(uid: int) -> str:
@@ -99,7 +124,7 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _about(info: dict[str, Any], user: str, head: bytes) -> ProcessInfo:
+def _parse(info: dict[str, Any], user: str, head: bytes) -> ProcessInfo:
     pid, member = info.get("pid"), info.get("member")
     origins = _list(info.get("origins"))
     return ProcessInfo(

@@ -10,7 +10,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .file_names import is_member, is_scratch, is_socket, parse_entry
@@ -57,7 +57,7 @@ class Reaper:
         self.unfinished = False
         self._not_before = 0.0
 
-    def bury(self, dead: dict[str, Iterable[str]], seconds: float) -> bool:
+    def remove_ingresses(self, dead: Mapping[str, Iterable[str]], seconds: float) -> bool:
         """Remove dead ingresses, given with the names of their entries, for so long at most.
 
         Returns:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PermissionDenied, Unavailable
-from .file_access import create_regular, open_regular, write_all
+from .file_access import create_regular, leads_to, open_regular, write_all
 from .location import file_errors
 
 __all__ = ["Token"]
@@ -25,7 +25,6 @@ class Token:
 
     Attributes:
         value: one unsigned 64-bit number; `value[0]` costs 40 ns.
-        identity: which file it is.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
@@ -42,12 +41,14 @@ class Token:
                 if os.fstat(self._fd).st_size < _BYTES:
                     self.write()
                 self._map = mmap.mmap(self._fd, _BYTES, prot=mmap.PROT_READ)
-                info = os.fstat(self._fd)
-                self.identity = info.st_dev, info.st_ino
             except BaseException:
                 os.close(self._fd)
                 raise
         self.value = memoryview(self._map).cast("Q")
+
+    def at(self, path: str) -> bool:
+        """Return whether it is the file at `path`."""
+        return leads_to(path, self._fd)
 
     def write(self) -> None:
         """Change it.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..errors import Timeout
 from ..roster.file_names import Entry, parse_entry
-from ..roster.process_info import UNKNOWN, ProcessInfo, read_about, visible
+from ..roster.process_info import UNKNOWN, ProcessInfo, read_process_info, visible
 from ..runtime.descriptors import socket_id, unix_sockets, unread_bytes
 from ..runtime.processes import look, peer_process
 from .linger import untaken
@@ -134,11 +134,11 @@ def _connection(number: int) -> tuple[int, bool, int]:
 
 def _about(directory: Path, entry: Entry) -> ProcessInfo:
     with suppress(OSError):
-        return read_about(directory / entry.name)
+        return read_process_info(directory / entry.name)
     with suppress(OSError):  # by now it has another epoch, or is gone
         for other in filter(None, map(parse_entry, os.listdir(directory))):
             if other.id == entry.id:
-                return read_about(directory / other.name)
+                return read_process_info(directory / other.name)
     return ProcessInfo(UNKNOWN, 0, UNKNOWN, UNKNOWN, "", [], [], b"")
 
 

@@ -226,7 +226,7 @@ class Links:
                 self._link(entry)
             else:
                 dead.append(ident)
-        self._roster.bury(dead)
+        self._roster.remove_dead(dead)
         self._share_out()
 
     def _share_out(self) -> None:
@@ -324,7 +324,7 @@ class Links:
             self.held_up = now
         for link in sorted(due, key=lambda link: link.wait.due)[:_CHECKED_AT_ONCE]:
             if not self._roster.alive(link.entry.id):
-                self._roster.bury([link.entry.id])
+                self._roster.remove_dead([link.entry.id])
                 self._listed = NEVER  # also if nothing could be removed, and so the token did not move
                 continue
             timeout = self._patience.left(now, blocking=link.lane.blocking)

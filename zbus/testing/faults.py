@@ -253,7 +253,7 @@ class Faults:
         self._bus.faults = self
         return self
 
-    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+    def __exit__(self, error_type: object, error: object, trace: TracebackType | None) -> None:
         self._bus.faults = None
         self._hurry.set()
         self._put(None)
