@@ -226,7 +226,7 @@ def test_it_is_said_once_that_a_runtime_directory_is_another_user_s(
     monkeypatch.delenv("ZBUS_DIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    monkeypatch.setattr(location, "_said", set())
+    monkeypatch.setattr(location, "_reported", set())
     assert [location.default_root() for _ in range(2)] == [scratch / "zbus-0"] * 2
     [said] = caplog.messages
     assert f"XDG_RUNTIME_DIR={runtime} belongs to user {SHELL.uid}" in said
