@@ -23,12 +23,10 @@ from .bus import default as _default
 from .channel import Channel, Subscription, select
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap, Mismatch, T
-from .options import Overflow
+from .options import DEFAULT, OVERFLOW, Overflow, SubscribeKeywords
 from .policy import Policy, Rule
-from .receiving.channel_base import Options
 from .roster.peers import Peer, peers
 from .runtime.docstrings import as_of
-from .sending.publisher import DEFAULT
 
 __all__ = [
     "Bus",
@@ -72,18 +70,18 @@ def __getattr__(name: str) -> Any:
 
 @overload
 def subscribe(
-    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[SubscribeKeywords]
 ) -> Subscription[T]: ...
 @overload
 def subscribe(
-    system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+    system: str, kind: str | None = None, *, type: object, **options: Unpack[SubscribeKeywords]
 ) -> Subscription: ...
 @as_of(Bus.subscribe)
 def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    overflow: Overflow = "drop",
+    overflow: Overflow = OVERFLOW,
     capacity: int | None = None,
     capacity_bytes: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,

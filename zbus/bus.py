@@ -11,11 +11,23 @@ from .channel import Channel, Subscription
 from .event import Gap, Mismatch, T
 from .node.bus_base import BusBase
 from .node.default_bus import DefaultBus
-from .node.node import Node, Policy
-from .options import Overflow
-from .receiving.channel_base import Options
+from .node.node import Node
+from .options import (
+    CAPACITY,
+    CAPACITY_BYTES,
+    DEFAULT,
+    JOIN_TIMEOUT,
+    LINGER,
+    MAX_EVENT_BYTES,
+    OVERFLOW,
+    SEND_TIMEOUT,
+    BusOptions,
+    Overflow,
+    SubscribeKeywords,
+    SubscriptionOptions,
+)
 from .runtime.threads import sleep
-from .sending.publisher import DEFAULT, TRY_SECONDS, run_blocking
+from .sending.publisher import TRY_SECONDS, run_blocking
 from .sending.sender import Sender
 
 __all__ = ["Bus", "default"]
@@ -37,13 +49,13 @@ class Bus(BusBase[None], Sender[None]):
         name: str | None = None,
         *,
         dir: str | os.PathLike[str] | None = None,
-        policy: Policy | None = None,
-        capacity: int = 65_536,
-        capacity_bytes: int = 64 * 1024 * 1024,
-        max_event_bytes: int = 16 * 1024 * 1024,
-        send_timeout: float | None = 5.0,
-        join_timeout: float = 1.0,
-        linger: float = 1.0,
+        policy: Callable[[str, str], bool] | None = None,
+        capacity: int = CAPACITY,
+        capacity_bytes: int = CAPACITY_BYTES,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        send_timeout: float | None = SEND_TIMEOUT,
+        join_timeout: float = JOIN_TIMEOUT,
+        linger: float = LINGER,
     ) -> None:
         """Open the bus `name`; nothing has to be started first.
 
@@ -69,36 +81,32 @@ class Bus(BusBase[None], Sender[None]):
             Unavailable: the machine refused: the file system (full, read-only), or a limit of this process
                 (descriptors, threads, memory).
         """
-        node = Node(
-            name,
-            dir,
-            policy=policy,
-            capacity=capacity,
-            capacity_bytes=capacity_bytes,
-            max_event_bytes=max_event_bytes,
-            send_timeout=send_timeout,
-            join_timeout=join_timeout,
-            linger=linger,
-            drive=run_blocking,
-            try_seconds=TRY_SECONDS,
+        options = BusOptions(
+            policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger
         )
+        node = Node(name, dir, options, drive=run_blocking, try_seconds=TRY_SECONDS)
         BusBase.__init__(self, node)
         Sender.__init__(self, node.publisher)
 
     @overload
     def subscribe(
-        self, system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        type: type[T] | None = None,
+        **options: Unpack[SubscribeKeywords],
     ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[SubscribeKeywords]
     ) -> Subscription: ...
     def subscribe(
         self,
         system: str,
         kind: str | None = None,
         *,
-        overflow: Overflow = "drop",
+        overflow: Overflow = OVERFLOW,
         capacity: int | None = None,
         capacity_bytes: int | None = None,
         on_gap: Callable[[Gap], object] | None = None,
@@ -128,9 +136,8 @@ class Bus(BusBase[None], Sender[None]):
                 many subscriptions (1,000 for each bus).
             Canceled: the bus is closed.
         """
-        request = self._node.check_subscription(
-            system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error
-        )
+        options = SubscriptionOptions(overflow, capacity, capacity_bytes, on_gap, type, on_error)
+        request = self._node.check_subscription(system, kind, options)
         return Subscription(self._node.join(request, Channel, self))
 
     def send_many(

@@ -17,6 +17,7 @@ from zmq.backend import zmq_poll
 
 from .errors import Unavailable
 from .event import CLOSED, Closed, D, Event, Received
+from .options import check_timeout
 from .receiving.channel_base import (
     ChannelBase,
     Selected,
@@ -27,7 +28,7 @@ from .receiving.channel_base import (
 )
 from .receiving.queue import WAIT_MS, Ended
 from .runtime.locks import TIMEOUT_MAX
-from .runtime.timeouts import check_timeout, milliseconds
+from .runtime.timeouts import milliseconds
 
 __all__ = ["Channel", "Subscription", "select"]
 

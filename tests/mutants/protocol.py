@@ -12,6 +12,7 @@ _TESTS = {
     "protocol/wire.py": ("unit/test_wire.py", "conformance/test_vectors.py"),
     "protocol/patterns.py": ("unit/test_patterns.py", "conformance/test_vectors.py"),
     "policy.py": ("unit/test_policy.py",),
+    "options.py": ("unit/test_timeouts.py",),
     "runtime/timeouts.py": ("unit/test_timeouts.py",),
     "event.py": ("unit/test_event.py",),
 }
@@ -220,12 +221,16 @@ _POLICY = _of(
     ("a rule of a file is for sending", 'row.get("action", "*")', 'row.get("action", SEND)'),
 )
 
+_OPTIONS = _of(
+    "options.py",
+    ("NaN is a time", "if not timeout >= 0:", "if timeout < 0:"),
+    ("True is a second", "isinstance(timeout, bool) or not", "not"),
+)
+
 _TIMEOUTS = _of(
     "runtime/timeouts.py",
     ("milliseconds round down", "min(ceil(", "min(int("),
-    ("NaN is a time", "if not timeout >= 0:", "if timeout < 0:"),
-    ("True is a second", "isinstance(timeout, bool) or not", "not"),
     ("libzmq gets too large a number", "2**31 - 1)", "2**32 - 1)"),
 )
 
-MUTANTS = [*_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_POLICY, *_TIMEOUTS]
+MUTANTS = [*_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_POLICY, *_OPTIONS, *_TIMEOUTS]

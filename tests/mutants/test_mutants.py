@@ -43,13 +43,13 @@ def test_every_mutant_has_a_name_of_its_own() -> None:
 def test_a_tree_tells_what_is_caught_from_what_is_not() -> None:
     """In a copy: the checkout stays as it is."""
     test = ("unit/test_timeouts.py::test_none_is_for_ever",)
-    right = Mutant("none is at once", "runtime/timeouts.py", "return inf\n    if", "return 0.0\n    if", test)
+    right = Mutant("none is at once", "options.py", "return inf\n    if", "return 0.0\n    if", test)
     before = (CHECKOUT / "zbus" / right.file).read_bytes()
     tree = Tree()
     try:
         assert tree.failing(test) == set()
         assert tree.judge(right).what == CAUGHT
-        harmless = right._replace(old="Time itself is an argument here.", new="")
+        harmless = right._replace(old="Return `timeout` in seconds; `None` is infinite.", new="")
         assert tree.judge(harmless).what == MISSED
         assert tree.judge(right._replace(old="no such text")).what == STALE
         assert tree.judge(right._replace(new="return (\n    if")).what == STALE

@@ -12,7 +12,7 @@ import pytest
 
 import zbus
 from zbus import aio
-from zbus.receiving.channel_base import Options
+from zbus.options import SubscribeKeywords
 
 SAME = ("subscribe", "send", "send_many")
 EVERY: list[tuple[str, Callable[..., Any]]] = [
@@ -51,7 +51,7 @@ def test_the_others_take_what_the_method_takes(name: str) -> None:
 
 def test_type_checkers_know_all_options_of_subscribe() -> None:
     options = {one.name for one in parameters(zbus.subscribe) if one.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert {*Options.__annotations__} == options - {"type"}
+    assert {*SubscribeKeywords.__annotations__} == options - {"type"}
 
 
 @pytest.mark.parametrize("name", [*SAME, "flush", "close"])

@@ -16,8 +16,8 @@ ROOT = Path(zbus.__file__).parent
 # A module imports from its own package and from the lines above its own; never from a neighbour on its line.
 LAYERS = (
     ("errors", "event"),
-    ("protocol", "options"),
-    ("policy",),
+    ("protocol",),
+    ("options", "policy"),
     ("runtime",),
     ("roster",),
     ("sending", "receiving"),

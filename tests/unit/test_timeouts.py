@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zbus import errors
-from zbus.runtime.timeouts import check_timeout, milliseconds
+from zbus.options import check_timeout
+from zbus.runtime.timeouts import milliseconds
 
 
 def test_none_is_for_ever() -> None:
@@ -26,7 +27,7 @@ def test_seconds_come_back_as_a_float(timeout: float) -> None:
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, -inf, nan])
 def test_no_time_is_negative(timeout: float) -> None:
-    with pytest.raises(errors.Invalid, match="give seconds from 0, or None to wait for ever") as caught:
+    with pytest.raises(errors.Invalid, match="give seconds from 0, or None to wait forever") as caught:
         check_timeout(timeout)
     assert (caught.value.kind, caught.value.retryable) == (errors.INVALID, False)
 

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Unpack, overload
 
 from ..event import Gap, Mismatch, T
-from ..options import Overflow
-from ..receiving.channel_base import Options
+from ..options import DEFAULT, OVERFLOW, Overflow, SubscribeKeywords
 from ..runtime.docstrings import as_of
-from ..sending.publisher import DEFAULT
 from .bus import Bus
 from .bus import default as _default
 from .channel import Channel, Subscription, select
@@ -24,18 +22,18 @@ __all__ = ["Bus", "Channel", "Subscription", "close", "flush", "select", "send",
 
 @overload
 async def subscribe(
-    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+    system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[SubscribeKeywords]
 ) -> Subscription[T]: ...
 @overload
 async def subscribe(
-    system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+    system: str, kind: str | None = None, *, type: object, **options: Unpack[SubscribeKeywords]
 ) -> Subscription: ...
 @as_of(Bus.subscribe)
 async def subscribe(
     system: str,
     kind: str | None = None,
     *,
-    overflow: Overflow = "drop",
+    overflow: Overflow = OVERFLOW,
     capacity: int | None = None,
     capacity_bytes: int | None = None,
     on_gap: Callable[[Gap], object] | None = None,

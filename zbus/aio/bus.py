@@ -14,12 +14,24 @@ from ..errors import Unavailable
 from ..event import Gap, Mismatch, T
 from ..node.bus_base import BusBase
 from ..node.default_bus import DefaultBus
-from ..node.node import Node, Policy
-from ..options import Overflow
-from ..receiving.channel_base import Options
+from ..node.node import Node
+from ..options import (
+    CAPACITY,
+    CAPACITY_BYTES,
+    DEFAULT,
+    JOIN_TIMEOUT,
+    LINGER,
+    MAX_EVENT_BYTES,
+    OVERFLOW,
+    SEND_TIMEOUT,
+    BusOptions,
+    Overflow,
+    SubscribeKeywords,
+    SubscriptionOptions,
+)
 from ..runtime.docstrings import details_of
 from ..runtime.threads import run_in_thread
-from ..sending.publisher import DEFAULT, Attempts
+from ..sending.publisher import Attempts
 from ..sending.sender import Sender
 from .channel import TURN_EVENTS, Channel, Subscription
 from .waker import Waker, until
@@ -61,38 +73,34 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         name: str | None = None,
         *,
         dir: str | os.PathLike[str] | None = None,
-        policy: Policy | None = None,
-        capacity: int = 65_536,
-        capacity_bytes: int = 64 * 1024 * 1024,
-        max_event_bytes: int = 16 * 1024 * 1024,
-        send_timeout: float | None = 5.0,
-        join_timeout: float = 1.0,
-        linger: float = 1.0,
+        policy: Callable[[str, str], bool] | None = None,
+        capacity: int = CAPACITY,
+        capacity_bytes: int = CAPACITY_BYTES,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        send_timeout: float | None = SEND_TIMEOUT,
+        join_timeout: float = JOIN_TIMEOUT,
+        linger: float = LINGER,
     ) -> None:
         """Open the bus `name`, as `zbus.Bus` does; it needs no event loop yet."""
-        node = Node(
-            name,
-            dir,
-            policy=policy,
-            capacity=capacity,
-            capacity_bytes=capacity_bytes,
-            max_event_bytes=max_event_bytes,
-            send_timeout=send_timeout,
-            join_timeout=join_timeout,
-            linger=linger,
-            drive=_drive,
-            try_seconds=0.0,
+        options = BusOptions(
+            policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger
         )
+        node = Node(name, dir, options, drive=_drive, try_seconds=0.0)
         super().__init__(node)
         self._sender = Sender(node.publisher)
 
     @overload
     async def subscribe(
-        self, system: str, kind: str | None = None, *, type: type[T] | None = None, **options: Unpack[Options]
+        self,
+        system: str,
+        kind: str | None = None,
+        *,
+        type: type[T] | None = None,
+        **options: Unpack[SubscribeKeywords],
     ) -> Subscription[T]: ...
     @overload
     async def subscribe(
-        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[Options]
+        self, system: str, kind: str | None = None, *, type: object, **options: Unpack[SubscribeKeywords]
     ) -> Subscription: ...
     @details_of(threads.Bus.subscribe)
     async def subscribe(
@@ -100,7 +108,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         system: str,
         kind: str | None = None,
         *,
-        overflow: Overflow = "drop",
+        overflow: Overflow = OVERFLOW,
         capacity: int | None = None,
         capacity_bytes: int | None = None,
         on_gap: Callable[[Gap], object] | None = None,
@@ -112,9 +120,8 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         The join runs in a thread, so the loop goes on. Otherwise as `zbus.Bus.subscribe`; `on_gap` and
         `on_error` are plain functions, called in the task that receives.
         """
-        request = self._node.check_subscription(
-            system, kind, overflow, capacity, capacity_bytes, on_gap, type, on_error
-        )
+        options = SubscriptionOptions(overflow, capacity, capacity_bytes, on_gap, type, on_error)
+        request = self._node.check_subscription(system, kind, options)
         return Subscription(await run_in_thread("zbus-join", self._node.join, request, Channel, self))
 
     @details_of(threads.Bus.send)

@@ -12,6 +12,7 @@ from typing import Any, Generic, overload
 from .. import channel
 from ..channel import E, F
 from ..event import CLOSED, Closed, D, Event, Received
+from ..options import check_timeout
 from ..receiving.channel_base import (
     ChannelBase,
     Selected,
@@ -23,7 +24,6 @@ from ..receiving.channel_base import (
 from ..receiving.notices import AnnouncedBytes
 from ..receiving.queue import Ended
 from ..runtime.docstrings import details_of
-from ..runtime.timeouts import check_timeout
 from .waker import Waker, until
 
 __all__ = ["TURN_EVENTS", "Channel", "Subscription", "select"]

@@ -28,12 +28,12 @@ class BusBase(Uncopyable, Generic[SendResult]):
     @property
     def capacity(self) -> int:
         """How many events a channel holds, if its subscription does not say otherwise."""
-        return self._node.capacity
+        return self._node.options.capacity
 
     @property
     def capacity_bytes(self) -> int:
         """How many bytes of events a channel holds, if its subscription does not say otherwise."""
-        return self._node.capacity_bytes
+        return self._node.options.capacity_bytes
 
     @property
     def closed(self) -> bool:

@@ -21,11 +21,11 @@ from typing import Any, Generic, TypeVar
 import zmq
 
 from ..errors import Canceled, Unavailable
-from ..options import Policy, check_count
+from ..options import BusOptions, SubscriptionOptions, SubscriptionRequest
 from ..policy import SEND, SUBSCRIBE
 from ..protocol.decoder import Decoder
 from ..protocol.patterns import prefixes
-from ..receiving.channel_base import ChannelBase, SubscriptionRequest, check_subscription
+from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
 from ..receiving.queue import SocketQueue
 from ..roster.directory import clock
@@ -40,17 +40,16 @@ from ..runtime.locks import Lock
 from ..runtime.memory import tidy
 from ..runtime.reports import say
 from ..runtime.threads import sleep
-from ..runtime.timeouts import check_timeout
 from ..sending.at_exit import EachFlushed, KeptContext
 from ..sending.blockers import naming
 from ..sending.linger import FirstWrites, flushing
 from ..sending.links import Links
-from ..sending.publisher import DEFAULT, Attempts, Publisher
+from ..sending.publisher import Attempts, Publisher
 from .channel_records import ChannelRecord, ChannelRecords
 from .policy_check import PolicyCheck
 from .presence import Presence
 
-__all__ = ["Node", "Policy"]
+__all__ = ["Node"]
 
 _HOUSEKEEPING_TIMEOUT = 0.1
 # How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
@@ -68,7 +67,7 @@ class Node(Generic[SendResult]):
 
     Attributes:
         name: of the bus.
-        capacity, capacity_bytes: of its channels, if a subscription does not say otherwise.
+        options: of the bus, checked.
         path: the directory.
         publisher: the sending half.
         closed: why it is closed, or empty.
@@ -78,27 +77,16 @@ class Node(Generic[SendResult]):
         self,
         name: str | None,
         dir: str | os.PathLike[str] | None,
+        options: BusOptions,
         *,
-        policy: Policy | None,
-        capacity: int,
-        capacity_bytes: int,
-        max_event_bytes: int,
-        send_timeout: float | None,
-        join_timeout: float,
-        linger: float,
         drive: Callable[[Attempts], SendResult],
         try_seconds: float,
     ) -> None:
         """Open the bus; see `Bus`. For `drive` and `try_seconds` see `Publisher`."""
         self._pid = os.getpid()
         self.name = bus_name(name)
-        self.capacity = check_count(capacity, "capacity")
-        self.capacity_bytes = check_count(capacity_bytes, "capacity_bytes")
-        self._max = check_count(max_event_bytes, "max_event_bytes")
-        self._linger = check_timeout(linger, "linger")
-        self._policy_check = PolicyCheck(policy)
-        join_timeout = check_timeout(join_timeout, "join_timeout")
-        self._send_timeout = check_timeout(send_timeout, "send_timeout")
+        self.options = options.checked()
+        self._policy_check = PolicyCheck(self.options.policy)
         raise_limit()
         late = ending()
         self._presence = Presence(dir, self.name, listed=not late)
@@ -115,10 +103,10 @@ class Node(Generic[SendResult]):
         self._links = Links(
             self._roster,
             self._context,
-            capacity=self.capacity,
-            capacity_bytes=self.capacity_bytes,
-            join_timeout=join_timeout,
-            send_timeout=self._send_timeout,
+            capacity=self.options.capacity,
+            capacity_bytes=self.options.capacity_bytes,
+            join_timeout=self.options.join_timeout,
+            send_timeout=self.options.seconds(),
             gave_up=partial(self._member.add, "join_timeouts"),
         )
         self.publisher = Publisher(
@@ -127,9 +115,9 @@ class Node(Generic[SendResult]):
             admit=self._admit_send,
             timed_out=partial(self._member.add, "send_timeouts"),
             new_origin=self._member.new_origin,
-            capacity_bytes=self.capacity_bytes,
-            max_event_bytes=self._max,
-            send_timeout=send_timeout,
+            capacity_bytes=self.options.capacity_bytes,
+            max_event_bytes=self.options.max_event_bytes,
+            send_timeout=self.options.send_timeout,
             drive=drive,
             try_seconds=try_seconds,
             written=FirstWrites(self._context.threads).wait,
@@ -138,14 +126,16 @@ class Node(Generic[SendResult]):
 
     def _open(self, late: bool) -> None:
         if late:
-            each = EachFlushed(self._context.threads, self._links.idents, self._linger)
-            self.publisher.flush_each(each.wait, self._linger)
+            each = EachFlushed(self._context.threads, self._links.idents, self.options.linger)
+            self.publisher.flush_each(each.wait, self.options.linger)
             return
         register(self)
 
-    def check_subscription(self, system: str, *options: Any) -> SubscriptionRequest:
+    def check_subscription(
+        self, system: str, kind: str | None, options: SubscriptionOptions
+    ) -> SubscriptionRequest:
         """Check what a subscription asks for; see `Bus.subscribe`."""
-        request = check_subscription(self.capacity, self.capacity_bytes, system, *options)
+        request = options.request(self.options, system, kind)
         self._policy_check.check(SUBSCRIBE, "subscribe to events from system", request.system.pattern)
         return request
 
@@ -203,8 +193,8 @@ class Node(Generic[SendResult]):
             self._context.get(),
             self._roster,
             blocking=blocking,
-            capacity=request.capacity if blocking else self.capacity,
-            max_event_bytes=max(self._max, _MIN_FRAME_BYTES),
+            capacity=request.capacity if blocking else self.options.capacity,
+            max_event_bytes=max(self.options.max_event_bytes, _MIN_FRAME_BYTES),
             on_notice=self._records.on_notice,
         )
 
@@ -213,7 +203,7 @@ class Node(Generic[SendResult]):
     ) -> ChannelT:
         fresh = not ingress.entry.epoch
         # With `latest`, the capacity is of what waits for the reader, not of what a thread reads at once.
-        own = request if request.overflow != "latest" else self
+        own = request if request.overflow != "latest" else self.options
         try:
             queued, barrier = ingress.connect(
                 prefixes(request.system, request.kind), own.capacity, own.capacity_bytes
@@ -268,14 +258,14 @@ class Node(Generic[SendResult]):
 
     def flushing(self, timeout: float | None) -> Iterator[float]:
         """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
-        seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
+        seconds = self.options.seconds(timeout)
         self._check_open()
         return naming(flushing(self._context.threads(), self._links.idents, seconds), self._links.seen)
 
     def hand_over(self, since: float) -> Callable[[], None]:
         """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""
         resume = self.publisher.pause()
-        seconds = max(0.0, since + self._linger - time.monotonic())
+        seconds = max(0.0, since + self.options.linger - time.monotonic())
         with suppress(BaseException):  # not even a second Ctrl-C keeps it from its end
             for pause in flushing(self._context.threads(), self._links.idents, seconds):
                 sleep(pause)
@@ -321,7 +311,7 @@ class Node(Generic[SendResult]):
         with self._lock:
             if self._finished:
                 return True
-            deadline = time.monotonic() + self._linger
+            deadline = time.monotonic() + self.options.linger
             self._refuse()
             self._withdraw()
             connections = self.publisher.close(deadline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import Unavailable
-from ..options import Policy, admit, check_callback
+from ..options import PolicyFunction, check_policy
 from ..runtime.locks import native
 
 __all__ = ["PolicyCheck"]
@@ -12,9 +12,8 @@ __all__ = ["PolicyCheck"]
 class PolicyCheck:
     """Asks the policy of one bus. No lock is held meanwhile: a policy is anybody's code, and may log."""
 
-    def __init__(self, policy: Policy | None) -> None:
+    def __init__(self, policy: PolicyFunction | None) -> None:
         """Ask `policy`; `None` allows everything."""
-        check_callback(policy, "policy")
         self._policy = policy
         self._asking: set[int] = set()
 
@@ -34,6 +33,6 @@ class PolicyCheck:
             )
         self._asking.add(thread)
         try:
-            admit(self._policy, action, what, resource)
+            check_policy(self._policy, action, what, resource)
         finally:
             self._asking.discard(thread)

@@ -10,16 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar
 
 import zmq
 
 from ..errors import Canceled, Invalid, Timeout
 from ..event import D, Event, Gap, Mismatch
-from ..options import Overflow, check_callback, check_count
+from ..options import SubscriptionRequest
 from ..protocol.decoder import Decoder
-from ..protocol.patterns import Matcher, plain
-from ..protocol.typed import Fit, fitter
 from ..runtime.reports import report
 from ..runtime.uncopyable import Uncopyable
 from .latest import Latest
@@ -28,72 +26,15 @@ from .queue import Ended, SocketQueue
 
 __all__ = [
     "ChannelBase",
-    "Options",
     "Selected",
     "SubscriptionBase",
-    "SubscriptionRequest",
     "check_channels",
-    "check_subscription",
     "first_ready",
     "no_event_within",
 ]
 
 _LOG_INTERVAL = 5.0
 _REASON_CHARS = 500
-_OVERFLOWS = get_args(Overflow)
-
-
-class Options(TypedDict, total=False):
-    """The options of `subscribe` besides the type, for type checkers."""
-
-    overflow: Overflow
-    capacity: int | None
-    capacity_bytes: int | None
-    on_gap: Callable[[Gap], object] | None
-    on_error: Callable[[Mismatch], object] | None
-
-
-class SubscriptionRequest(NamedTuple):
-    """What a subscription asks for, checked; `kind` is `None` for no filter."""
-
-    system: Matcher
-    kind: Matcher | None
-    overflow: Overflow
-    capacity: int
-    capacity_bytes: int
-    on_gap: Callable[[Gap], object] | None
-    fit: Fit | None
-    on_error: Callable[[Mismatch], object] | None
-
-
-def check_subscription(
-    default_capacity: int,
-    default_bytes: int,
-    system: str,
-    kind: str | None,
-    overflow: Overflow,
-    capacity: int | None,
-    capacity_bytes: int | None,
-    on_gap: Callable[[Gap], object] | None,
-    type: Any,
-    on_error: Callable[[Mismatch], object] | None,
-) -> SubscriptionRequest:
-    """Check what a subscription asks for; see `Bus.subscribe` for that and for what it raises."""
-    what = Matcher(system, "system pattern")
-    kind = plain(kind)
-    which = Matcher(kind, "kind pattern") if kind not in (None, "", "*") else None
-    overflow = plain(overflow)
-    if overflow not in _OVERFLOWS:
-        choices = ", ".join(map(repr, _OVERFLOWS))
-        raise Invalid(f"overflow {overflow!r} is not one of {choices}", value=overflow)
-    events = default_capacity if capacity is None else check_count(capacity, "capacity")
-    size = default_bytes if capacity_bytes is None else check_count(capacity_bytes, "capacity_bytes")
-    check_callback(on_gap, "on_gap")
-    check_callback(on_error, "on_error")
-    if on_error is not None and type is None:
-        raise Invalid("on_error is told of data that is not of a type: give type= too")
-    fit = None if type is None else fitter(type)
-    return SubscriptionRequest(what, which, overflow, events, size, on_gap, fit, on_error)
 
 
 class ChannelBase(Uncopyable, Generic[D]):

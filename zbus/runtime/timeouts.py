@@ -1,31 +1,10 @@
-"""Time-outs as the API takes them: float seconds, `None` for ever. Time itself is an argument here."""
+"""Timeouts as libzmq takes them. Time itself is an argument here."""
 
 from __future__ import annotations
 
 from math import ceil, inf
 
-from ..errors import Invalid
-
-__all__ = ["check_timeout", "milliseconds"]
-
-
-def check_timeout(timeout: object, what: str = "timeout") -> float:
-    """Return `timeout` in seconds, `inf` for `None`.
-
-    Raises:
-        TypeError: neither a number nor `None`.
-        Invalid: negative or NaN.
-    """
-    if timeout is None:
-        return inf
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"{what} must be seconds as a number, or None, not {type(timeout).__name__}")
-    if not timeout >= 0:  # or NaN
-        raise Invalid(f"{what} is {timeout}: give seconds from 0, or None to wait for ever", value=timeout)
-    try:
-        return float(timeout)
-    except OverflowError:
-        return inf
+__all__ = ["milliseconds"]
 
 
 def milliseconds(seconds: float) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import zmq
 
 from ..errors import Canceled, Invalid, Unavailable
+from ..options import DEFAULT, check_timeout
 from ..protocol.loss import MAX_TOPICS
 from ..protocol.marks import Topic
 from ..protocol.wire import LARGE_BYTES, Stamp, check_sendable, encode_batch, frame_template
@@ -21,7 +22,6 @@ from ..runtime.limits import refusals
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from ..runtime.reports import say
 from ..runtime.threads import sleep
-from ..runtime.timeouts import check_timeout
 from .at_exit import AGAIN, LateLock
 from .backlog import Backlog
 from .blockers import BUSY, JOINING, NO_ROOM, timed_out
@@ -30,16 +30,8 @@ from .joining import LONGEST
 from .linger import PendingConnections
 from .links import NEVER, Full, Links
 
-__all__ = ["DEFAULT", "TRY_SECONDS", "Attempts", "Publisher", "run_blocking"]
+__all__ = ["TRY_SECONDS", "Attempts", "Publisher", "run_blocking"]
 
-
-class _BusesOwn:
-    def __repr__(self) -> str:
-        return "send_timeout of the bus"
-
-
-DEFAULT: Any = _BusesOwn()
-"""Stands for the bus's own `send_timeout`, since `None` means to wait for ever."""
 
 Attempts = Iterator[list[zmq.Socket[bytes]]]
 """Tries to send until it has worked or time is over. After each that failed it yields the sockets on which

@@ -12,10 +12,11 @@ from typing import Any, Generic
 import orjson
 import zmq
 
+from ..options import DEFAULT
 from ..protocol.exact import Fragment, count_references
 from ..protocol.patterns import ALIKE, alike, check_text, plain
 from ..protocol.wire import check_data, check_sendable, encode_data
-from .publisher import DEFAULT, Publisher, SendResult
+from .publisher import Publisher, SendResult
 
 __all__ = ["Sender"]
 

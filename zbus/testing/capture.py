@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, overload
 
 from ..event import Event, Gap
 from ..node.node import Node
+from ..options import check_timeout
 from ..runtime.lifecycle import open_nodes
 from ..runtime.threads import Condition, start
-from ..runtime.timeouts import check_timeout
 from .faults import FaultyBus
 
 __all__ = ["Capture", "Sent"]

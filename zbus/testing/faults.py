@@ -15,7 +15,7 @@ from typing import Any
 from ..bus import Bus
 from ..channel import Subscription
 from ..errors import Error
-from ..options import Overflow, admit
+from ..options import DEFAULT, Overflow, check_policy, check_timeout
 from ..policy import SEND, SUBSCRIBE, Policy
 from ..protocol.patterns import Matcher, check_text, plain
 from ..protocol.wire import check_sendable, encode_batch, encode_data
@@ -23,9 +23,7 @@ from ..roster.directory import Roster
 from ..runtime.locks import Lock
 from ..runtime.reports import report
 from ..runtime.threads import Condition, Event, Thread, start
-from ..runtime.timeouts import check_timeout
 from ..sending.links import NEVER
-from ..sending.publisher import DEFAULT
 
 __all__ = ["Faults", "FaultyBus", "OtherProcess"]
 
@@ -208,7 +206,7 @@ class Faults:
     def _admit(self, action: str, system: str) -> None:
         if self._denied:
             what = "subscribe to events from system" if action == SUBSCRIBE else "send events to system"
-            admit(self._policy, action, what, system)
+            check_policy(self._policy, action, what, system)
 
     def _send(self, system: str, kind: str, check: Callable[[], object], send: Callable[[], int]) -> None:
         with self._gate:
