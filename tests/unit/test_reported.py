@@ -44,7 +44,7 @@ def reported() -> set[tuple[str, str]]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "report",
                 "self._warn",
-                "self._tell",
+                "self._report_once",
             ):
                 text = template(node.args[0]) if node.args else None
                 if text is not None:
