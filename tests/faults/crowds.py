@@ -34,7 +34,7 @@ def _crowd(stage: Stage, count: int, cores: str, within: tuple[str, ...]) -> Row
     row.show(f"all had sent after {time.monotonic() - begun:.1f} s")
     reports = _each(workers, "report")
     row.done = f"{count * count:,} first events, each {count} times"
-    row.lost = f"{count * count - sum(report['got'] for report in reports):,}, silently or told"
+    row.lost = f"{count * count - sum(report['got'] for report in reports):,}, reported or not"
     row.equal("errors of send", [report["error"] for report in sent if report["error"]][:3], [])
     row.equal(
         "events that did not come", [count - report["got"] for report in reports if report["got"] < count], []
@@ -119,7 +119,7 @@ def _stopped(stage: Stage) -> Row:
         missed.append(facts["lost"])
         row.equal("numbers that are neither received nor told", facts["silent"], [])
     row.done = f"{sender.sent} events, ten or more between two; then all go on"
-    row.show(f"told to those that had stopped: {sum(missed):,} lost, each exactly")
+    row.show(f"reported to those that had stopped: {sum(missed):,} lost, each exactly")
     row.claim("nobody was told a loss", sum(missed) > 0)
     row.end(*workers)
     return row
@@ -197,7 +197,7 @@ def _stopped_block(stage: Stage) -> Row:
             bus.send("neighbours", "hello", "/1", number, timeout=30)
         worker.tell("account 10")
         facts = worker.hear()
-    row.done = "one send meanwhile; then it goes on, and ten follow"
+    row.done = "one send while it is stopped; then it continues, and ten more follow"
     row.lost = "0 of 10"
     row.equal("lost", (facts["lost"], facts["got"], facts["silent"]), (0, 10, []))
     row.end(worker)

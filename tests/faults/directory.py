@@ -105,7 +105,7 @@ def stale(stage: Stage) -> Iterator[Row]:
     row.equal("the living, untouched, and nobody else", _inodes(stage.path), before)
     row.done = "joins until all is clean; one of the living is stopped"
 
-    met = stage.row("the same, met by a publisher in mid-stream")
+    met = stage.row("the same, found by a publisher that is sending")
     litter(stage.path, count, stage.random)
     touch(stage.path)
     took = until(lambda: not _stale_entries(stage.path, before), 60, "entries of the dead removed")

@@ -138,7 +138,7 @@ def _celery(stage: Stage) -> Row:
 
 
 def _late(stage: Stage) -> Row:
-    row = stage.row("sends when the process has closed its buses")
+    row = stage.row("sends after the process has closed its buses")
     hows = ["registered_before", "logging_shutdown", "finalizer", "module_teardown", "with_asyncio"]
     count = stage.size(2_000, 200)
     listener = Listener(stage, 2 * count * len(hows))
@@ -195,7 +195,7 @@ def _terminated(stage: Stage) -> Row:
 
 
 def _consumers(stage: Stage) -> Row:
-    row = stage.row("the main thread ends, and a consumer is no daemon")
+    row = stage.row("the main thread ends, and a consumer thread is not a daemon")
     listener = Listener(stage, 2 * len(test_consumers_at_exit.CONSUMERS))
     took: list[float] = []
     for consumer in test_consumers_at_exit.CONSUMERS.values():

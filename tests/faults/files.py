@@ -261,7 +261,7 @@ def _token_truncated(stage: Stage) -> Row:
     start(cast.load, "again")
     row.claim("those that only listened hear the next publisher", cast.hears_on())
     row.end(cast.resident)
-    row.done = "then a process joins, and a publisher is started anew"
+    row.done = "then a process joins, and a publisher is started again"
     row.lost = "the publisher, by SIGBUS; those that only listened go on once somebody has joined"
     row.state = NOT_SURVIVED
     return row

@@ -55,7 +55,7 @@ def _texts(stage: Stage) -> Row:
 
 
 def _data(stage: Stage) -> Row:
-    row = stage.row("data of which a receiver would get something else")
+    row = stage.row("data that would reach a receiver changed")
     rounds = stage.size(20, 1)
     sub = stage.bus().subscribe("*")
     giver = stage.spawn("giver").ready()

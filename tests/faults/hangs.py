@@ -50,7 +50,7 @@ def _left(stage: Stage, row: Row) -> None:
 
 
 def _forks(stage: Stage) -> Row:
-    row = stage.row("fork amid whatever other threads do")
+    row = stage.row("fork while other threads use buses")
     count = stage.size(100, 10)
     program = AMID.format(count=count, garbage=True)
     statuses = Counter(_run(stage, row, program, limit=_LIMIT + 5 * count).splitlines())
@@ -75,7 +75,7 @@ def _handlers(stage: Stage) -> Row:
             handled, longest = handled + found["handled"], max(longest, found["longest"])
     _left(stage, row)
     row.done = (
-        f"{handled:,} signals amid sends, opens, joins, receives and closes, alone and beside threads that"
+        f"{handled:,} signals during sends, opens, joins, receives and closes, alone and beside threads that"
         " do the same: the handler sends, joins, closes"
     )
     row.lost = "nothing"

@@ -41,7 +41,7 @@ class Incarnations:
 
 
 def publisher_killed(stage: Stage) -> Iterator[Row]:
-    row = stage.row("SIGKILL a publisher in mid-stream, restart it")
+    row = stage.row("SIGKILL a publisher while it sends, restart it")
     kills = stage.size(50, 5)
     sub = stage.bus().subscribe("stream")
     found = Incarnations(sub)

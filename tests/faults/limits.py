@@ -36,7 +36,7 @@ def limited(stage: Stage) -> Iterator[Row]:
 
 
 def _fork(stage: Stage) -> Row:
-    row = stage.row("fork after first use, amid sends of another thread")
+    row = stage.row("fork after first use, while another thread sends")
     forks = stage.size(50, 10)
     listener = stage.spawn("listen").ready()
     worker = stage.spawn("forker", forks).ready()

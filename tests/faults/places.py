@@ -87,7 +87,7 @@ except zbus.Unavailable as error:
 
 
 def _full_temporary_directory(stage: Stage) -> Row:
-    row = stage.row("`/tmp` is full when a process starts, and no other place is named")
+    row = stage.row("`/tmp` is full when a process starts, and no other directory is named")
     if not _in_a_mount("pass", stage)[0]:
         return row.skip("a mount namespace of one's own is not allowed here")
     worked, said = _in_a_mount(_FULL_TMP, stage)
@@ -120,7 +120,7 @@ def _remade(path: Path) -> None:
 
 _REMOVALS: dict[str, Callable[[Path], object]] = {
     "removed": shutil.rmtree,
-    "removed and made anew": _remade,
+    "removed and created again": _remade,
     "renamed": lambda path: path.rename(path.with_name("elsewhere")),
 }
 
@@ -148,7 +148,7 @@ def _removed(stage: Stage, what: str, damage: Callable[[Path], object]) -> Row:
 
 
 def _token_removed(stage: Stage) -> Row:
-    row = stage.row("the token of a running bus removed: who comes next")
+    row = stage.row("the token of a running bus removed: the next process to join")
     cast = Cast(stage)
     (stage.path / "token").unlink()
     began = time.monotonic()
@@ -331,7 +331,7 @@ def _btrfs(stage: Stage) -> Row:
 
 
 def _foreign(stage: Stage) -> Row:
-    row = stage.row("FIFOs, directories and links with names of zbus; files with names like them")
+    row = stage.row("FIFOs, directories and links with zbus's file names; files with similar names")
     stage.join()
     named = [f"{_DEAD}.member", f"{_DEAD}.sock", f"{_DEAD}.new", f"{_DEAD}.1.drop", f"{_DEAD}.2.block"]
     like = ["notes.member", "token.sock", "x.sock", f"{_DEAD}.01.drop", f"{_DEAD.upper()}.1.drop"]
@@ -355,7 +355,7 @@ def _foreign(stage: Stage) -> Row:
             place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
     row.equal("what a link leads to", target.read_bytes(), b"mine")
     row.at_most("four times: open, subscribe, send, list who is there", time.monotonic() - began, 10, "s")
-    row.done, row.lost = "each is left as it is", "nothing"
+    row.done, row.lost = "all are left alone", "nothing"
     return row
 
 

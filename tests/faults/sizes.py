@@ -20,11 +20,15 @@ _SIZES: dict[str, tuple[int, ...]] = {
     "100 B": (100,),
     "10 KiB": (10 * _KIB,),
     "1 MiB": (_MIB,),
-    "mixed": (100, 10 * _KIB, _MIB),
+    "mixed sizes": (100, 10 * _KIB, _MIB),
 }
 _WAYS = ("stopped", "slow", "never reads")
 _TAIL = "tail"
-_QUICK = {("1 MiB", "stopped", "drop"), ("mixed", "never reads", "drop"), ("mixed", "never reads", "block")}
+_QUICK = {
+    ("1 MiB", "stopped", "drop"),
+    ("mixed sizes", "never reads", "drop"),
+    ("mixed sizes", "never reads", "block"),
+}
 
 
 def heavy_reader(overflow: str, way: str, limit: str) -> None:

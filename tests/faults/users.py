@@ -103,9 +103,9 @@ def _removed(stage: Stage) -> Row:
             newcomer.end()
         for party in parties:
             party.end()
-    row.at_most("all hear all again after", slowest, _MEET_SECONDS, "s")
+    row.at_most("all processes hear each other again after", slowest, _MEET_SECONDS, "s")
     times = "once" if rounds == 1 else f"{rounds} times"
-    row.done, row.lost = f"{times}, then a new process joins", "only what is sent until they have noticed"
+    row.done, row.lost = f"{times}, then a new process joins", "only what is sent before they notice"
     return row
 
 
@@ -117,7 +117,7 @@ def _meet(parties: list[Party], number: int) -> bool:
 
 
 def _refused(stage: Stage) -> Row:
-    row = stage.row("who is not in the group; and the private bus of another user")
+    row = stage.row("a user outside the group; and the private bus of another user")
     said = []
     with prepared() as root:
         _start(stage, ROOT, root).do("open")
