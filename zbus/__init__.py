@@ -7,14 +7,14 @@
     for evt in sub:
         print(evt.system, evt.kind, evt.path, evt.data)
 
-The functions of this module use a default bus, named by `$ZBUS_BUS` (else `default`) in the directory
-`$ZBUS_DIR`, that opens itself at the first use. A `Bus` without a name is on the same one.
+The functions of this module use the default bus, which opens at its first use. Its name is `$ZBUS_BUS`, else
+`default`, and its directory `$ZBUS_DIR`. `Bus()` without a name joins the same bus.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from . import errors
@@ -23,10 +23,10 @@ from .bus import default as _default
 from .channel import Channel, Subscription, select
 from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavailable
 from .event import Event, Gap, Mismatch, T
-from .options import DEFAULT, OVERFLOW, Overflow, SubscribeKeywords
+from .options import DEFAULT, Overflow, SubscribeKeywords
 from .policy import Policy, Rule
 from .roster.peers import Peer, peers
-from .runtime.docstrings import as_of
+from .runtime.docstrings import as_of, details_of
 
 __all__ = [
     "Bus",
@@ -63,7 +63,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("aio", "logging"):  # when they are first used: not every program needs asyncio
+    if name in ("aio", "logging"):  # imported at their first use: not every program needs asyncio
         return importlib.import_module(f"zbus.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -76,29 +76,10 @@ def subscribe(
 def subscribe(
     system: str, kind: str | None = None, *, type: object, **options: Unpack[SubscribeKeywords]
 ) -> Subscription: ...
-@as_of(Bus.subscribe)
-def subscribe(
-    system: str,
-    kind: str | None = None,
-    *,
-    overflow: Overflow = OVERFLOW,
-    capacity: int | None = None,
-    capacity_bytes: int | None = None,
-    on_gap: Callable[[Gap], object] | None = None,
-    type: Any = None,
-    on_error: Callable[[Mismatch], object] | None = None,
-) -> Subscription:
+@as_of(Bus.subscribe, signature=True)
+def subscribe(system: str, kind: str | None = None, **options: Any) -> Subscription:
     """Subscribe on the default bus; see `Bus.subscribe`."""
-    return _default.get().subscribe(
-        system,
-        kind,
-        overflow=overflow,
-        capacity=capacity,
-        capacity_bytes=capacity_bytes,
-        on_gap=on_gap,
-        type=type,
-        on_error=on_error,
-    )
+    return _default.get().subscribe(system, kind, **options)
 
 
 @as_of(Bus.send)
@@ -115,24 +96,14 @@ def send_many(
     return _default.get().send_many(system, kind, items, timeout=timeout)
 
 
+@details_of(Bus.flush)
 def flush(timeout: float | None = DEFAULT) -> None:
-    """Wait until the process of every subscriber has taken what was sent on the default bus, if it is open.
-
-    See `Bus.flush`, which this calls.
-
-    Args:
-        timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
-
-    Raises:
-        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it;
-            `details["subscribers"]` tells which. Retryable.
-        Canceled: the bus is closed meanwhile.
-    """
+    """Wait until every subscriber's process has taken what the default bus has sent, if that is open."""
     if _default.bus is not None and not _default.bus.closed:
         _default.bus.flush(timeout)
 
 
 def close() -> None:
-    """Close the default bus, if it is open; the next use opens it again."""
+    """Close the default bus if it is open. The next use opens it again."""
     if _default.bus is not None:
         _default.bus.close()

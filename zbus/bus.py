@@ -1,4 +1,4 @@
-"""The bus as a process uses it that waits in threads."""
+"""`Bus` for programs that wait in threads."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = ["Bus", "default"]
 
 
 class Bus(BusBase[None], Sender[None]):
-    """A place on a bus: sends to and receives from every process that opened the same name.
+    """One place on a bus: sends to and receives from every process that opened the same name.
 
         with Bus("shop") as bus:
             sub = bus.subscribe("orders.**")
             bus.send("orders", "order.created", "/orders/123", {"total": 99.99})
             evt, ok = sub.channel().receive(timeout=1.0)
 
-    Any thread may use it. A bus that nobody refers to any more, nor to a channel of it, closes itself.
+    Any thread may use it. A bus closes itself once nothing refers to it or to any of its channels.
     """
 
     def __init__(
@@ -57,29 +57,31 @@ class Bus(BusBase[None], Sender[None]):
         join_timeout: float = JOIN_TIMEOUT,
         linger: float = LINGER,
     ) -> None:
-        """Open the bus `name`; nothing has to be started first.
+        """Open the bus `name`. Nothing has to be started first.
 
         Args:
-            name: letters, digits, `_`, `-`, `.`, at most 64; `$ZBUS_BUS`, else `default`, if `None`.
-            dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
-            policy: asked `(action, system)` once per topic sent to and `(action, pattern)` once per
-                subscription; a `Policy` or any callable that returns a bool and does not use this bus.
-            capacity: events that queue for one channel at most, and for one subscribing process on the
-                publisher's side; one frame of `send_many` counts as one. 1 counts as 2.
-            capacity_bytes: bytes of events that queue for one channel, and for one subscribing process on the
-                publisher's side: between half as many and twice as many. One event may always be larger.
-            max_event_bytes: larger frames are refused on sending, and cut off on receiving; the same
-                in every process of the bus.
-            send_timeout: seconds that `send` waits for a full `block` subscriber; `None` is for ever.
-            join_timeout: seconds that `send` waits for a subscriber that listens but does not answer, and is
-                not just slow. What it misses after that is told to it.
-            linger: seconds that `close` takes at most to hand over what was sent.
+            name: at most 64 letters, digits, `_`, `-` and `.`; if `None`, `$ZBUS_BUS`, else `default`.
+            dir: the root directory of all buses; if `None`, `$ZBUS_DIR`, else a directory of this user.
+            policy: called as `policy(action, system)` once for each topic sent to, and as
+                `policy(action, pattern)` once for each subscription; returns whether that is allowed. A
+                `Policy`, or any callable that does not use this bus.
+            capacity: how many events may queue in a channel, and on the publisher's side for each
+                subscribing process. A frame of `send_many` counts as one event; 1 counts as 2.
+            capacity_bytes: how many bytes of events may queue there, accurate to a factor of two. A single
+                event may always be larger.
+            max_event_bytes: the largest frame: `send` refuses larger ones, and a receiver disconnects
+                whoever sends one. Use the same value in every process of the bus.
+            send_timeout: seconds that `send` waits for a full `block` subscriber; `None` means forever.
+            join_timeout: seconds that `send` waits for a new subscriber that does not respond, unless it is
+                merely slow. After that `send` goes on, and the subscriber is told what it missed.
+            linger: seconds that `close` waits at most for subscribers to take what was sent.
 
         Raises:
-            Invalid: a malformed name or value, or a directory whose path is too long.
-            PermissionDenied: a directory that is not private to this user.
-            Unavailable: the machine refused: the file system (full, read-only), or a limit of this process
-                (descriptors, threads, memory).
+            TypeError: an argument of the wrong type.
+            Invalid: a malformed name or value, or a directory whose path is too long. Not retryable.
+            PermissionDenied: a directory that is not private to this user or group. Not retryable.
+            Unavailable: the file system refused (full, read-only), or this process has reached a limit
+                (descriptors, threads, memory). Retryable once there is room.
         """
         options = BusOptions(
             policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger
@@ -113,28 +115,30 @@ class Bus(BusBase[None], Sender[None]):
         type: Any = None,
         on_error: Callable[[Mismatch], object] | None = None,
     ) -> Subscription:
-        """Return a subscription that gets every event sent, by anybody, after this returns.
+        """Return a subscription that gets every matching event that any process sends after this returns.
 
         Args:
-            system: pattern of systems: segments, `*` for one, `**` for any number, `(a|b)` for either;
-                a lone `*` is everything.
-            kind: pattern of kinds; `None`, `""` and `"*"` are no filter.
-            overflow: when the queue is full, `"drop"` drops and counts the newest events for this
-                channel alone, `"block"` makes publishers wait; `"latest"` keeps only the newest event of
-                each (system, kind, path).
-            capacity: of this channel, in events; the bus's own if `None`.
-            capacity_bytes: of this channel, in bytes; the bus's own if `None`.
+            system: a pattern of systems, made of dot-separated segments: `*` matches one segment, `**` any
+                number of them, `(a|b)` either; a lone `*` matches everything.
+            kind: a pattern of kinds; `None`, `""` and `"*"` match every kind.
+            overflow: what happens when the queue is full. `"drop"` drops the newest events, for this channel
+                only, and counts them; `"block"` makes publishers wait; `"latest"` keeps only the newest
+                event of each (system, kind, path).
+            capacity: how many events may queue in this channel; the bus's own `capacity` if `None`.
+            capacity_bytes: how many bytes of events may queue; the bus's own `capacity_bytes` if `None`.
             on_gap: called with each `Gap`, in the receiving thread.
-            type: what `data` is to be: a dataclass, a msgspec Struct, a pydantic model, or another type that
-                msgspec knows. Events whose data does not fit are counted, kept and skipped.
-            on_error: called with each `Mismatch` of that kind, in the receiving thread.
+            type: the type of `data`: a dataclass, a msgspec Struct, a pydantic model, or another type that
+                msgspec supports. Events whose data does not fit are skipped, counted and kept in
+                `mismatches`.
+            on_error: called with each such event, as a `Mismatch`, in the receiving thread.
 
         Raises:
             TypeError: an argument of the wrong type.
             Invalid: a malformed pattern or value, a type that cannot be checked, or the policy denies it.
-            Unavailable: the directory is full or read-only, too few descriptors, threads or memory, or too
-                many subscriptions (1,000 for each bus).
-            Canceled: the bus is closed.
+                Not retryable.
+            Unavailable: the file system refused, too few descriptors, threads or memory, or too many
+                subscriptions (1,000 per bus). Retryable once there is room.
+            Canceled: the bus is closed. Not retryable.
         """
         options = SubscriptionOptions(overflow, capacity, capacity_bytes, on_gap, type, on_error)
         request = self._node.check_subscription(system, kind, options)
@@ -150,43 +154,47 @@ class Bus(BusBase[None], Sender[None]):
     ) -> int:
         """Send `(path, data)` pairs as events of one topic, all or none, and return how many.
 
-        They travel as one frame, which makes each three times cheaper than by `send`.
+        They travel as one frame, so each costs a third of what `send` costs.
 
         Args:
-            system, kind: as of `send`.
-            items: the events: a path and its data, any JSON value; `bytes` go by `send`.
-            timeout: as of `send`.
+            system, kind: as for `send`.
+            items: pairs of a path and its data, which may be any JSON value. `send` `bytes` one by one.
+            timeout: as for `send`.
 
         Raises:
             TypeError: an argument of the wrong type.
             Invalid: an empty or malformed argument, data that JSON cannot carry, too large a frame, or the
-                policy denies it. Nothing was sent.
-            Timeout: a `block` subscriber made no room; `details["subscribers"]` tells which. Retryable:
-                the events went to nobody.
-            Canceled: the bus is closed.
+                policy denies it. Nothing was sent. Not retryable.
+            Timeout: a `block` subscriber made no room; `details["subscribers"]` names it. Retryable:
+                no subscriber got any of the events.
+            Canceled: the bus is closed. Not retryable.
         """
         count, _ = self._publisher.send_many(system, kind, items, timeout)
         return count
 
     def flush(self, timeout: float | None = DEFAULT) -> None:
-        """Wait until the process of every subscriber has taken what this bus has sent so far.
+        """Wait until every subscriber's process has taken what this bus has sent so far.
 
-        Then nothing of it is lost however this process ends. Its receiver may still have to read it from its
-        queue. A signal handler may call this.
+        After that, none of it is lost, however this process ends. Subscribers may still have it in their
+        queues. A signal handler may call this.
 
         Args:
-            timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
+            timeout: seconds to wait at most; the bus's `send_timeout` by default, `None` means forever.
 
         Raises:
-            Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it;
-                `details["subscribers"]` tells which. Retryable.
-            Canceled: the bus is closed.
+            Timeout: a subscriber has not taken all of it, for example a full `block` subscriber or a stopped
+                process; `details["subscribers"]` names it. Retryable.
+            Canceled: the bus is closed. Not retryable.
         """
         for pause in self._node.flushing(timeout):
             sleep(pause)
 
     def close(self) -> None:
-        """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
+        """Leave the bus.
+
+        Channels stay receivable until they are drained, and then end. Waits at most `linger` seconds for
+        subscribers to take what was sent. Closing twice is fine.
+        """
         self._node.close()
 
     def __enter__(self) -> Bus:
@@ -197,4 +205,4 @@ class Bus(BusBase[None], Sender[None]):
 
 
 default = DefaultBus(Bus)
-"""What the functions of `zbus` use."""
+"""The bus that the functions of `zbus` use."""

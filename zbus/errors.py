@@ -1,9 +1,9 @@
-"""The one tree of errors, split by what the caller can do about it.
+"""All errors of zbus, split by what the caller can do about them.
 
-Every failure that zbus reports is an `Error`: it says what is wrong and what to do, and carries the
-same three facts for programs. Kinds are those of the original event bus, so that peers in other
-languages can name them alike. A wrong *type* is a plain `TypeError`: that is a mistake in the
-program, not a condition of the bus.
+Every failure is an `Error`. Its message says what is wrong and what to do; `kind`, `retryable` and `details`
+are for programs. The kinds are those of the original event bus, so that peers in other languages use the same
+names. An argument of the wrong type raises a plain `TypeError`: that is a bug in the program, not a condition
+of the bus.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNAVAILABLE = "Unavailable"
 
 
 def printable(text: str) -> str:
-    """Return text that UTF-8 can carry: what cannot be, as in the name of some file, is escaped."""
+    """Return `text` with everything that UTF-8 cannot carry, as some file names contain, as escapes."""
     try:
         raw = text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -42,13 +42,13 @@ def printable(text: str) -> str:
 
 
 class Error(Exception):
-    """The base of all zbus errors; `str(error)` is the message alone.
+    """The base class of all zbus errors. `str(error)` is the message.
 
     Attributes:
-        kind: one of the constants of this module, for example `errors.INVALID`.
+        kind: which error it is: a constant of this module such as `errors.INVALID`.
         message: what is wrong and what to do about it.
-        retryable: whether the same call may succeed later without a change.
-        details: facts about the failure for programs, by name; never needed to read the message.
+        retryable: whether the same call may succeed later.
+        details: facts about the failure, by name, for programs. The message is complete without them.
     """
 
     kind: ClassVar[str]
@@ -63,7 +63,7 @@ class Error(Exception):
 
 
 class Invalid(Error, ValueError):
-    """The call itself is wrong: a name, a pattern, the data, its size, or the policy forbids it.
+    """The call is wrong: a malformed name or pattern, data that cannot be sent, or the policy denies it.
 
     Raised before anything is sent. Never retryable.
     """
@@ -72,9 +72,9 @@ class Invalid(Error, ValueError):
 
 
 class Timeout(Error, TimeoutError):
-    """Nothing arrived, or a full `block` subscriber did not make room, within the given time.
+    """Time ran out: no event arrived, or a full `block` subscriber made no room.
 
-    Retryable: a `receive` lost nothing, and a `send` that raises it reached nobody.
+    Always retryable: a `receive` that timed out lost nothing, and a `send` that timed out reached nobody.
     """
 
     kind = TIMEOUT
@@ -84,21 +84,24 @@ class Timeout(Error, TimeoutError):
 
 
 class Canceled(Error):
-    """The bus was closed, or belongs to the parent of this forked process. Not retryable."""
+    """The bus is closed, or belongs to the parent of this forked process. Not retryable."""
 
     kind = CANCELED
 
 
 class PermissionDenied(Error, PermissionError):
-    """The bus directory is not safe to use: somebody else's, or open to everybody. Not retryable."""
+    """The bus directory is not safe to use: it belongs to another user or is open to everybody.
+
+    Not retryable: the message says how to set the directory up.
+    """
 
     kind = PERMISSION_DENIED
 
 
 class Unavailable(Error):
-    """The machine refused what the bus needs: disk full, read-only, out of descriptors, threads or memory.
+    """The operating system refused something: disk full or read-only, no descriptors, threads or memory.
 
-    Usually retryable once the cause, which the message names, is gone.
+    The message names the cause. `retryable` says whether the same call may succeed once that is gone.
     """
 
     kind = UNAVAILABLE

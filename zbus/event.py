@@ -1,4 +1,4 @@
-"""What a subscriber gets: an `Event`, word of a `Gap` where events were lost, or of a `Mismatch`."""
+"""What a subscriber gets: an `Event`, a `Gap` where events were lost, a `Mismatch` where data did not fit."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Event(Generic[D]):
     """One event as it was sent.
 
     Attributes:
-        system: what it is about, dot-separated segments, for example `orders.eu`.
+        system: what it is about, in dot-separated segments, for example `orders.eu`.
         kind: what happened, for example `order.created`.
-        path: which thing it happened to, for example `/orders/123`.
+        path: what it happened to, for example `/orders/123`.
         data: any JSON value, `bytes`, or `None` if it was sent without data.
-        origin: the sending publisher's incarnation, 8 to 16 hex digits; empty if not stamped.
-        seq: counts from 1 per (origin, system, kind); 0 if not stamped.
+        origin: the publisher that sent it: 8 to 16 hex digits, new each time a bus is opened; empty if the
+            publisher does not number its events.
+        seq: its number, counted from 1 for each (origin, system, kind); 0 if not numbered.
     """
 
     # Slots filled one by one, not a NamedTuple: the receive loop makes one per event, and this costs
@@ -64,10 +65,10 @@ class Event(Generic[D]):
 
 
 class Received(tuple[Event[D], Literal[True]], Generic[D]):
-    """What `receive` returns with an event. It is a tuple, `(event, True)`, and unpacks as one.
+    """What `receive` returns when there is an event: the tuple `(event, True)`.
 
     Attributes:
-        ok: true.
+        ok: `True`.
     """
 
     __slots__ = ()
@@ -80,11 +81,12 @@ class Received(tuple[Event[D], Literal[True]], Generic[D]):
 
 
 class Closed(tuple[Any, Literal[False]]):
-    """What `receive` returns once the channel is closed and drained: `(None, False)`.
+    """What `receive` returns once the channel is closed and drained: the tuple `(None, False)`.
 
     Attributes:
-        ok: false.
-        event: `None`. Type checkers take it for anything, unpacked too, so that it is enough to look at `ok`.
+        ok: `False`.
+        event: `None`. Its type is `Any`, also when unpacked, so type checkers are content with a check of
+            `ok`.
     """
 
     __slots__ = ()
@@ -93,13 +95,13 @@ class Closed(tuple[Any, Literal[False]]):
 
 
 CLOSED = Closed((None, False))
-"""The only one."""
+"""The only instance."""
 
 
 class Gap(NamedTuple):
-    """A run of events of one publisher and topic that a full queue dropped.
+    """Consecutive events of one publisher and topic that were lost because a queue was full.
 
-    Both ends are included: `first=5, last=7` says that 5, 6 and 7 never arrived.
+    Both ends are included: with `first=5, last=7`, events 5, 6 and 7 never arrived.
     """
 
     origin: str
@@ -110,14 +112,14 @@ class Gap(NamedTuple):
 
     @property
     def events(self) -> int:
-        """How many events are missing, at least 1."""
+        """How many events were lost, at least 1."""
         return self.last - self.first + 1
 
 
 class Mismatch(NamedTuple):
     """An event whose data is not of the type that the subscription asked for.
 
-    `event.data` is as it was sent; `reason` says what does not fit and where.
+    `event.data` is the data as it was sent; `reason` says what does not fit, and where.
     """
 
     event: Event

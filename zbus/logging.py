@@ -1,11 +1,11 @@
-"""Logging: a handler that sends what a program logs as events.
+"""A logging handler that sends what a program logs as events.
 
     logging.getLogger().addHandler(zbus.logging.Handler())
 
     for evt in zbus.subscribe("logs", "(warning|error|critical)"):
         print(evt.path, evt.data["message"])
 
-Whoever logs must not notice: a record that cannot be sent at once is dropped and counted.
+Logging must not slow a program down: a record that cannot be sent at once is dropped and counted.
 """
 
 from __future__ import annotations
@@ -37,59 +37,60 @@ _formatter = logging.Formatter()
 
 
 class Handler(logging.Handler):
-    """Sends each record as one event: kind is the level in lower case, path the logger's name.
+    """Sends each record as one event. The kind is the level in lower case, the path the logger's name.
 
-    Data is a JSON object: `message`, `level`, `logger`, `time` (seconds since 1970), `process` (its id),
-    `thread` (its name), `file`, `line`, and if there is any, `exception`, `stack` and `extra`. If a formatter
-    is set, `text` is what that makes of the record. Texts are cut at 16,384 characters. What JSON cannot
-    carry is sent as its `repr`.
+    The data is a JSON object with `message`, `level`, `logger`, `time` (seconds since 1970), `process` (its
+    id), `thread` (its name), `file` and `line`, and with `exception`, `stack` and `extra` if the record has
+    them. With a formatter, `text` is the formatted record. Texts are cut at 16,384 characters. Values that
+    JSON cannot carry are sent as their `repr`.
 
-    It never raises. The first record opens the bus, and has a second to get to its subscribers; none waits
-    after that. It drops what it cannot send at once: if a `block` subscriber is full, the policy denies it,
-    the bus is closed or belongs to the parent of this forked process, a signal handler logs amid a send, or
-    zbus has closed the program's buses at its end. It also drops what zbus itself logs, and what is logged
-    while it sends: that would have no end.
+    The handler never raises. The first record opens the bus and may take a second; later ones never wait. A
+    record is dropped when a `block` subscriber is full, the policy denies it, the bus is closed or belongs to
+    the parent of this forked process, a signal handler logs during a send, or zbus has closed the buses at
+    the end of the program. Records of zbus itself, and records logged while the handler sends, are dropped
+    as well, since each would cause another.
+
+        logging.getLogger().addHandler(zbus.logging.Handler())
 
     Attributes:
-        dropped: how many records it has dropped so far.
+        dropped: how many records were dropped so far.
     """
 
     def __init__(
         self, bus: Bus | str | None = None, *, system: str = "logs", level: int | str = logging.NOTSET
     ) -> None:
-        """Prepare to send.
+        """Prepare to send; nothing is opened yet.
 
         Args:
-            bus: what to send by; the name of a bus to open with the first record, and again in each forked
-                process; the default bus, which does so too, if `None`.
-            system: of the events.
-            level: records below are passed over.
+            bus: a `zbus.Bus`, or the name of a bus to open with the first record, again in each forked
+                process; the default bus if `None`.
+            system: the system of the events.
+            level: records below this level are ignored.
 
         Raises:
-            TypeError: an argument of the wrong type, such as a bus of `zbus.aio`. Its programs, too, give a
-                `zbus.Bus` or a name.
-            Invalid: a malformed system or name of a bus, or a directory whose path is too long.
+            TypeError: an argument of the wrong type. asyncio programs pass a `zbus.Bus` or a name too, not a
+                bus of `zbus.aio`.
+            Invalid: a malformed system or bus name, or a directory whose path is too long. Not retryable.
         """
         super().__init__(level)
         self._system, _ = check_sendable(system, "info")
         self._own = DefaultBus(partial(Bus, bus)) if isinstance(bus, str) else None
         if isinstance(bus, str):
-            locate(None, bus)  # says now what would have every record dropped
+            locate(None, bus)  # raises now, rather than have every record dropped
         if bus is not None and self._own is None and not isinstance(bus, Bus):
             raise TypeError(f"bus must be a zbus.Bus, a name or None, not {type(bus).__name__}")
         self._bus = bus if isinstance(bus, Bus) else None
         self._closed = False
         self._used: Bus | None = None
         self._not_before = 0.0
-        self._sending: set[tuple[int, int]] = (
-            set()
-        )  # threads, each with its process, for a child has some anew
+        # Threads that are sending, with their process: a forked child starts with none.
+        self._sending: set[tuple[int, int]] = set()
         self.dropped = 0
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Send a record that the filters let pass.
+        """Send a record unless a filter rejects it.
 
-        Without the lock that other handlers take: a thread that logs must not wait for another that sends.
+        Takes no lock, unlike other handlers: a thread that logs must not wait for another that sends.
         """
         passed = self.filter(record)
         if passed:
@@ -97,16 +98,16 @@ class Handler(logging.Handler):
         return passed
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record, or drop it."""
+        """Send a record, or drop and count it."""
         sender = os.getpid(), native.get_ident()
-        # No other thread gets its turn within `+=`: CPython looks for that at calls and jumps only.
+        # `+=` is atomic here: CPython switches threads at calls and jumps only.
         if sender in self._sending or self._closed or ending() or _of_zbus(record):
             self.dropped += 1
             return
         self._sending.add(sender)
         try:
             self._send(record)
-        except Exception:  # who logs did not ask for it, and there is nobody to tell
+        except Exception:  # logging never raises, and there is nobody to report to
             self.dropped += 1
         finally:
             self._sending.discard(sender)
@@ -116,7 +117,7 @@ class Handler(logging.Handler):
         path = _text(record.name).replace("\0", "_") or "root"
         data = self._describe(record)
         bus = self._bus or self._open()
-        # Later a subscriber that joins is connected to within the moment that a send without time takes.
+        # The first send may have to connect. Later ones connect to new subscribers without waiting.
         timeout = 0.0 if bus is self._used else _FIRST_SECONDS
         try:
             bus.send(self._system, kind, path, data, timeout=timeout)
@@ -137,7 +138,7 @@ class Handler(logging.Handler):
             raise
 
     def _describe(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Return what is to be sent of a record."""
+        """Return the data of the event for a record."""
         data = {
             "message": self._message(record),
             "level": _text(record.levelname),
@@ -164,11 +165,11 @@ class Handler(logging.Handler):
     def _message(self, record: logging.LogRecord) -> str:
         try:
             return _text(record.getMessage())
-        except Exception:  # arguments that do not fit the message, say
+        except Exception:  # for example arguments that do not fit the message
             return _text(f"{_repr(record.msg)} % {_repr(record.args)}")
 
     def close(self) -> None:
-        """Drop what comes from now on, and close the bus that it opened by a name."""
+        """Drop all further records, and close the bus if the handler has opened it by name."""
         self._closed = True
         if self._own is not None and self._own.bus is not None:
             self._own.bus.close()
@@ -180,14 +181,14 @@ def _of_zbus(record: logging.LogRecord) -> bool:
 
 
 def _text(text: str, limit: int = _TEXT_CHARS) -> str:
-    """Return `text` as UTF-8 can carry it, cut to `limit` characters and a word about that."""
+    """Return `text` as UTF-8 can carry it, cut to `limit` characters with a note that it was cut."""
     if len(text) > limit:
         text = f"{text[:limit]} ... ({len(text):,} characters)"
     return text.encode(errors="backslashreplace").decode()
 
 
 def _json(value: Any) -> Any:
-    """Return what a record has in addition: as it is, if it is short and JSON can carry it, or its `repr`."""
+    """Return an extra value as it is if it is short and JSON can carry it, otherwise its `repr`."""
     if not isinstance(value, bytes | bytearray | memoryview):
         try:
             if len(encode_data(value)) <= _TEXT_CHARS:

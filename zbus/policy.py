@@ -1,7 +1,7 @@
-"""Who may subscribe to and send what, as far as mistakes go.
+"""Policies: what a process may send and subscribe to.
 
-Inside one bus every process can forge anything (`docs/guide.md`, Trust), so a policy guards against
-errors, not attackers. It is asked once per topic or subscription, never per event.
+A policy protects against mistakes, not against attackers: every process on a bus can forge anything (see
+`docs/security.md`). It is asked once for each topic and subscription, never for each event.
 """
 
 from __future__ import annotations
@@ -37,21 +37,25 @@ class Rule(NamedTuple):
 
 
 class Policy:
-    """A list of rules: `deny` wins over `allow`, and `default` decides where no rule speaks.
+    """A list of rules. `deny` wins over `allow`; `default` decides where no rule applies.
 
-    A subscription is denied if it *could* receive a denied system, and allowed by a rule only if
-    the rule covers all that it could receive.
+    A subscription is denied if it could receive any denied system. A rule allows it only if the rule covers
+    everything that it could receive.
 
         Policy([Rule("allow", "events.send", "orders.**")], default="deny")
 
-    Any callable `(action, resource) -> bool` serves as a policy too; this is one.
+    A bus also takes any other callable `(action, resource) -> bool` as its policy.
     """
 
     def __init__(self, rules: Iterable[Rule | tuple[str, str, str]], *, default: str = "allow") -> None:
-        """Compile `rules`; `default` is `"allow"` or `"deny"`.
+        """Compile the rules.
+
+        Args:
+            rules: `Rule` objects, or tuples of the same three.
+            default: `"allow"` or `"deny"`.
 
         Raises:
-            Invalid: an unknown effect, action or default, or a malformed pattern.
+            Invalid: an unknown effect, action or default, or a malformed pattern. Not retryable.
         """
         self.default = _one_of(default, _EFFECTS, "default")
         self.rules = tuple(_rule(rule) for rule in rules)
@@ -61,10 +65,10 @@ class Policy:
     def from_toml(cls, path: str | PathLike[str]) -> Policy:
         """Read a policy from a TOML file: `default = "deny"` and `[[rule]]` tables.
 
-        Each rule has `effect`, `system`, and optionally `action` (both if left out).
+        Each rule has an `effect`, a `system`, and optionally an `action`; without one it applies to both.
 
         Raises:
-            Invalid: the file cannot be read or is not such a policy; the message says where.
+            Invalid: the file cannot be read or is not a policy; the message says where. Not retryable.
         """
         try:
             with open(path, "rb") as file:
@@ -83,7 +87,7 @@ class Policy:
             raise Invalid(f"policy {path}: {error.message}", path=str(path)) from error
 
     def __call__(self, action: str, resource: str) -> bool:
-        """Return whether `action` on `resource` (a system; to subscribe, the pattern) is allowed."""
+        """Return whether `action` is allowed on `resource`: a system, or when subscribing a pattern."""
         action, resource = plain(action), plain(resource)
         wanted = Matcher(resource) if action == SUBSCRIBE else None
         verdict = self.default == "allow"

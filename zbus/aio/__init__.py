@@ -7,12 +7,12 @@ Use a bus on one event loop at a time. The functions of this module use a defaul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Unpack, overload
 
-from ..event import Gap, Mismatch, T
-from ..options import DEFAULT, OVERFLOW, Overflow, SubscribeKeywords
-from ..runtime.docstrings import as_of
+from ..event import T
+from ..options import DEFAULT, SubscribeKeywords
+from ..runtime.docstrings import as_of, details_of
 from .bus import Bus
 from .bus import default as _default
 from .channel import Channel, Subscription, select
@@ -28,29 +28,10 @@ async def subscribe(
 async def subscribe(
     system: str, kind: str | None = None, *, type: object, **options: Unpack[SubscribeKeywords]
 ) -> Subscription: ...
-@as_of(Bus.subscribe)
-async def subscribe(
-    system: str,
-    kind: str | None = None,
-    *,
-    overflow: Overflow = OVERFLOW,
-    capacity: int | None = None,
-    capacity_bytes: int | None = None,
-    on_gap: Callable[[Gap], object] | None = None,
-    type: Any = None,
-    on_error: Callable[[Mismatch], object] | None = None,
-) -> Subscription:
+@as_of(Bus.subscribe, signature=True)
+async def subscribe(system: str, kind: str | None = None, **options: Any) -> Subscription:
     """Subscribe on the default bus of asyncio, which opens at its first use; see `Bus.subscribe`."""
-    return await _default.get().subscribe(
-        system,
-        kind,
-        overflow=overflow,
-        capacity=capacity,
-        capacity_bytes=capacity_bytes,
-        on_gap=on_gap,
-        type=type,
-        on_error=on_error,
-    )
+    return await _default.get().subscribe(system, kind, **options)
 
 
 @as_of(Bus.send)
@@ -69,18 +50,9 @@ async def send_many(
     return await _default.get().send_many(system, kind, items, timeout=timeout)
 
 
+@details_of(Bus.flush)
 async def flush(timeout: float | None = DEFAULT) -> None:
-    """Wait until the process of every subscriber has taken what was sent on the default bus, if it is open.
-
-    See `Bus.flush`, which this calls.
-
-    Args:
-        timeout: seconds to wait at most; the bus's `send_timeout` if not given, `None` is for ever.
-
-    Raises:
-        Timeout: a full `block` subscriber, say, or a stopped process, has not taken all of it. Retryable.
-        Canceled: the bus is closed meanwhile.
-    """
+    """Wait until every subscriber's process has taken what the default bus has sent, if that is open."""
     if _default.bus is not None and not _default.bus.closed:
         await _default.bus.flush(timeout)
 

@@ -11,11 +11,15 @@ __all__ = ["as_of", "details_of"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def as_of(method: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a function of the module the docstring of the method that it calls."""
+def as_of(method: Callable[..., Any], *, signature: bool = False) -> Callable[[F], F]:
+    """Give a function the docstring of the method that it calls, and on demand the signature."""
 
     def give(function: F) -> F:
         function.__doc__ = inspect.getdoc(method)
+        if signature:
+            own = inspect.signature(method)
+            parameters = [*own.parameters.values()][1:]  # not `self`
+            vars(function)["__signature__"] = own.replace(parameters=parameters)
         return function
 
     return give
