@@ -1,1 +1,1 @@
-"""Internal: the bus directory, through which the processes of one machine find each other."""
+"""Internal: the bus directory, where the processes of one machine find each other."""

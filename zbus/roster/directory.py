@@ -1,13 +1,13 @@
-"""The roster: the bus directory, which is all the discovery there is on one machine.
+"""The roster: the bus directory, where processes find each other.
 
-`docs/spec/roster.md` is the norm. The order of writes and reads carries the guarantees:
+`docs/spec/roster.md` specifies it. The guarantees come from the order of writes and reads:
 
-- a changer changes entries, *then* writes a new token; a reader remembers the token, *then* lists;
-- a new epoch's entry appears *before* the token moves and the old one goes *after*, so that a listing
-  that overlaps the change either shows the ingress or ends with a token that has moved;
-- a socket gets its name only once it listens, so whatever has the name and refuses is dead.
+- Whoever changes entries writes a new token *afterwards*. A reader remembers the token, *then* lists.
+- The entry of a new epoch appears *before* the token changes, and the old one goes *after* that. So a listing
+  that overlaps the change either shows the ingress or ends with a changed token.
+- A socket gets its name only once it listens. So a socket that has the name and refuses connections is dead.
 
-No process is trusted to clean up after itself: whoever finds a dead entry removes it.
+A process may die without cleaning up, so whoever finds a dead entry removes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .reaping import Reaper, remove
 __all__ = ["Entry", "Roster", "clock", "new_id"]
 
 _ID_BYTES = 8
-# How long one call may clean up: on the way of who joins, and of who sends.
+# How long one call may clean up: a join waits for the first, a send for the second.
 _REAP_SECONDS = 0.2
 _REMOVE_SECONDS = 0.02
 
@@ -50,10 +50,10 @@ class Roster:
 
     Attributes:
         path: the directory.
-        token: one unsigned 64-bit number, mapped; `token[0]` costs 40 ns, and any change of it means that
-            the roster changed.
-        generation: how often the directory or the token was found to be another one, and 1.
-        token_missing: whether there were members but no token, when this roster was opened.
+        token: one unsigned 64-bit number, mapped into memory. Reading `token[0]` costs 40 ns; when it has
+            changed, the roster has changed.
+        generation: 1, and one more each time the directory or the token was replaced by others.
+        token_missing: whether there were members but no token when this roster was opened.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None, bus: str) -> None:
@@ -61,7 +61,7 @@ class Roster:
 
         Raises:
             TypeError, Invalid: see `locate`.
-            PermissionDenied: a directory on the way is not for this user.
+            PermissionDenied: this user may not use a directory on the path.
             Unavailable: the file system refused.
         """
         self.path = locate(root, bus)
@@ -73,16 +73,18 @@ class Roster:
         self.token = self._handle.token.value
         self.generation = 1
         self._reaper = Reaper(self.path, self.alive)
-        self._listed: dict[str, list[str]] = {}  # the names of each ingress's entries, as of the last listing
-        self._own: dict[str, set[str]] = {}  # the same of our own
-        self._sockets: dict[str, Identity | None] = {}  # our own
-        self._dead: dict[str, Identity | None] = {}  # that did not answer, with the socket they had then
+        # By the id of an ingress: the names of its entries in the last listing, and those of our own;
+        self._listed: dict[str, list[str]] = {}
+        self._own: dict[str, set[str]] = {}
+        # which file our own sockets are, and which the sockets were that did not answer.
+        self._sockets: dict[str, Identity | None] = {}
+        self._dead: dict[str, Identity | None] = {}
 
     def _has_lost_its_token(self) -> bool:
-        """Return whether members live here that have no token: somebody removed it.
+        """Return whether live members have no token, because somebody removed it.
 
-        A member has a token from before it has a file. So if one lives and there is still no token, it was
-        removed; that there was none before may just mean that the first member was about to make it.
+        A member creates the token before its own file. So if a member is alive and there is no token, it was
+        removed. The token is looked for again at the end: the first member may have just created it.
         """
         try:
             names = os.listdir(self.path)
@@ -95,17 +97,17 @@ class Roster:
 
     @property
     def permissions(self) -> Permissions:
-        """The rights of what is made in the directory."""
+        """The permissions of what is created in the directory."""
         return self._handle.permissions
 
     def current(self) -> bool:
-        """Return whether the directory and the token are still those at the path. Takes 5 us."""
+        """Return whether the directory and the token are still those at the path. Takes 5 µs."""
         return self._handle.current()
 
     def follow(self) -> memoryview:
-        """Return the token to compare from now on, of the directory that is at the path now.
+        """Return the token of the directory that is at the path now.
 
-        Others may have removed the one before, and made it anew. If there can be none, the old one stays.
+        Somebody may have removed and recreated the directory. If it cannot be opened, the old token stays.
         """
         if not self.current():
             with suppress(Error):
@@ -113,7 +115,7 @@ class Roster:
         return self.token
 
     def reopen(self) -> None:
-        """Go over to the directory and token that are at the path now, creating what is missing.
+        """Switch to the directory and token that are at the path now, creating what is missing.
 
         Raises:
             PermissionDenied, Unavailable: see `Roster`.
@@ -127,7 +129,7 @@ class Roster:
             self.generation += 1
 
     def notify_previous(self) -> None:
-        """Tell those who still look at the former tokens, our own publisher too, that the roster changed."""
+        """Write the previous tokens, so that whoever still reads them, such as our publisher, looks again."""
         with self._lock:
             while self._previous:
                 handle = self._previous.pop()
@@ -136,19 +138,19 @@ class Roster:
                 handle.retire()
 
     def close(self) -> None:
-        """Let go of the directory. The files stay: they belong to whoever wrote them."""
+        """Close the directory. The files stay: they belong to whoever wrote them."""
         with self._lock:
             while self._previous:
                 self._previous.pop().retire()
             self._handle.close()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: let go of what the parent holds, so that it does not outlive the parent."""
+        """In a forked child: close the parent's descriptors, so that its locks do not outlive it."""
         for handle in (*self._previous, self._handle):
             handle.retire()
 
     def touch(self) -> int:
-        """Tell everybody that the roster changed; return the time just before, see `clock`.
+        """Write a new token, so that everybody looks again; return the time just before, see `clock`.
 
         Raises:
             Unavailable: the file system refused.
@@ -159,11 +161,11 @@ class Roster:
         return now
 
     def entries(self) -> dict[str, Entry]:
-        """List the ingresses by id, each with its highest epoch, as of one moment.
+        """Return the newest entry of each ingress, by id, as of one moment.
 
-        Lists again while the token moves: a directory read in several pieces can miss an entry that is
-        replaced meanwhile, and the replacement has moved the token. Leaves out whoever was found dead (see
-        `alive`) and has no other socket since: its files may be there to stay.
+        Lists again if the token has changed meanwhile: a directory is read in pieces, which can miss an entry
+        that is being replaced. Ingresses that were found dead (see `alive`) are left out unless they have a
+        new socket: perhaps their files cannot be removed.
         """
         while True:
             before = self.token[0]
@@ -190,11 +192,11 @@ class Roster:
         return self.path / f"{ident}.sock"
 
     def scratch_path(self, ident: str) -> Path:
-        """Return the path at which to bind or write before `rename` makes it visible."""
+        """Return the path at which to bind or write before a rename makes the file visible."""
         return self.path / f"{ident}.new"
 
     def show_socket(self, ident: str) -> None:
-        """Give the socket that listens at the scratch path its name."""
+        """Rename the socket that listens at the scratch path to its visible name."""
         path = self.socket_path(ident)
         with file_errors("create", path):
             set_permissions(self.scratch_path(ident), self.permissions)
@@ -202,18 +204,18 @@ class Roster:
         self._sockets[ident] = identity(path)
 
     def has_socket(self, ident: str) -> bool:
-        """Return whether the socket of an ingress of ours is still where others look for it."""
+        """Return whether the socket of one of our ingresses is still where others look for it."""
         ours = self._sockets.get(ident)
         return ours is not None and identity(self.socket_path(ident)) == ours
 
     def has_entry(self, entry: Entry) -> bool:
-        """Return whether an entry of ours is still there."""
+        """Return whether one of our entries is still there."""
         with suppress(OSError):
             return stat.S_ISREG(os.lstat(self.path / entry.name).st_mode)
         return False
 
     def restore(self, entry: Entry, info: dict[str, Any]) -> None:
-        """Show an entry of ours again if it is gone; nobody is told.
+        """Write one of our entries again if it is gone, without changing the token.
 
         Raises:
             Unavailable: the file system refused.
@@ -222,13 +224,13 @@ class Roster:
             self._write_entry(entry, info)
 
     def announce(self, entry: Entry, info: dict[str, Any], previous: Entry) -> int:
-        """Show `entry`, in place of `previous`, the one shown before, if its epoch is not 0.
+        """Write `entry`, then the token, then remove the `previous` entry unless its epoch is 0.
 
         Returns:
-            The time until which nobody knew; see `clock`.
+            The time just before the token was written: until then nobody could know. See `clock`.
 
         Raises:
-            Unavailable: the file system refused; then `entry` is not shown.
+            Unavailable: the file system refused; `entry` is not there.
         """
         self._write_entry(entry, info)
         names = self._own[entry.id]
@@ -254,35 +256,35 @@ class Roster:
         self._own.setdefault(entry.id, set()).add(entry.name)
 
     def describe(self, entry: Entry, info: dict[str, Any]) -> None:
-        """Rewrite what `entry` says about itself to people and tools; nobody need look again.
+        """Rewrite the description in `entry`, which is for people and tools. The token stays.
 
-        In place: a listing could miss a name that another file is renamed to meanwhile, and publishers would
-        let go of an ingress that lives. A reader may find it half written, which is no text to them.
+        The file is written in place. With a rename, a listing could miss the name, and publishers would
+        disconnect a live ingress. A reader that finds it half written treats it as having no description.
         """
         with suppress(OSError), open(open_regular(self.path / entry.name, os.O_RDWR), "r+b") as file:
             file.write(orjson.dumps(info))
             file.truncate()
 
     def withdraw(self, ident: str) -> None:
-        """Remove every file of an ingress of ours, entries first, and tell everybody."""
+        """Remove every file of one of our ingresses, entries first, and write the token."""
         names = self._own.get(ident, set())
         paths = [*(self.path / name for name in names), self.socket_path(ident), self.scratch_path(ident)]
         if remove(*paths):
             self._announce_removal()
-        self._own.pop(ident, None)  # last: an interrupt leaves the rest to the next time
+        self._own.pop(ident, None)  # last, so that the next call finishes one that was interrupted
         self._sockets.pop(ident, None)
 
     def remove_dead(self, idents: Iterable[str]) -> None:
-        """Remove the files of ingresses that were found dead, as of the last listing, and tell everybody.
+        """Remove the files of ingresses that were found dead, as of the last listing, and write the token.
 
-        What cannot be removed, or not in so short a time, is no longer listed all the same.
+        Files that cannot be removed, or not in so short a time, are no longer listed either.
         """
         names = {ident: self._listed.get(ident, []) for ident in idents}
         if self._reaper.remove_ingresses(names, _REMOVE_SECONDS):
             self._announce_removal()
 
     def alive(self, ident: str) -> bool:
-        """Return whether somebody listens on an ingress's socket. In doubt, yes: never reap the living."""
+        """Return whether a process listens on the socket of an ingress. In doubt, it does."""
         path = self.socket_path(ident)
         before = identity(path)
         if answers(path):
@@ -291,19 +293,19 @@ class Roster:
         return False
 
     def reap(self) -> None:
-        """Remove what dead processes left behind, for a moment; what is left then, the next call removes."""
+        """Remove what dead processes left behind, for at most 0.2 s; the next call removes the rest."""
         if self._reaper.reap(_REAP_SECONDS):
             self._announce_removal()
 
     def continue_reaping(self) -> bool:
-        """Go on with what was left of cleaning up, for a moment; return whether something is left."""
-        self._handle.lock()  # if a cleaner held it so far
+        """Remove what the last call left, for at most 0.02 s; return whether something is left."""
+        self._handle.lock()  # again, in case a cleaner of temporary files held the lock
         with suppress(Error):
             if self._reaper.unfinished and self._reaper.reap(_REMOVE_SECONDS):
                 self._announce_removal()
         return self._reaper.unfinished
 
     def _announce_removal(self) -> None:
-        """Tell everybody of what was removed, if the file system allows: who misses it just looks later."""
+        """Write the token if the file system allows. A process that misses a removal notices it later."""
         with suppress(Unavailable):
             self.touch()

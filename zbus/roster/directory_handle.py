@@ -1,7 +1,7 @@
-"""The place of a bus: its directory and its token as they are at one time.
+"""An open bus directory: a descriptor of the directory, and its token.
 
-Others may remove either, and make it anew: a service manager, a cleaner of temporary files, somebody at a
-shell. Then the path leads somewhere else. So a place remembers which directory and which file it is.
+A service manager, a cleaner of temporary files or a person may remove the directory or the token and create
+them again. Then the path leads to another directory. A handle knows which directory it has opened.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["DirectoryHandle"]
 _TRIES = 10
 
 _open: dict[int, tuple[int, int]] = {}
-"""The descriptors of directories that this process holds, and which they are."""
+"""Which directories this process has open, by descriptor."""
 
 
 @close_inherited
 def _close_inherited() -> None:
-    """In a forked child: close the parent's directories, also one that another thread had just opened."""
+    """In a forked child: close the parent's directories, even one that another thread has just opened."""
     for number, which in _open.items():
         with suppress(OSError):
             if inode(os.fstat(number)) == which:
@@ -46,14 +46,14 @@ def _close_inherited() -> None:
 
 
 class DirectoryHandle:
-    """One directory, held by a shared lock, and the token in it.
+    """One directory, with a shared lock on it, and the token in it.
 
-    The lock makes systemd-tmpfiles spare all that is in the directory. That a socket is in use does not: it
-    looks for the name that the socket was bound with.
+    The lock keeps systemd-tmpfiles from removing files in the directory. An open socket would not: tmpfiles
+    looks for the name with which the socket was bound.
 
     Attributes:
         token: see `Token`.
-        permissions: of what is made in the directory.
+        permissions: of what is created in the directory.
     """
 
     def __init__(self, path: Path, *, default: bool = False, previous: Permissions = PRIVATE) -> None:
@@ -61,11 +61,11 @@ class DirectoryHandle:
 
         Args:
             path: the directory.
-            default: whether the root is this user's default, which nobody else can prepare.
-            previous: the rights of the directory that was at `path` before, if somebody removed it.
+            default: whether the root is this user's default, which no other user may have created.
+            previous: the permissions of the directory that was at `path` before, if it was removed.
 
         Raises:
-            PermissionDenied: a directory on the way is not for this user.
+            PermissionDenied: this user may not use a directory on the path.
             Unavailable: the file system refused.
         """
         self._path = path
@@ -78,7 +78,7 @@ class DirectoryHandle:
                 if error.details.get("errno") != errno.ENOENT:
                     raise
                 failed = error
-                continue  # somebody removed it, or replaced it by one made at the same time
+                continue  # it was removed, or replaced by one created at the same time
             if self.current():
                 return
             self.close()
@@ -96,21 +96,21 @@ class DirectoryHandle:
             raise
 
     def lock(self) -> None:
-        """Take the lock, unless a cleaner is at work right now; twice is fine."""
+        """Take the lock unless a cleaner holds it right now. Locking twice is fine."""
         with suppress(OSError, ValueError):  # the latter if it is closed
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def current(self) -> bool:
-        """Return whether the paths still lead to this directory and this token. Takes 5 us."""
+        """Return whether the paths still lead to this directory and this token. Takes 5 µs."""
         return leads_to(self._path, self._fd) and self.token.at(f"{self._path}/token")
 
     def close(self) -> None:
-        """Let go of both: nobody may read the token any more."""
+        """Close both; nobody may read the token any more."""
         self.token.close()
         self._close()
 
     def retire(self) -> None:
-        """Let go of both; who still reads the token may go on."""
+        """Close both descriptors; the token stays readable."""
         self.token.retire()
         self._close()
 
@@ -122,7 +122,7 @@ class DirectoryHandle:
 
 
 def _create(path: Path, default: bool, previous: Permissions) -> Permissions:
-    """Create what is missing; return the rights of what is made in the directory."""
+    """Create what is missing; return the permissions of what is created in the directory."""
     top = path.parent.parent
     if not os.path.lexists(top):
         check_parent(top)
@@ -137,9 +137,9 @@ def _create(path: Path, default: bool, previous: Permissions) -> Permissions:
 
 
 def _permissions_of_root(parent: Path, default: bool) -> Permissions:
-    """Return the rights of a root that is missing.
+    """Return the permissions for a root that is missing.
 
-    Its parent hands down its own if it is closed to all others, so that it was prepared for nothing else.
+    A root inherits those of its parent if that is closed to other users: then it was set up for this.
     """
     permissions = permissions_below(parent)
     return PRIVATE if default or permissions.directory_mode & stat.S_IRWXO else permissions

@@ -1,4 +1,4 @@
-"""The token of a bus: eight bytes in a file, of which any change means that the roster has changed."""
+"""The token of a bus: eight bytes in a file. When they change, the roster has changed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _BYTES = 8
 
 
 class Token:
-    """The token file, read through a mapping and written through a descriptor.
+    """The token file, read through a memory mapping and written through a descriptor.
 
-    Never written through the mapping: on a file system that copies on write, or is over its quota, that
-    would kill the process by SIGBUS when there is no room. As a write it is an error like any other.
+    It is never written through the mapping: without room on the file system (copy-on-write, quota) that would
+    kill the process with SIGBUS, where a write just fails.
 
     Attributes:
-        value: one unsigned 64-bit number; `value[0]` costs 40 ns.
+        value: one unsigned 64-bit number; reading `value[0]` costs 40 ns.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
-        """Open the token at `path`, made with `mode` if there is none.
+        """Open the token at `path`, and create it with `mode` if there is none.
 
         Raises:
-            PermissionDenied: it is for its maker alone.
-            Unavailable: the file system refused, or something else has its name.
+            PermissionDenied: only the user who created it may use it.
+            Unavailable: the file system refused, or `path` is not a regular file.
         """
         with file_errors("open", path):
             self._fd = _open(path, mode)
             try:
-                # Of a simple peer, or cut short by a crash. The write also makes sure that the page exists.
+                # It may be too short after a crash. Writing it also makes sure that the page exists.
                 if os.fstat(self._fd).st_size < _BYTES:
                     self.write()
                 self._map = mmap.mmap(self._fd, _BYTES, prot=mmap.PROT_READ)
@@ -51,7 +51,7 @@ class Token:
         return leads_to(path, self._fd)
 
     def write(self) -> None:
-        """Change it.
+        """Write a new value.
 
         Raises:
             OSError: the file system refused.
@@ -59,14 +59,14 @@ class Token:
         write_all(self._fd, os.urandom(_BYTES))
 
     def close(self) -> None:
-        """Unmap and close the file: nobody may read `value` any more."""
+        """Unmap and close the file; nobody may read `value` any more."""
         self.value.release()
         self._map.close()
         self.retire()
 
     def retire(self) -> None:
-        """Write no more; who still reads `value` may go on."""
-        fd, self._fd = self._fd, -1  # the number may soon be another file's
+        """Close the file; `value` stays readable."""
+        fd, self._fd = self._fd, -1  # first, since the descriptor may be reused at once
         if fd >= 0:
             os.close(fd)
 
@@ -90,7 +90,7 @@ def _open(path: Path, mode: int) -> int:
 
 
 def _make(path: Path, mode: int) -> None:
-    """Make a token that has its rights and its bytes before it has its name, unless there is one by then."""
+    """Create a token, complete before it gets its name, unless somebody else is faster."""
     scratch = path.with_name(f"{os.urandom(8).hex()}.new")
     fd = create_regular(scratch, mode)
     try:
