@@ -43,7 +43,7 @@ MUTANTS = [
     Mutant(
         "an error of zbus within the file system's is taken for one of it",
         "roster/location.py",
-        "    except Error:  # some are an OSError, too\n        raise\n",
+        "    except Error:  # some of them are an OSError as well\n        raise\n",
         "",
         ("unit/test_location.py::test_an_error_of_zbus_is_no_error_of_the_file_system",),
     ),

@@ -25,7 +25,7 @@ __all__ = [
 _MAX_BYTES = 65_536
 
 Identity = tuple[int, int, int]
-"""Which file something is: device, inode, and when the inode changed, since numbers are used again."""
+"""Identifies a file: device, inode, and when the inode changed, since inode numbers are reused."""
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
@@ -45,15 +45,15 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: i
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """Return what a regular file holds.
+    """Return the content of a regular file.
 
     Raises:
         OSError: see `open_regular`.
-        ValueError: it holds more than any file of zbus.
+        ValueError: it is larger than any file of zbus.
     """
     fd = open_regular(path)
     try:
-        # Asked first: to read even 64 KiB of a sparse giant takes memory for nothing.
+        # Checked first: reading 64 KiB of a huge sparse file takes memory for nothing.
         if os.fstat(fd).st_size > _MAX_BYTES:
             raise ValueError(f"{os.fspath(path)} is larger than any file of a bus")
         return os.read(fd, _MAX_BYTES)
@@ -62,7 +62,7 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
 
 
 def create_regular(path: str | os.PathLike[str], mode: int, flags: int = os.O_EXCL) -> int:
-    """Create a file of that mode, whatever the umask; return the descriptor, for reading and writing.
+    """Create a file with exactly this mode, whatever the umask; return a descriptor to read and write it.
 
     Raises:
         OSError: see `open_regular`.
@@ -77,7 +77,7 @@ def create_regular(path: str | os.PathLike[str], mode: int, flags: int = os.O_EX
 
 
 def write_regular(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
-    """Make `data` all that a regular file holds; it is created with `mode` if there is none.
+    """Replace the content of a regular file with `data`; create it with `mode` if there is none.
 
     Raises:
         OSError: see `open_regular`.
@@ -88,7 +88,7 @@ def write_regular(path: str | os.PathLike[str], data: bytes, mode: int) -> None:
 
 
 def leads_to(path: str | os.PathLike[str], fd: int) -> bool:
-    """Return whether `path` still leads to the open file `fd`: nobody has removed or replaced it."""
+    """Return whether `path` still leads to the open file `fd`, and was not removed or replaced."""
     try:
         return inode(os.lstat(path)) == inode(os.fstat(fd))
     except OSError:
@@ -96,12 +96,12 @@ def leads_to(path: str | os.PathLike[str], fd: int) -> bool:
 
 
 def inode(info: os.stat_result) -> tuple[int, int]:
-    """Return what tells one open file from all others: its device, and its number there."""
+    """Return the device and inode of a file, which identify it while it is open."""
     return info.st_dev, info.st_ino
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write `data` at the beginning of a file. A limit cuts the first write short, and only the next fails.
+    """Write `data` at the beginning of a file. At a limit the first write is cut short; only the next fails.
 
     Raises:
         OSError: the file system, or a limit of this process, refused.
@@ -112,7 +112,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def identity(path: str | os.PathLike[str]) -> Identity | None:
-    """Return which file is at `path`, or `None` if there is none."""
+    """Return the identity of the file at `path`; `None` if there is none."""
     try:
         info = os.lstat(path)
     except OSError:

@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 def parse_entry(name: str) -> Entry | None:
-    """Return the entry that a file's name tells of, if it is one."""
+    """Return the entry that the name of a file stands for; `None` if it is another file."""
     if name.endswith(_ENTRY_ENDS) and (match := _ENTRY.fullmatch(name)) is not None:
         return Entry(match[1], int(match[2]), match[3])
     return None
@@ -53,15 +53,15 @@ def newest(entries: Iterable[Entry]) -> Entry:
 
 
 def is_socket(name: str) -> bool:
-    """Return whether a file is named like the socket of an ingress."""
+    """Return whether this is the name of an ingress's socket."""
     return name.endswith(".sock") and _OTHER.fullmatch(name) is not None
 
 
 def is_member(name: str) -> bool:
-    """Return whether a file is named like that of a member."""
+    """Return whether this is the name of a member file."""
     return name.endswith(".member") and _OTHER.fullmatch(name) is not None
 
 
 def is_scratch(name: str) -> bool:
-    """Return whether a file is named like one that is about to get another name."""
+    """Return whether this is the name of a file that is about to be renamed."""
     return name.endswith(".new") and _OTHER.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""Who is alive: whether somebody listens on a socket, or holds the lock of a member file."""
+"""Which processes are alive: those that listen on a socket, or hold the lock of a member file."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["answers", "unlocked"]
 
 
 def answers(path: Path) -> bool:
-    """Return whether somebody listens on the unix socket at `path`. In doubt, yes: the living stay.
+    """Return whether a process listens on the unix socket at `path`. In doubt, it does.
 
     Raises:
         Unavailable: out of descriptors.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return False  # a link too: a socket is bound in the directory itself
+            return False  # also for a link: sockets are bound in the directory itself
     except FileNotFoundError:
         return False
     except OSError:
         return True
-    # Of another type than what listens there, so the kernel says no (EPROTOTYPE) and the peer is spared an
-    # accept, a handshake and a close for each time that somebody asks.
+    # A datagram socket, unlike the listener: the kernel refuses the connection (EPROTOTYPE), so the peer has
+    # no accept, handshake and close for each probe.
     with file_errors("probe", path), closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as probe:
         probe.setblocking(False)
         try:
@@ -42,9 +42,9 @@ def answers(path: Path) -> bool:
 
 
 def unlocked(path: str | os.PathLike[str]) -> bool:
-    """Return whether no living process holds the lock of a member file.
+    """Return whether no live process holds the lock of a member file.
 
-    By a shared lock: two who look at once do not take each other for the owner.
+    It tries to take a shared lock, so two processes that look at once do not take each other for the owner.
     """
     try:
         fd = open_regular(path)

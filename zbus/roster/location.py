@@ -1,4 +1,4 @@
-"""Where a bus is: its directory, below the one root of this user, and what to say when that will not do."""
+"""Where the directory of a bus is: `<root>/v1/<bus>`, with one root for all buses of a user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..runtime.reports import report
 __all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
 
 VERSION = "v1"
-# The kernels of the BSDs, and so macOS, take less than Linux.
+# Linux takes more than the BSDs and macOS.
 SUN_PATH_BYTES = 107 if sys.platform == "linux" else 103
 _LONGEST_NAME = f"{'0' * 16}.sock"
 _BUS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -27,18 +27,18 @@ _reported: set[str] = set()
 
 
 def chosen_root(root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """Return the root that somebody named: `root`, else `$ZBUS_DIR`; `None` if it is the user's default."""
+    """Return the root that was chosen, by `root` or `$ZBUS_DIR`; `None` if it is the user's default."""
     return (os.environ.get("ZBUS_DIR") or None) if root is None else root
 
 
 def default_root() -> Path:
     """Return the directory that holds all buses of this user.
 
-    `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` in `$TMPDIR` or `/tmp`. Nothing else
-    counts: `tempfile.gettempdir()`, for one, is somewhere else when `/tmp` is full, or `TMP` is set.
+    That is `$ZBUS_DIR`, else `$XDG_RUNTIME_DIR/zbus`, else `zbus-<uid>` in `$TMPDIR` or `/tmp`. Not
+    `tempfile.gettempdir()`, which is another directory when `/tmp` is full or `TMP` is set.
 
-    Nor does an `$XDG_RUNTIME_DIR` of another user, which `sudo -E` and `su` keep: what root made there would
-    be in its owner's way.
+    An `$XDG_RUNTIME_DIR` of another user, which `sudo -E` and `su` keep, is ignored: its owner could not use
+    a directory that root creates there.
     """
     if chosen := chosen_root(None):
         return Path(chosen)
@@ -58,7 +58,7 @@ def default_root() -> Path:
 
 
 def _other_owner(directory: str) -> int | None:
-    """Return who owns a directory that is there, and is not this user's."""
+    """Return the owner of a directory that exists and belongs to another user; otherwise `None`."""
     try:
         owner = os.stat(directory).st_uid
     except OSError:
@@ -67,7 +67,7 @@ def _other_owner(directory: str) -> int | None:
 
 
 def bus_name(name: str | None) -> str:
-    """Return `name`; without one that of the default bus, `$ZBUS_BUS` or else `default`."""
+    """Return `name`, or the name of the default bus if it is `None`: `$ZBUS_BUS`, else `default`."""
     text: str = plain(os.environ.get("ZBUS_BUS") or "default" if name is None else name)
     return text
 
@@ -77,7 +77,7 @@ def file_errors(what: str, path: Path) -> Iterator[None]:
     """Turn an `OSError` into the `Error` that says what to do about it."""
     try:
         yield
-    except Error:  # some are an OSError, too
+    except Error:  # some of them are an OSError as well
         raise
     except OSError as error:
         raise refusal(f"cannot {what} {path}", error.errno, path=str(path)) from error
@@ -88,7 +88,7 @@ def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:
 
     Raises:
         TypeError: `bus` is not a `str`, or `root` not a path of `str`.
-        Invalid: not a bus name, no path, or the socket paths would be longer than the kernel takes.
+        Invalid: not a bus name, not a path, or the paths of sockets would be too long for the kernel.
         Unavailable: `root` is relative, and the working directory is gone.
     """
     bus = plain(bus)

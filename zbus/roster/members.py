@@ -1,6 +1,6 @@
-"""Members: who is on the bus, for people and tools; the bus itself works without this.
+"""Member files: what a process shows of itself to people and tools. The bus works without them.
 
-Each bus object has a file on the roster with its counters and a description, locked while its owner lives.
+Each bus object has one, with its counters and a description. The file is locked while its owner is alive.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Member", "UnlistedMember"]
 
 _ORIGINS_SHOWN = 100
 _ids: set[str] = set()
-"""Of the member files that this process has open, or is about to open or to close."""
+"""The ids of the member files that this process has open, or is about to open or close."""
 
 
 @close_inherited
 def _close_inherited() -> None:
-    """In a forked child: close the parent's member files, also one that a thread had in hand."""
+    """In a forked child: close the parent's member files, even one that a thread is about to open."""
     for number, path in open_files():
         if os.path.basename(path).split(".")[0] in _ids:
             with suppress(OSError):
@@ -39,16 +39,16 @@ def _close_inherited() -> None:
 
 
 class Member:
-    """This process's own file on the roster: who it is, and counters that anybody may read.
+    """The member file of one bus object: a description of the process, and counters that anybody may read.
 
-    Layout: 16 little-endian unsigned 64-bit counters, then JSON. The lock tells that the owner lives.
+    It holds 16 little-endian unsigned 64-bit counters, then JSON. While it is locked, its owner is alive.
     """
 
     COUNTERS = ("lost", "malformed", "join_timeouts", "send_timeouts", "mismatched")
     HEADER_BYTES = 128
 
     def __init__(self, roster: Roster, info: dict[str, Any]) -> None:
-        """Create the file, locked before anybody can see it."""
+        """Create the file, and lock it before anybody can see it."""
         self.id = new_id()
         self._lock = Lock()
         self._added: deque[tuple[str, int]] = deque()
@@ -84,11 +84,11 @@ class Member:
         return orjson.dumps({**self._info, "origins": self._origins})
 
     def new_origin(self) -> str:
-        """Return a fresh origin for the publisher of this process, once the file tells of it."""
+        """Return a new origin for the publisher of this process; the file shows it first."""
         origin = new_id()
         with self._lock:
             self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]
-            # In place, as an entry: who reads half of it looks again. It never gets shorter.
+            # Written in place, as an entry is: whoever reads half of it reads again. It never gets shorter.
             with suppress(OSError):
                 os.pwrite(self._fd, self._text(), self.HEADER_BYTES)
         return origin
@@ -98,7 +98,7 @@ class Member:
         return leads_to(self._path, self._fd)
 
     def restore(self, roster: Roster) -> None:
-        """Create the file again, with what was counted so far, if it is gone.
+        """Create the file again, with the counters so far, if it is gone.
 
         Raises:
             Unavailable: the file system refused.
@@ -109,10 +109,10 @@ class Member:
             os.close(fd)
 
     def add(self, counter: str, number: int = 1) -> None:
-        """Add to one of `COUNTERS`, unless closed; it stays at the largest number it can hold.
+        """Add to one of `COUNTERS`, which does not wrap around. Does nothing once closed.
 
-        It waits for nobody: a signal handler may come by in the middle, and then wait for another thread that
-        is here, too. So who has the lock adds for the others.
+        It never waits for the lock: a signal handler may interrupt it, and would wait for a thread that waits
+        for this one. Whoever has the lock adds for the others.
         """
         self._added.append((counter, number))
         while self._added and self._lock.acquire(blocking=False):
@@ -125,30 +125,30 @@ class Member:
     def _count(self, counter: str, number: int) -> None:
         self._counts[counter] = min(self._counts[counter] + number, 2**64 - 1)
         offset = 8 * self.COUNTERS.index(counter)
-        # Not mapped: who truncates a file that is mapped kills its owner, by SIGBUS.
+        # Not mapped: truncating a mapped file kills its owner with SIGBUS.
         with suppress(OSError):
             os.pwrite(self._fd, self._counts[counter].to_bytes(8, "little"), offset)
 
     def close(self) -> None:
-        """Remove the file and let go of the lock."""
+        """Remove the file and release the lock."""
         with suppress(OSError):
             self._path.unlink()
         self._close()
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, -1  # the number may soon be another file's
+        fd, self._fd = self._fd, -1  # first, since the descriptor may be reused at once
         if fd >= 0:
             os.close(fd)
         _ids.discard(self.id)
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: let go of the parent's lock, so that it does not outlive the parent."""
+        """In a forked child: close the parent's file, so that its lock does not outlive the parent."""
         fd, self._fd = self._fd, -1
         os.close(fd)
 
 
 class UnlistedMember(Member):
-    """In place of a member, for a process that is about to be gone: it has no file."""
+    """Stands in for a member in a process that is about to exit: it has no file."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -157,11 +157,11 @@ class UnlistedMember(Member):
         """Count nothing."""
 
     def new_origin(self) -> str:
-        """Return a fresh origin; nobody is told."""
+        """Return a new origin; no file shows it."""
         return new_id()
 
     def listed(self) -> bool:
-        """Return whether all is as it should be."""
+        """Return true: there is no file to miss."""
         return True
 
     def restore(self, roster: Roster) -> None:

@@ -1,4 +1,4 @@
-"""Who is on a bus, for people and tools. Looking changes nothing, and nobody on the bus notices."""
+"""Who is on a bus, for people and tools. Looking changes nothing, and no process on the bus notices."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _TRIES = 5
 
 
 class Peer(NamedTuple):
-    """One way a process takes part in a bus, as `peers` shows it.
+    """One role of a process on a bus, as `peers` returns it.
 
     Attributes:
         process: name of the program, `?` if unknown.
         pid: its process id, as the process itself sees it; 0 if unknown.
         language: of the program, for example `python`.
-        role: `"member"` (it opened the bus) or `"subscriber"` (it listens; one for each ingress, or two if
-            that has channels with `drop` and with `latest`).
+        role: `"member"` (it has opened the bus) or `"subscriber"` (it listens: one for each ingress, two if
+            that has both `drop` and `latest` channels).
         overflow: `"drop"`, `"block"` or `"latest"` of a subscriber, else empty.
-        patterns: `(system, kind)` pairs that a subscriber listens to with that overflow, the first 100.
-        alive: whether it is there; what is dead is removed when the next process joins.
-        counters: of a member: events and time-outs counted so far, by name.
-        id: of a member, or of a subscriber's ingress. Errors and warnings name subscribers by it.
-        user: who runs the process: the owner of its file, by name, or by number if there is no name.
-        origins: of a member's events, the latest last. The `origin` of an event tells who sent it.
-        member: id of the process's member; empty if unknown.
+        patterns: the `(system, kind)` patterns of a subscriber with that overflow, at most 100.
+        alive: whether the process is alive. The next process that joins removes dead ones.
+        counters: events and timeouts that a member has counted so far, by name.
+        id: of a member, or of a subscriber's ingress. Errors and warnings name subscribers by this id.
+        user: who runs the process: the owner of its file, as a name, or as a number if there is no name.
+        origins: those of the events that a member sends, the latest last. Compare `Event.origin`.
+        member: the id of the process's member; empty if unknown.
     """
 
     process: str
@@ -60,7 +60,7 @@ class Peers(list[Peer]):
     """Who is on a bus.
 
     Attributes:
-        path: the directory that was looked at.
+        path: the bus directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,18 +69,20 @@ class Peers(list[Peer]):
 
 
 def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> Peers:
-    """Return who is on a bus, without joining it and without touching anything.
+    """Return who is on a bus, without joining it and without changing anything.
+
+        for peer in zbus.peers("shop"):
+            print(peer.process, peer.pid, peer.role, peer.patterns)
 
     Args:
-        bus: its name; `$ZBUS_BUS`, else `default`, if `None`.
-        dir: the root directory of all buses; `$ZBUS_DIR` and its defaults if `None`.
+        bus: the name of the bus; if `None`, `$ZBUS_BUS`, else `default`.
+        dir: the root directory of all buses; if `None`, `$ZBUS_DIR`, else a directory of this user.
 
     Returns:
-        A list, sorted by process id. Its `path` is the directory that was looked at. A bus that nobody has
-        opened is empty.
+        A list, sorted by process id, whose `path` is the bus directory. It is empty if nobody is on the bus.
 
     Raises:
-        TypeError, Invalid, PermissionDenied, Unavailable: as `Bus` does, but root may look at every bus.
+        TypeError, Invalid, PermissionDenied, Unavailable: as for `Bus`, but root may look at any bus.
     """
     found = Peers(locate(dir, bus_name(bus)))
     if _exists(found.path, chosen_root(dir) is None):
@@ -91,7 +93,7 @@ def peers(bus: str | None = None, *, dir: str | os.PathLike[str] | None = None) 
 
 
 def _exists(path: Path, default: bool) -> bool:
-    """Return whether the directory of a bus is there; refuse one that `Bus` refuses, but for root."""
+    """Return whether the directory of a bus exists. Refuse one that `Bus` refuses, except for root."""
     top = path.parent.parent
     for directory in (top, path.parent, path):
         with file_errors("look into", directory):
@@ -104,7 +106,7 @@ def _exists(path: Path, default: bool) -> bool:
 
 
 def _list(path: Path) -> list[Peer]:
-    """Read all files, and again if the token has moved meanwhile: a listing may miss what was replaced."""
+    """Read all files, and again if the token has changed: a listing can miss a file that is replaced."""
     found: list[Peer] = []
     for _ in range(_TRIES):
         token = _token(path)
@@ -170,7 +172,7 @@ def _subscribers(path: Path, names: list[str]) -> Iterator[Peer]:
 
 
 def _by_overflow(entry: Entry, patterns: list[Pattern]) -> dict[str, list[tuple[str, str]]]:
-    """Sort what an ingress listens to by what its full queues do; what is not told the entry's name tells."""
+    """Group the patterns of an ingress by overflow; for those without, it is in the name of the entry."""
     found: dict[str, list[tuple[str, str]]] = {}
     for system, kind, overflow in patterns:
         found.setdefault(overflow or entry.overflow, []).append((system, kind))

@@ -1,8 +1,7 @@
-"""What a process says about itself on the roster, in an entry or a member file.
+"""What a process says about itself in an entry or a member file.
 
-Anybody may have written it, in any language, and may remove it meanwhile. So every field may be missing or
-of another shape: then it is unknown, and what else there is counts (R8, R51). Whose it is, the file system
-tells: the owner of the file.
+Any program, in any language, may have written such a file, or may remove it. So each field may be missing or
+malformed: it is then unknown, and the others count (R8, R51). The user is the owner of the file.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Pattern(NamedTuple):
 
     Attributes:
         system, kind: its patterns; kind is `*` if there is none.
-        overflow: `drop`, `block` or `latest`; empty if it is not told.
+        overflow: `drop`, `block` or `latest`; empty if the file does not say.
     """
 
     system: str
@@ -53,17 +52,17 @@ class Pattern(NamedTuple):
 
 
 class ProcessInfo(NamedTuple):
-    """What one file says.
+    """The description in one file.
 
     Attributes:
         process: name of the program.
-        pid: its process id, as it sees it itself; 0 if unknown.
+        pid: its process id, as the process itself sees it; 0 if unknown.
         language: for example `python`.
         user: name of the user who owns the file, or the number if there is no name.
         member: id of the process's member file; empty if unknown.
         patterns: what its channels listen to.
-        origins: of its publisher, the latest last.
-        head: the bytes before the text.
+        origins: those of its publisher, the latest last.
+        head: the bytes before the JSON text.
     """
 
     process: str
@@ -77,12 +76,12 @@ class ProcessInfo(NamedTuple):
 
 
 def own_process_info() -> dict[str, Any]:
-    """Return what this process says about itself on the roster."""
+    """Return what this process says about itself."""
     return {"process": _program(), "pid": os.getpid(), "language": "python"}
 
 
 def _program() -> str:
-    """Return the name of this program. Whoever embeds Python may have put anything into `sys.argv`."""
+    """Return the name of this program. A program that embeds Python may have put anything into `sys.argv`."""
     name = ""
     with suppress(Exception):
         name = plain(os.path.basename(os.fsdecode(sys.argv[0])))
@@ -90,9 +89,9 @@ def _program() -> str:
 
 
 def read_process_info(path: str | os.PathLike[str], head_bytes: int = 0) -> ProcessInfo:
-    """Return what the file at `path` says; its text begins after `head_bytes`.
+    """Return what the file at `path` says. Its JSON text begins after `head_bytes`.
 
-    What cannot be read or understood is unknown.
+    Whatever cannot be read or parsed is unknown.
 
     Raises:
         OSError: the file is gone.
@@ -105,12 +104,12 @@ def read_process_info(path: str | os.PathLike[str], head_bytes: int = 0) -> Proc
         with suppress(ValueError):
             info = orjson.loads(raw[head_bytes:])
             return _parse(info if isinstance(info, dict) else {}, user, raw[:head_bytes])
-        # No text, or half of it: perhaps its owner is just writing it anew, in place.
+        # Not valid JSON: perhaps its owner is rewriting it in place.
     return _parse({}, user, raw[:head_bytes])
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number if there is none."""
+    """Return the name of a user, or the number if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name.encode(errors="backslashreplace").decode()
     except (KeyError, OSError):
@@ -118,7 +117,7 @@ def user_name(uid: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Return `text` with line ends and control characters, which anybody may put into a name, as escapes."""
+    """Return `text` with control characters as escapes: anybody may have put them into a name."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
-"""Cleaning up what dead processes left in a bus directory.
+"""Removing what dead processes left in a bus directory.
 
-Never for more than a moment at a time, since those who join and send wait for it: what one call leaves, the
-next takes up. Never anything that is not ours: it must have the exact name and be the right kind of file.
+Each call stops after a moment, since joins and sends wait for it; the next call continues. Only files with
+exactly the right name and of the right type are removed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from .location import file_errors
 
 __all__ = ["Reaper", "remove"]
 
-_SCRATCH_SECONDS = 86_400.0  # a day: files carry the time of a clock that somebody may set
-# Listing a directory of so many names takes longer than anything else here; how often that is worth it.
+_SCRATCH_SECONDS = 86_400.0  # a day, because the clock that dates files may be set
+# Listing a directory with that many names takes longer than anything else here. So it is listed again only
+# after `_LISTING_SHARE` times as long as that took.
 _MANY_NAMES = 10_000
 _LISTING_SHARE = 20
-# Done in any case: a process that has to wait for a CPU as soon as it begins would else get nowhere.
+# So many are done even if time is over, or a process that has to wait for a CPU would make no progress.
 _LEAST = 100
 
 
 def remove(*paths: Path) -> bool:
-    """Remove each that is ours by its kind: a regular file or a socket; say whether one is gone."""
+    """Remove each path that is a regular file or a socket; return whether any was removed."""
     return sum(map(_remove, paths)) > 0
 
 
@@ -51,14 +52,14 @@ class Reaper:
     """
 
     def __init__(self, path: Path, alive: Callable[[str], bool]) -> None:
-        """Clean `path`; `alive` tells by its id whether somebody listens on an ingress's socket."""
+        """Clean `path`; `alive` returns whether a process listens on the socket of an ingress, by its id."""
         self._path = path
         self._alive = alive
         self.unfinished = False
         self._not_before = 0.0
 
     def remove_ingresses(self, dead: Mapping[str, Iterable[str]], seconds: float) -> bool:
-        """Remove dead ingresses, given with the names of their entries, for so long at most.
+        """Remove dead ingresses, given with the names of their entries, for at most `seconds`.
 
         Returns:
             Whether anything was removed.
@@ -73,7 +74,7 @@ class Reaper:
         return removed
 
     def reap(self, seconds: float) -> bool:
-        """Look for what is dead and remove it, for so long at most.
+        """Find what is dead and remove it, for at most `seconds`.
 
         Returns:
             Whether an ingress was removed.
@@ -98,7 +99,7 @@ class Reaper:
 
     def _clean(self, work: list[tuple[str, list[str] | None]], deadline: float) -> bool:
         removed = False
-        # From anywhere, so that what is alive at the beginning does not take up the time of every call.
+        # Start anywhere, so that live files at the beginning don't take up the time of every call.
         first = random.randrange(len(work)) if work else 0
         for done, (name, names) in enumerate(work[first:] + work[:first]):
             if done >= _LEAST and time.monotonic() >= deadline:
@@ -112,7 +113,7 @@ class Reaper:
         return removed
 
     def _remove_ingress(self, ident: str, names: Iterable[str]) -> bool:
-        """Remove entries, then the socket, by which others see whether it is alive."""
+        """Remove entries, then the socket, which shows others whether it is alive."""
         paths = [*(self._path / name for name in names), self._path / f"{ident}.sock"]
         return remove(*paths)
 
@@ -123,7 +124,7 @@ class Reaper:
 
 
 def _old(path: Path) -> bool:
-    """Return whether a file that is visible for microseconds has been there for long."""
+    """Return whether a scratch file, which normally exists for microseconds, is old."""
     try:
         return time.time() - path.lstat().st_mtime > _SCRATCH_SECONDS
     except OSError:
