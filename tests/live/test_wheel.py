@@ -1,4 +1,7 @@
-"""A wheel of it works in an environment that knows nothing of the checkout."""
+"""A wheel works in an environment that knows nothing of the checkout; the sdist has all that is checked.
+
+`tools/package` runs the quick tests from both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 100
+TOPS = ("zbus", "tests", "tools", "docs", ".ci")
 
 
 def run(*command: object, **env: str) -> str:
@@ -60,4 +65,19 @@ def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path, zbus_dir: st
     assert "Usage: zbus" in run(command, "--help")
     run(command, "send", "orders", "order.created", "/orders/1", ZBUS_DIR=zbus_dir)
     plugins = "from importlib.metadata import entry_points as e; print(e(group='pytest11', name='zbus'))"
-    assert "zbus.testing" in run(python, "-I", "-c", plugins)
+    assert "zbus_pytest" in run(python, "-I", "-c", plugins)
+    test = tmp_path / "test_it.py"
+    test.write_text("def test_it(zbus_bus):\n    zbus_bus.send('orders', 'order.created', '/orders/1')\n")
+    options = ("-q", "-p", "zbus", "-p", "no:cacheprovider", "--rootdir", tmp_path, "-c", os.devnull)
+    assert "1 passed" in run(python, "-I", "-m", "pytest", *options, test, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+
+
+def test_the_sdist_has_all_that_is_checked(tmp_path: Path) -> None:
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path)
+    [archive] = tmp_path.glob("zbus_events-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        modes = {member.name.partition("/")[2]: member.mode for member in tar.getmembers()}
+    files = [path for top in TOPS for path in (ROOT / top).rglob("*") if path.is_file()]
+    wanted = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+    assert wanted | {"README.md", "LICENSE", "pyproject.toml"} <= {*modes}
+    assert all(modes[name] & 0o100 for name in wanted if os.access(ROOT / name, os.X_OK))
