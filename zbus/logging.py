@@ -22,7 +22,7 @@ from .errors import Invalid, Unavailable
 from .node.default_bus import DefaultBus
 from .protocol.wire import check_sendable, encode_data
 from .roster.location import locate
-from .runtime.lifecycle import ending
+from .runtime.lifecycle import process_exiting
 from .runtime.locks import native
 
 __all__ = ["Handler"]
@@ -101,7 +101,7 @@ class Handler(logging.Handler):
         """Send a record, or drop and count it."""
         sender = os.getpid(), native.get_ident()
         # `+=` is atomic here: CPython switches threads at calls and jumps only.
-        if sender in self._sending or self._closed or ending() or _of_zbus(record):
+        if sender in self._sending or self._closed or process_exiting() or _of_zbus(record):
             self.dropped += 1
             return
         self._sending.add(sender)

@@ -21,7 +21,7 @@ from typing import Any
 
 import zbus
 from zbus.cli.app import cli
-from zbus.runtime.processes import Look, look
+from zbus.runtime.process_state import ProcessState, process_state
 
 GROUP = 61_234
 """Of the prepared directories: of no account."""
@@ -81,8 +81,8 @@ class Member:
                 count -= evt is not None and evt.data == data
         return not count
 
-    def look(self, pid: int) -> Look | None:
-        return look(pid)
+    def look(self, pid: int) -> ProcessState | None:
+        return process_state(pid)
 
     def unsubscribe(self, name: str) -> None:
         self._subs.pop(name).close()

@@ -19,7 +19,7 @@ import pytest
 import zbus
 from zbus import aio
 from zbus.roster.file_names import Entry
-from zbus.runtime.processes import Look
+from zbus.runtime.process_state import ProcessState
 from zbus.sending import blockers
 
 from .process import Spawn, Worker, receive
@@ -36,8 +36,8 @@ def fill(bus: zbus.Bus, system: str = "a") -> int:
             bus.send(system, "k", "/1", LARGE, timeout=0.3)
             sent += 1
         except zbus.Timeout:
-            now = bus._node._links.seen()
-            if any(blocker.full for blocker in blockers._look(now.directory, now.every)):
+            now = bus._node._links.snapshot()
+            if any(blocker.full for blocker in blockers._inspect(now.directory, now.every)):
                 return sent
 
 
@@ -136,11 +136,13 @@ def test_those_that_are_stopped_come_first_and_the_first_few_are_named(
     sockets = [(number, "", f"/x/{entry.id}.sock") for number, entry in enumerate(entries)]
     monkeypatch.setattr(blockers, "unix_sockets", lambda: sockets)
     monkeypatch.setattr(blockers, "_connection", kernel.__getitem__)
-    monkeypatch.setattr(blockers, "look", lambda pid: Look(0.0, 0.0, ready=False, stopped=pid in (3, 4)))
+    monkeypatch.setattr(
+        blockers, "process_state", lambda pid: ProcessState(0.0, 0.0, ready=False, stopped=pid in (3, 4))
+    )
 
     def told(*numbers: int) -> zbus.Timeout:
-        linked = blockers.Linked(Path(zbus_dir), [entries[number] for number in numbers], [])
-        return blockers.timed_out(blockers.NO_ROOM, 1.0, linked, "a", "k")
+        linked = blockers.LinkSnapshot(Path(zbus_dir), [entries[number] for number in numbers], [])
+        return blockers.send_timeout_error(blockers.NO_ROOM, 1.0, linked, "a", "k")
 
     error = told(0, 1, 2, 3, 4, 5)
     assert ids(error) == [entries[number].id for number in (2, 5, 0, 4)]
@@ -178,13 +180,13 @@ async def test_the_twin_names_it_too_and_so_does_send_many(zbus_dir: str) -> Non
 def test_who_waits_for_another_thread_hears_whom_that_one_waits_for(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a", overflow="block", capacity=1)
     fill(bus)
-    linked = bus._node._links.seen
-    error = blockers.timed_out(blockers.BUSY, 0.2, linked(), "a", "k")
+    linked = bus._node._links.snapshot
+    error = blockers.send_timeout_error(blockers.BUSY, 0.2, linked(), "a", "k")
     assert error.message.startswith("another thread is sending, and 'block' subscriber ")
     assert ids(error) == [listener().id]
     sub.close()
     bus.send("a", "k", "/1", timeout=20)  # lets go of it
-    error = blockers.timed_out(blockers.BUSY, 0.2, linked(), "a", "k")
+    error = blockers.send_timeout_error(blockers.BUSY, 0.2, linked(), "a", "k")
     assert error.message.startswith("another thread is sending within 0.2 s")
     assert ids(error) == []
 
@@ -210,13 +212,13 @@ def test_what_others_chose_to_be_called_disturbs_no_line(zbus_dir: str) -> None:
     about = {"process": "\x1b]0;hello\x07" + "p" * 100, "pid": -1, "patterns": patterns}
     path.write_text(json.dumps(about))
     lines = "a\n" * 30
-    said = blockers.whose(Path(zbus_dir), entry._replace(epoch=6))  # it has moved on meanwhile
+    said = blockers.describe_subscriber(Path(zbus_dir), entry._replace(epoch=6))  # it has moved on meanwhile
     assert said == (
         f"00000000deadbeef (\\x1b]0;hello\\x07{'p' * 50}…, process ?, user {ME}, {lines}…, b, c d,"
         " 2 more patterns)"
     ).replace("\n", "\\n")
     path.unlink()
-    assert blockers.whose(Path(zbus_dir), entry) == "00000000deadbeef (?, process ?)"
+    assert blockers.describe_subscriber(Path(zbus_dir), entry) == "00000000deadbeef (?, process ?)"
 
 
 @pytest.mark.parametrize("overflow", ["drop", "block"])

@@ -15,8 +15,8 @@ import pytest
 import zbus
 from zbus.roster.directory import Entry, Roster, new_id
 from zbus.runtime import housekeeping
-from zbus.runtime.processes import look
-from zbus.sending import joining
+from zbus.runtime.process_state import process_state
+from zbus.sending import join_wait
 
 from .process import Spawn, Worker, receive
 
@@ -46,7 +46,7 @@ def stopped(worker: Worker) -> Iterator[None]:
     """Stop a process, all its threads, for the time of a block."""
     worker.signal(signal.SIGSTOP)
     deadline = time.monotonic() + 10
-    while not ((seen := look(worker.pid)) and seen.stopped):
+    while not ((seen := process_state(worker.pid)) and seen.stopped):
         assert time.monotonic() < deadline
     try:
         yield
@@ -244,7 +244,7 @@ def test_a_joiner_on_a_machine_that_is_busy_is_waited_for(
     zbus_dir: str, silent: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if its process waited for a CPU, until the send itself has no more time."""
-    monkeypatch.setattr(joining, "held_up", lambda *_: True)
+    monkeypatch.setattr(join_wait, "waits_for_cpu", lambda *_: True)
     with zbus.Bus(dir=zbus_dir, join_timeout=0.1) as bus:
         silent.add()
         with pytest.raises(zbus.Timeout, match="has not finished joining"):
@@ -279,7 +279,7 @@ def test_a_send_to_a_full_subscriber_ends_however_busy_the_machine_is(
     zbus_dir: str, bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on one where this process never gets all of the CPU that it asks for."""
-    monkeypatch.setattr("zbus.sending.joining.held_up", lambda *_: True)
+    monkeypatch.setattr("zbus.sending.join_wait.waits_for_cpu", lambda *_: True)
     sub = bus.subscribe("a", overflow="block", capacity=1)
     with zbus.Bus(dir=zbus_dir) as first, pytest.raises(zbus.Timeout):
         while True:

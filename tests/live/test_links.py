@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import zbus
-from zbus.sending import joining
+from zbus.sending import join_wait
 
 from .process import receive
 from .raw import RawSubscriber, joined, sentinel, touch
@@ -82,7 +82,7 @@ def test_a_new_epoch_is_awaited_whether_the_last_was_given_up_or_not(
     bus: zbus.Bus, zbus_dir: str, raw: RawSubscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all the time there is: more than the half of it that a busy machine is good for."""
-    monkeypatch.setattr(joining, "_FORGIVEN_SECONDS", 0.0)
+    monkeypatch.setattr(join_wait, "_SHORT_FOR_SECONDS", 0.0)
     raw.announce(1)
     with zbus.Bus(dir=zbus_dir, join_timeout=2.0) as sender:
         sender.send("a", "b", "/1", 1)

@@ -10,7 +10,7 @@ import pytest
 
 import zbus
 from zbus import aio
-from zbus.runtime import memory
+from zbus.runtime import malloc_trim
 
 from .process import LIMIT, Spawn, receive
 from .workers import resident_mib
@@ -158,13 +158,13 @@ def test_memory_is_given_back_once_much_came_by_and_nothing_more(monkeypatch: py
             trimmed.append(pad)
 
     monkeypatch.setattr("ctypes.CDLL", lambda _: Library)
-    monkeypatch.setattr(memory, "_moved", 0)
-    monkeypatch.setattr(memory, "_seen", 0)
-    memory.moved(20 * MIB)
-    memory.tidy()
+    monkeypatch.setattr(malloc_trim, "_moved", 0)
+    monkeypatch.setattr(malloc_trim, "_seen", 0)
+    malloc_trim.note_large_bytes(20 * MIB)
+    malloc_trim.trim_memory()
     assert trimmed == []
-    memory.tidy()
-    memory.tidy()
+    malloc_trim.trim_memory()
+    malloc_trim.trim_memory()
     assert trimmed == [0]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zbus.runtime.processes import Look, held_up, listener, look
+from zbus.runtime.process_state import ProcessState, listening_process, process_state, waits_for_cpu
 
 SLEEP = "import sys; sys.stdin.read()"
 SPIN = "while True: pass"
@@ -29,11 +29,11 @@ def process(program: str, *, cpu: int | None = None) -> Iterator[int]:
         running.communicate()
 
 
-def seen(pid: int, wanted: str) -> Look:
-    """Return a look at a process once it is as `wanted`: an attribute of `Look` or `idle`."""
+def seen(pid: int, wanted: str) -> ProcessState:
+    """Return a look at a process once it is as `wanted`: an attribute of `ProcessState` or `idle`."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = look(pid)
+        found = process_state(pid)
         assert found is not None
         if (not found.ready and found.cpu > 0) if wanted == "idle" else getattr(found, wanted):
             return found
@@ -44,15 +44,15 @@ def seen(pid: int, wanted: str) -> Look:
 def busy_share(pid: int) -> float:
     """Return how often a process was seen to wait for a CPU, of 20 times in a second."""
     found = []
-    before = look(pid)
+    before = process_state(pid)
     for _ in range(20):
         deadline = time.monotonic() + 0.05
         while time.monotonic() < deadline:
             os.sched_yield()
-        after = look(pid)
+        after = process_state(pid)
         assert before is not None
         assert after is not None
-        found.append(held_up(before, after))
+        found.append(waits_for_cpu(before, after))
         before = after
     return sum(found) / len(found)
 
@@ -83,21 +83,21 @@ def test_processes_that_share_a_cpu_are_held_up() -> None:
 def test_a_process_that_is_gone_cannot_be_seen() -> None:
     with process(SLEEP) as pid:
         pass
-    assert look(pid) is None
+    assert process_state(pid) is None
 
 
 def test_the_calling_thread_does_not_count() -> None:
-    found = look(os.getpid())
+    found = process_state(os.getpid())
     assert found is not None
     assert not found.stopped
 
 
 def test_who_listens_is_told_by_the_kernel(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    assert listener(path) == 0
+    assert listening_process(path) == 0
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        assert listener(path) == 0
+        assert listening_process(path) == 0
         server.listen()
-        assert listener(path) == os.getpid()
-    assert listener(path) == 0
+        assert listening_process(path) == os.getpid()
+    assert listening_process(path) == 0

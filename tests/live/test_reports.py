@@ -24,7 +24,7 @@ from zbus.node.default_bus import DefaultBus
 from zbus.roster.directory import Roster
 from zbus.runtime import housekeeping, reports
 from zbus.runtime.locks import Lock, any_held
-from zbus.runtime.reports import report, say
+from zbus.runtime.reports import emit_reports, report
 from zbus.testing import Faults
 
 from .process import receive
@@ -304,7 +304,7 @@ def test_what_is_reported_under_a_lock_is_said_after_it_in_order(said: list[str]
     with lock:
         for number in range(3):
             report("%s", number)
-        say()
+        emit_reports()
         assert said == []
     report("last")
     assert said == ["0", "1", "2", "last"]
@@ -316,14 +316,14 @@ def test_nothing_is_lost_or_disordered_among_threads(said: list[str]) -> None:
         for number in range(200):
             with lock:
                 report("%d %d", name, number)
-            say()
+            emit_reports()
 
     threads = [threading.Thread(target=talk, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(LIMIT)
-    say()
+    emit_reports()
     assert len(said) == 800
     for name in range(4):
         mine = [int(text.split()[1]) for text in said if text.startswith(f"{name} ")]
@@ -334,7 +334,7 @@ def test_what_another_thread_cannot_say_is_said_by_whoever_is_free(said: list[st
     lock = Lock()
     with lock:
         report("waits")
-        thread = threading.Thread(target=say)
+        thread = threading.Thread(target=emit_reports)
         thread.start()
         thread.join(LIMIT)
         assert said == ["waits"]
@@ -417,7 +417,7 @@ def test_what_waits_in_a_forked_child_is_the_parents(said: list[str]) -> None:
         if not (pid := os.fork()):
             os._exit(len(reports._waiting))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    say()
+    emit_reports()
     assert said == ["waits"]
 
 

@@ -17,7 +17,7 @@ import zbus
 from zbus.roster import directory_handle
 from zbus.roster.process_info import user_name
 from zbus.roster.token import Token
-from zbus.runtime.processes import look
+from zbus.runtime.process_state import process_state
 
 from .raw import touch
 from .users import GROUP, ROOT, SERVICE, SHELL, Party, Start, User, only_root, prepared, root, start
@@ -190,7 +190,7 @@ def test_the_process_of_another_user_is_seen_to_be_stopped(start: Start, root: P
     if seen is None:
         pytest.skip("/proc hides the processes of other users here (hidepid)")
     stopped.worker.signal(signal.SIGSTOP)
-    until(lambda: (mine := look(stopped.worker.pid)) is not None and mine.stopped)
+    until(lambda: (mine := process_state(stopped.worker.pid)) is not None and mine.stopped)
     assert sender.do("look", stopped.worker.pid)[-1] is True
     stopped.worker.signal(signal.SIGCONT)
 

@@ -10,7 +10,7 @@ _LINKS = "live/test_links.py::"
 _JOINS = "live/test_joins.py::"
 _STAMPS = "live/test_stamps.py::"
 _EPOCH = (_LINKS + "test_a_new_epoch_is_awaited_whether_the_last_was_given_up_or_not",)
-_JOINING = ("unit/test_joining.py",)
+_JOINING = ("unit/test_join_wait.py",)
 _MARKS = ("unit/test_marks.py",)
 
 MUTANTS = [
@@ -75,9 +75,9 @@ MUTANTS = [
     ),
     Mutant(
         "a new epoch has what time the last has left",
-        "sending/lanes.py",
-        "        self.wait = Wait(self.path, time.monotonic())",
-        "        self.wait = getattr(self, 'wait', None) or Wait(self.path, time.monotonic())",
+        "sending/sockets.py",
+        "        self.wait = JoinWait(self.path, time.monotonic())",
+        "        self.wait = getattr(self, 'wait', None) or JoinWait(self.path, time.monotonic())",
         _EPOCH,
     ),
     Mutant(
@@ -145,7 +145,7 @@ MUTANTS = [
     ),
     Mutant(
         "the block lane has the full capacity",
-        "sending/lanes.py",
+        "sending/sockets.py",
         "min(capacity, _BLOCKING_EVENTS) if blocking else capacity",
         "capacity",
         (
@@ -154,14 +154,14 @@ MUTANTS = [
     ),
     Mutant(
         "the block lane has always a thousand",
-        "sending/lanes.py",
+        "sending/sockets.py",
         "min(capacity, _BLOCKING_EVENTS) if blocking",
         "_BLOCKING_EVENTS if blocking",
         ("live/test_queues.py::test_each_queue_on_the_way_to_a_block_subscriber_has_its_capacity",),
     ),
     Mutant(
         "the block lane drops",
-        "sending/lanes.py",
+        "sending/sockets.py",
         "zmq.XPUB_NODROP, int(blocking)",
         "zmq.XPUB_NODROP, 0",
         (
@@ -171,7 +171,7 @@ MUTANTS = [
     ),
     Mutant(
         "the drop lane waits",
-        "sending/lanes.py",
+        "sending/sockets.py",
         "zmq.XPUB_NODROP, int(blocking)",
         "zmq.XPUB_NODROP, 1",
         ("live/test_overflow.py::test_a_stopped_reader_process_loses_exactly_what_it_reports",),
@@ -186,31 +186,31 @@ MUTANTS = [
         ),
     ),
     *(
-        Mutant(name, "sending/joining.py", old, new, _JOINING)
+        Mutant(name, "sending/join_wait.py", old, new, _JOINING)
         for name, old, new in (
-            ("patience is never spent", "            self._spent = now\n", "            pass\n"),
+            ("patience is never spent", "            self._used_up_at = now\n", "            pass\n"),
             (
                 "patience does not come back",
-                "now < self._spent + _FORGIVEN_SECONDS else",
-                "self._spent >= 0 else",
+                "now < self._used_up_at + _SHORT_FOR_SECONDS else",
+                "self._used_up_at >= 0 else",
             ),
             (
                 "a moment may be longer than the timeout",
-                "min(_MOMENT_SECONDS, join_timeout)",
-                "_MOMENT_SECONDS",
+                "min(_SHORT_SECONDS, join_timeout)",
+                "_SHORT_SECONDS",
             ),
-            ("there is no end to waiting", "or now >= self._first + LONGEST * patience:", "or False:"),
+            ("there is no end to waiting", "or now >= self._first + MAX_TIMEOUTS * timeout:", "or False:"),
             (
                 "who is stopped is awaited as who is slow",
-                "if self.stopped or patience == 0 or",
-                "if patience == 0 or",
+                "if self.stopped or timeout == 0 or",
+                "if timeout == 0 or",
             ),
             (
                 "who waits for a CPU is given up",
-                "if self._busy <= _BUSY_SHARE * self._looks and busy",
+                "if self._busy <= _BUSY_SHARE * self._checks and busy",
                 "if busy",
             ),
-            ("a publisher that waits for a CPU gives up", "and busy <= _BUSY_SHARE * looks:", "and True:"),
+            ("a publisher that waits for a CPU gives up", "and busy <= _BUSY_SHARE * checks:", "and True:"),
             ("that a peer waits for a CPU is not seen", "self._busy += bool(", "bool("),
         )
     ),

@@ -277,14 +277,14 @@ MUTANTS = [
     ),
     Mutant(
         "large events take one place with a block subscriber",
-        "sending/lanes.py",
+        "sending/sockets.py",
         "return min(size // self._share, _MOST_PADS) if self.blocking else 0",
         "return 0",
         (_MEMORY + "test_block_holds_its_publisher_before_it_holds_twice_its_bytes",),
     ),
     Mutant(
         "memory is never given back",
-        "runtime/memory.py",
+        "runtime/malloc_trim.py",
         "if _moved < _WORTH_BYTES or",
         "if _moved >= 0 or",
         (_MEMORY + "test_memory_is_given_back_once_much_came_by_and_nothing_more",),
@@ -299,7 +299,7 @@ MUTANTS = [
     Mutant(
         "an idle publisher keeps what waited for a reader that is gone",
         "node/node.py",
-        "        self.publisher.hear()\n",
+        "        self.publisher.process_commands()\n",
         "",
         (_MEMORY + "test_an_idle_publisher_frees_what_waits_for_a_reader_that_was_killed",),
     ),

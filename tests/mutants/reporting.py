@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant(
         "a handler is called within itself",
         "runtime/reports.py",
-        "not _turn.held()",
+        "not _emitting.held()",
         "True",
         (_REPORTS + "test_a_handler_that_causes_a_report_is_not_called_within_itself",),
     ),
@@ -57,21 +57,21 @@ MUTANTS = [
     Mutant(
         "nobody says what was reported amid a send",
         "sending/publisher.py",
-        "            self._lock.release_if_held()\n            say()\n",
-        "            self._lock.release_if_held()\n",
+        "            self.lock.release_if_held()\n            emit_reports()\n",
+        "            self.lock.release_if_held()\n",
         (_REPORTS + "test_a_joiner_that_is_given_up",),
     ),
     Mutant(
         "what nobody has said stays unsaid",
         "runtime/housekeeping.py",
-        "            say()\n",
+        "            emit_reports()\n",
         "",
         (_REPORTS + "test_what_nobody_says_housekeeping_does",),
     ),
     Mutant(
         "the end of the process leaves reports unsaid",
         "runtime/lifecycle.py",
-        "    _close_all()\n    say()\n",
+        "    _close_all()\n    emit_reports()\n",
         "    _close_all()\n",
         (_REPORTS + "test_the_end_of_the_process_says_what_waits",),
     ),
@@ -106,7 +106,7 @@ MUTANTS = [
     Mutant(
         "a handler sends when the program has ended",
         "logging.py",
-        " or ending()",
+        " or process_exiting()",
         "",
         (_LOGGING + "test_programs",),
     ),

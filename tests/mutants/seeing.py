@@ -148,8 +148,8 @@ MUTANTS = [
             ),
             (
                 "a flush names everybody",
-                "_look(now.directory, now.every) if blocker.unread]",
-                "_look(now.directory, now.every)]",
+                "_inspect(now.directory, now.every) if blocker.unread]",
+                "_inspect(now.directory, now.every)]",
                 _FLUSH,
             ),
             (

@@ -19,36 +19,36 @@ _NEW = (_STAMPS + "test_whoever_joins_while_a_topic_is_new_gets_it_from_number_1
 _DENIED = (_STAMPS + "test_a_denied_topic_is_denied_each_time",)
 _LIMIT = (_STAMPS + "test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",)
 _TOKEN_AGAIN = (
-    "        if self._token[0] != self._known:\n            self._settle()\n        return self._topics"
+    "        if self.token[0] != self.settled_token:\n            self._settle()\n        return self._topics"
 )
 
 MUTANTS = [
     Mutant(
         "a send waits forever on a machine that is always busy",
         "sending/publisher.py",
-        "min(self._links.held_up, begun + LONGEST * patience)",
-        "self._links.held_up",
+        "min(self._links.cpu_short_at, begun + MAX_TIMEOUTS * seconds)",
+        "self._links.cpu_short_at",
         ("live/test_late_joiners.py::test_a_send_to_a_full_subscriber_ends_however_busy_the_machine_is",),
     ),
     Mutant(
         "templates are kept over a settling",
         "sending/publisher.py",
-        "        self._latecomers.account()\n        self._current.clear()",
-        "        self._latecomers.account()",
+        "        self._missed.update()\n        self.current.clear()",
+        "        self._missed.update()",
         _SETTLED,
     ),
     Mutant(
         "templates are kept over a new origin",
         "sending/publisher.py",
-        "self._topics.clear()\n            self._current.clear()",
+        "self._topics.clear()\n            self.current.clear()",
         "self._topics.clear()",
         _ORIGIN,
     ),
     Mutant(
         "topics are kept over a new origin",
         "sending/publisher.py",
-        "self._topics.clear()\n            self._current.clear()",
-        "self._current.clear()",
+        "self._topics.clear()\n            self.current.clear()",
+        "self.current.clear()",
         _ORIGIN,
     ),
     Mutant(
@@ -83,14 +83,15 @@ MUTANTS = [
     Mutant(
         "a policy is asked once, and a denied topic goes the second time",
         "sending/publisher.py",
-        "            self._admit(system)\n",
-        "            self._topics.setdefault((system, kind), Topic(0))\n            self._admit(system)\n",
+        "            self._check_policy(system)\n",
+        "            self._topics.setdefault((system, kind), Topic(0))\n"
+        "            self._check_policy(system)\n",
         _DENIED,
     ),
     Mutant(
         "the policy is not asked about what is sent",
         "sending/publisher.py",
-        "            self._admit(system)\n",
+        "            self._check_policy(system)\n",
         "",
         _DENIED,
     ),
@@ -153,18 +154,18 @@ MUTANTS = [
     Mutant(
         "the short way numbers before it sends",
         "sending/sender.py",
-        "                        if (hold := publisher._hold) is not None:\n",
+        "                        if (block := publisher.block) is not None:\n",
         "                        topic.seq = seq\n"
-        "                        if (hold := publisher._hold) is not None:\n",
+        "                        if (block := publisher.block) is not None:\n",
         ("live/test_queues.py::test_what_a_full_subscriber_refuses_takes_no_number",),
     ),
     Mutant(
         "the drop lane goes first",
         "sending/publisher.py",
-        "    def _emit(self, frame: bytes) -> None:\n",
-        "    def _emit(self, frame: bytes) -> None:\n"
-        "        if self._drop is not None:\n            self._drop(frame)\n"
-        "        if self._hold is not None:\n            self._hold(frame)\n"
+        "    def emit(self, frame: bytes) -> None:\n",
+        "    def emit(self, frame: bytes) -> None:\n"
+        "        if self.drop is not None:\n            self.drop(frame)\n"
+        "        if self.block is not None:\n            self.block(frame)\n"
         "        return\n",
         (
             "live/test_overflow.py::test_a_stopped_block_subscriber_makes_send_raise_in_time_and_its_death_frees",

@@ -91,7 +91,7 @@ MUTANTS = [
     ),
     Mutant(
         "a sweep minds that another thread was faster",
-        "runtime/deferred.py",
+        "runtime/deferred_calls.py",
         "        except IndexError:  # a signal handler or another thread was faster\n            return",
         "        except KeyError:\n            return",
         ("unit/test_pending.py::test_that_another_thread_was_faster_is_no_error",),

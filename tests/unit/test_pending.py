@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zbus.runtime.deferred import DeferredCalls
+from zbus.runtime.deferred_calls import DeferredCalls
 from zbus.runtime.locks import Lock
 
 

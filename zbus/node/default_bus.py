@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ..errors import Unavailable
-from ..runtime.lifecycle import ending
+from ..runtime.lifecycle import process_exiting
 from ..runtime.locks import TIMEOUT_MAX, Lock
-from ..runtime.reports import say
+from ..runtime.reports import emit_reports
 from .bus_base import BusBase
 
 __all__ = ["DefaultBus"]
@@ -39,7 +39,7 @@ class DefaultBus(Generic[B]):
             return bus
         try:
             # At the end of the process somebody may hold it who is no more.
-            if not self._lock.acquire(timeout=_OPENING_SECONDS if ending() else TIMEOUT_MAX):
+            if not self._lock.acquire(timeout=_OPENING_SECONDS if process_exiting() else TIMEOUT_MAX):
                 raise Unavailable("another thread is opening the default bus: try again", retryable=True)
             if self.bus is None or self.bus.closed:
                 opened = self._open()
@@ -48,4 +48,4 @@ class DefaultBus(Generic[B]):
             return self.bus
         finally:
             self._lock.release_if_held()
-            say()
+            emit_reports()

@@ -32,17 +32,17 @@ from ..roster.directory import clock
 from ..roster.location import bus_name
 from ..runtime import housekeeping
 from ..runtime.context import LazyContext
-from ..runtime.deferred import DeferredCalls
+from ..runtime.deferred_calls import DeferredCalls
 from ..runtime.descriptors import CHANNEL, INGRESS, check_headroom, close_connections, raise_limit
-from ..runtime.lifecycle import check_subscribing, close_in_background, ending, register, unregister
-from ..runtime.limits import refusals
+from ..runtime.lifecycle import check_subscribing, close_in_background, process_exiting, register, unregister
 from ..runtime.locks import Lock
-from ..runtime.memory import tidy
-from ..runtime.reports import say
+from ..runtime.malloc_trim import trim_memory
+from ..runtime.os_errors import map_os_errors
+from ..runtime.reports import emit_reports
 from ..runtime.threads import sleep
-from ..sending.at_exit import EachFlushed, KeptContext
-from ..sending.blockers import naming
-from ..sending.linger import FirstWrites, flushing
+from ..sending.blockers import name_blockers
+from ..sending.exit_bus import ExitContext, FlushEachSend
+from ..sending.flush import FirstWrites, flushing
 from ..sending.links import Links
 from ..sending.publisher import Attempts, Publisher
 from .channel_records import ChannelRecord, ChannelRecords
@@ -88,11 +88,11 @@ class Node(Generic[SendResult]):
         self.options = options.checked()
         self._policy_check = PolicyCheck(self.options.policy)
         raise_limit()
-        late = ending()
-        self._presence = Presence(dir, self.name, listed=not late)
+        exiting = process_exiting()
+        self._presence = Presence(dir, self.name, listed=not exiting)
         self._roster, self._member = self._presence.roster, self._presence.member
         self.path = self._roster.path
-        self._context = LazyContext(KeptContext if late else zmq.Context)
+        self._context = LazyContext(ExitContext if exiting else zmq.Context)
         # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock, self._close_lock = Lock(), Lock()
         self._shared: Ingress | None = None
@@ -112,21 +112,21 @@ class Node(Generic[SendResult]):
         self.publisher = Publisher(
             self._roster,
             self._links,
-            admit=self._admit_send,
-            timed_out=partial(self._member.add, "send_timeouts"),
+            check_policy=self._check_send,
+            count_timeout=partial(self._member.add, "send_timeouts"),
             new_origin=self._member.new_origin,
             capacity_bytes=self.options.capacity_bytes,
             max_event_bytes=self.options.max_event_bytes,
             send_timeout=self.options.send_timeout,
             drive=drive,
             try_seconds=try_seconds,
-            written=FirstWrites(self._context.threads).wait,
+            await_written=FirstWrites(self._context.threads).wait,
         )
-        self._open(late)
+        self._open(exiting)
 
-    def _open(self, late: bool) -> None:
-        if late:
-            each = EachFlushed(self._context.threads, self._links.idents, self.options.linger)
+    def _open(self, exiting: bool) -> None:
+        if exiting:
+            each = FlushEachSend(self._context.threads, self._links.idents, self.options.linger)
             self.publisher.flush_each(each.wait, self.options.linger)
             return
         register(self)
@@ -147,7 +147,7 @@ class Node(Generic[SendResult]):
             why = "a signal handler cannot subscribe while its thread opens or closes a subscription"
             raise Unavailable(f"{why}: have a thread subscribe", retryable=True)
         try:
-            with refusals("subscribe"), self._lock:
+            with map_os_errors("subscribe"), self._lock:
                 self._check_open()
                 check_subscribing()
                 self._watch_presence()
@@ -155,9 +155,9 @@ class Node(Generic[SendResult]):
                 return self._join_by(self._ingress_for(request), request, partial(make_channel, bus))
         finally:
             self._deferred.run()
-            say()
+            emit_reports()
 
-    def _admit_send(self, system: str) -> None:
+    def _check_send(self, system: str) -> None:
         self._watch_presence()
         self._policy_check.check(SEND, "send events to system", system)
 
@@ -173,8 +173,8 @@ class Node(Generic[SendResult]):
 
         self._lock.run(restore, _HOUSEKEEPING_TIMEOUT)
         self._deferred.run()
-        self.publisher.hear()
-        tidy()
+        self.publisher.process_commands()
+        trim_memory()
         for _ in range(_REAP_ROUNDS):
             if self.closed or not self._roster.continue_reaping():
                 break
@@ -260,7 +260,9 @@ class Node(Generic[SendResult]):
         """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
         seconds = self.options.seconds(timeout)
         self._check_open()
-        return naming(flushing(self._context.threads(), self._links.idents, seconds), self._links.seen)
+        return name_blockers(
+            flushing(self._context.threads(), self._links.idents, seconds), self._links.snapshot
+        )
 
     def hand_over(self, since: float) -> Callable[[], None]:
         """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""

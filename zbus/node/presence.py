@@ -15,8 +15,9 @@ from ..receiving.ingress import Ingress
 from ..roster.directory import Roster
 from ..roster.members import Member, UnlistedMember
 from ..roster.process_info import own_process_info
-from ..runtime.limits import check_memory, refusals
+from ..runtime.os_errors import map_os_errors
 from ..runtime.reports import report
+from ..runtime.resources import check_memory
 from ..runtime.threads import sleep
 
 __all__ = ["Presence"]
@@ -34,7 +35,7 @@ class Presence:
         member: the member file.
     """
 
-    @refusals("open the bus")
+    @map_os_errors("open the bus")
     def __init__(self, dir: str | os.PathLike[str] | None, bus: str, *, listed: bool = True) -> None:
         """Open the roster and, to be `seen`, show a member on it, and clean up for a moment; see `Roster`."""
         check_memory()

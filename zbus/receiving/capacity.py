@@ -19,7 +19,7 @@ from collections.abc import Callable
 import zmq
 
 from ..protocol.wire import CONTROL, FILLER, LARGE_BYTES
-from ..runtime.memory import moved
+from ..runtime.malloc_trim import note_large_bytes
 
 __all__ = ["Capacity"]
 
@@ -99,7 +99,7 @@ class Capacity:
             raise
         if len(frame) > LARGE_BYTES:
             self._read += len(frame)
-            moved(len(frame))
+            note_large_bytes(len(frame))
         self._reads += 1
         if not self._reads % _LOOK_EVERY and not self._waiting():
             self._read = max(self._read, self._announced)

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import zmq
 
-from ..runtime.context import Context, into_background
+from ..runtime.context import Context, use_batch_scheduling
 from ..runtime.threads import start
 from ..runtime.timeouts import milliseconds
 
@@ -121,7 +121,7 @@ def _sockets(context: Context, *socket_types: int) -> list[zmq.Socket[bytes]]:
 def _forward(*sockets: zmq.Socket[bytes]) -> None:
     """Forward, but for the moments in which the order that follows TERMINATE is done: an address to bind."""
     publishers, channels, steer = sockets
-    into_background()
+    use_batch_scheduling()
     try:
         while True:
             zmq.proxy_steerable(publishers, channels, None, steer)

@@ -25,8 +25,8 @@ import zmq
 from ..errors import Unavailable
 from ..protocol.wire import CONTROL, NOTICE
 from ..roster.directory import Entry, Roster, new_id
-from ..runtime.limits import check_memory
 from ..runtime.locks import TIMEOUT_MAX, Lock
+from ..runtime.resources import check_memory
 from .capacity import Capacity
 from .forwarder import Forwarder
 from .notices import AnnouncedBytes, NoticeListener

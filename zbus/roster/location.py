@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import Error, Invalid, Unavailable, printable
 from ..protocol.patterns import plain
-from ..runtime.limits import refusal
+from ..runtime.os_errors import os_error
 from ..runtime.reports import report
 
 __all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
@@ -80,7 +80,7 @@ def file_errors(what: str, path: Path) -> Iterator[None]:
     except Error:  # some of them are an OSError as well
         raise
     except OSError as error:
-        raise refusal(f"cannot {what} {path}", error.errno, path=str(path)) from error
+        raise os_error(f"cannot {what} {path}", error.errno, path=str(path)) from error
 
 
 def locate(root: str | os.PathLike[str] | None, bus: str) -> Path:

@@ -12,11 +12,11 @@ import zmq
 from ..errors import Unavailable
 from .descriptors import CONTEXT, check_descriptors
 from .io_threads import IoThreads
-from .limits import check_memory, check_threads
 from .locks import Lock
-from .threads import refused, start
+from .resources import check_memory, check_threads
+from .threads import new_threads_forbidden, start
 
-__all__ = ["Context", "LazyContext", "into_background"]
+__all__ = ["Context", "LazyContext", "use_batch_scheduling"]
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -48,7 +48,7 @@ class LazyContext:
 
     def get(self) -> Context:
         """Return the context. Any thread may call this."""
-        if not self._started and not _none_starts():
+        if not self._started and not _threads_forbidden():
             check_memory()
             check_descriptors(CONTEXT)
         if not self._made:
@@ -87,19 +87,19 @@ class LazyContext:
 
 
 def _start(context: Context) -> None:
-    """Have libzmq start its I/O thread, in the background, see `into_background`."""
+    """Have libzmq start its I/O thread, in the background, see `use_batch_scheduling`."""
 
     failed: list[Exception] = []
 
     def start_io() -> None:
         try:
             check_threads(_THREADS)
-            into_background()
+            use_batch_scheduling()
             context.socket(zmq.PAIR).close()  # libzmq starts its threads with the first socket
         except Exception as error:
             failed.append(error)
 
-    if _none_starts():  # it blocks its signals itself
+    if _threads_forbidden():  # it blocks its signals itself
         context.socket(zmq.PAIR).close()
         return
     # In a thread of its own, since the I/O thread inherits what its creator has.
@@ -108,12 +108,12 @@ def _start(context: Context) -> None:
         raise failed[0]
 
 
-def _none_starts() -> bool:
+def _threads_forbidden() -> bool:
     """Return whether the interpreter is at its end, where there are no new threads any more."""
-    return refused() or sys.is_finalizing()
+    return new_threads_forbidden() or sys.is_finalizing()
 
 
-def into_background() -> None:
+def use_batch_scheduling() -> None:
     """Let the threads that this one serves run on when it wakes up.
 
     Linux' SCHED_BATCH says only that: on an idle core it starts at once all the same. On two busy cores the

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from ..errors import Unavailable
 from .locks import Lock
-from .reports import report, say
+from .reports import emit_reports, report
 from .threads import Event, Thread, start
 
 __all__ = ["register", "unregister"]
@@ -70,7 +70,7 @@ class _Housekeeper:
                 except Exception as error:
                     name = getattr(task, "__qualname__", task)
                     report("%s raised an error; it is called again in a second", name, error=error)
-            say()
+            emit_reports()
 
 
 _housekeeper = _Housekeeper()

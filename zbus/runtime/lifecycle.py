@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import Canceled, Unavailable
-from .reports import say
-from .threads import before_joins, refuse, refused, start
+from .reports import emit_reports
+from .threads import before_thread_joins, forbid_new_threads, new_threads_forbidden, start
 
 __all__ = [
     "Closable",
     "check_subscribing",
     "close_in_background",
     "close_inherited",
-    "ending",
     "open_nodes",
+    "process_exiting",
     "register",
     "unregister",
 ]
@@ -56,7 +56,7 @@ _inherited: list[Callable[[], None]] = []
 # They end a child without atexit, but run the finalizers of a module of their own, all of the same form.
 _POOLS = ("multiprocessing", "billiard", "multiprocess")
 _finalized: dict[str, int] = {}
-_main_ended = refused()
+_main_ended = new_threads_forbidden()
 _hooked = False
 
 
@@ -88,7 +88,7 @@ def _guard_hard_ends() -> None:
 def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(end)
     def hand_over_and_end(*args: Any, **options: Any) -> Any:
-        say()  # before nothing can be sent any more
+        emit_reports()  # before nothing can be sent any more
         since = time.monotonic()
         resumes = [node.hand_over(since) for node in open_nodes()]
         try:
@@ -110,9 +110,9 @@ def close_inherited(close: Callable[[], None]) -> Callable[[], None]:
     return close
 
 
-def ending() -> bool:
+def process_exiting() -> bool:
     """Return whether this process has closed its buses already, so that nobody would close another one."""
-    return refused()
+    return new_threads_forbidden()
 
 
 def check_subscribing() -> None:
@@ -125,7 +125,7 @@ def check_subscribing() -> None:
     """
     global _hooked, _main_ended
     if not _hooked:
-        _main_ended = _main_ended or not before_joins(_end_channels)
+        _main_ended = _main_ended or not before_thread_joins(_end_channels)
         _hooked = True
     if _main_ended:
         raise Canceled("the program is about to end: subscribe before its main thread does")
@@ -160,8 +160,8 @@ def close_in_background(close: Callable[[], object]) -> None:
 @atexit.register
 def _end() -> None:
     _close_all()
-    say()
-    refuse()
+    emit_reports()
+    forbid_new_threads()
 
 
 def _close_all() -> None:
@@ -173,7 +173,7 @@ def _close_all() -> None:
                 node.leave()
 
 
-def _disown_all() -> None:
+def _after_fork_in_child() -> None:
     nodes = open_nodes()
     _open.clear()
     for node in nodes:
@@ -184,4 +184,4 @@ def _disown_all() -> None:
         close()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

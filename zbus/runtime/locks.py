@@ -109,11 +109,11 @@ def any_held() -> bool:
             continue
 
 
-def _renew() -> None:
+def _reinit_in_child() -> None:
     """Free, in a forked child, every lock that another thread of the parent held."""
     for lock in _locks:
         if not lock.held():  # else it is about to be released here
             lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
-os.register_at_fork(after_in_child=_renew)
+os.register_at_fork(after_in_child=_reinit_in_child)

@@ -1,8 +1,8 @@
 """Reports: what zbus says by `logging`, always while its thread holds none of zbus's locks.
 
 A handler is anybody's code. It may send on the very bus that has something to say, or wait for a thread that
-waits for that bus. So what is reported under a lock waits. Whoever has let go of the lock calls `say`; what
-nobody has said by then, the housekeeping thread says within a second, or the end of the process.
+waits for that bus. So what is reported under a lock waits. Whoever has released the lock calls
+`emit_reports`. What is left, the housekeeping thread emits within a second, or the end of the process does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from .locks import Lock, any_held
 
-__all__ = ["report", "say"]
+__all__ = ["emit_reports", "report"]
 
 log = logging.getLogger("zbus")
 
@@ -29,29 +29,29 @@ class _Report(NamedTuple):
     error: BaseException | None
 
 
-class _Turn(Lock):  # type: ignore[misc]  # as `Lock`
+class _EmitLock(Lock):  # type: ignore[misc]  # as `Lock`
     """Held by who is about to say a report. Nobody waits for it, so a handler may do what it likes."""
 
     forbids_calls = False
 
 
 _waiting: deque[_Report] = deque()
-_turn = _Turn()
+_emitting = _EmitLock()
 
 
 def report(message: str, *args: object, error: BaseException | None = None) -> None:
     """Log a warning, or an `error` with its traceback: now, or once this thread holds no lock of zbus."""
     _waiting.append(_Report(logging.ERROR if error else logging.WARNING, message, args, error))
-    say()
+    emit_reports()
 
 
-def say() -> None:
+def emit_reports() -> None:
     """Say what waits, in order, unless this thread holds a lock. What another thread says is not awaited."""
-    while _waiting and not _turn.held() and not any_held() and _turn.run(_say_one):
+    while _waiting and not _emitting.held() and not any_held() and _emitting.run(_emit_one):
         pass
 
 
-def _say_one() -> None:
+def _emit_one() -> None:
     with suppress(IndexError):  # another thread was faster
         level, message, args, error = _waiting.popleft()
         try:

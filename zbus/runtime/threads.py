@@ -37,9 +37,9 @@ __all__ = [
     "Condition",
     "Event",
     "Thread",
-    "before_joins",
-    "refuse",
-    "refused",
+    "before_thread_joins",
+    "forbid_new_threads",
+    "new_threads_forbidden",
     "run_in_thread",
     "running",
     "sleep",
@@ -51,7 +51,7 @@ _BEGIN_SECONDS = 0.1
 _SIGNALS = signal.valid_signals()
 _running: set[Thread] = set()
 # Who imports this when the main thread has ended comes too late to be told of the end of the process.
-_refused = bool(getattr(threading, "_SHUTTING_DOWN", False))
+_new_threads_forbidden = bool(getattr(threading, "_SHUTTING_DOWN", False))
 
 Result = TypeVar("Result")
 
@@ -96,7 +96,7 @@ def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True)
     begun.acquire()
     begin = _Begin(begun)
     there = ref(begin)
-    if _refused or sys.is_finalizing():  # CPython 3.11 would start one that never runs
+    if _new_threads_forbidden or sys.is_finalizing():  # CPython 3.11 would start one that never runs
         raise Unavailable(f"cannot start thread {name}: the interpreter is about to end")
     try:
         native.start_new_thread(_run, (thread, begin, call, args))
@@ -151,7 +151,7 @@ def _hide() -> None:
             threading.current_thread()._delete()  # type: ignore[attr-defined]
 
 
-def before_joins(call: Callable[[], object]) -> bool:
+def before_thread_joins(call: Callable[[], object]) -> bool:
     """Have `call` called when the main thread ends, before Python joins the threads that are no daemons.
 
     It comes before those executors that are known by then join theirs.
@@ -168,15 +168,15 @@ def before_joins(call: Callable[[], object]) -> bool:
     return True
 
 
-def refuse() -> None:
+def forbid_new_threads() -> None:
     """Start no thread any more: the process ends, and nobody would wait for it."""
-    global _refused
-    _refused = True
+    global _new_threads_forbidden
+    _new_threads_forbidden = True
 
 
-def refused() -> bool:
+def new_threads_forbidden() -> bool:
     """Return whether no thread starts any more."""
-    return _refused
+    return _new_threads_forbidden
 
 
 def running() -> list[Thread]:

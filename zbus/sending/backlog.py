@@ -16,14 +16,14 @@ from collections.abc import Callable, Collection
 from ..protocol.marks import Topic
 from ..protocol.wire import encode_notice
 from ..runtime.descriptors import socket_id, unix_sockets
-from ..runtime.memory import moved
+from ..runtime.malloc_trim import note_large_bytes
 from ..runtime.threads import sleep
 from .links import Links
 
 __all__ = ["Backlog"]
 
 _ANNOUNCED_BYTES = 1 << 18  # by a notice, at least
-_LOOK_SECONDS = 0.001
+_CHECK_SECONDS = 0.001
 _STEPS = 8  # between half of the limit and all of it, so many looks
 
 
@@ -31,12 +31,12 @@ class Backlog:
     """That of one publisher. Not thread-safe: used under its lock.
 
     Attributes:
-        over: whether it is time for a look.
+        check_due: whether it is time for a check.
     """
 
     def __init__(self, links: Links, capacity_bytes: int, emit: Callable[[bytes], None]) -> None:
         """Count what waits for `links`, up to `capacity_bytes`; `emit` sends a frame to all."""
-        self.over = False
+        self.check_due = False
         self._links = links
         self._emit = emit
         self._limit = capacity_bytes
@@ -53,18 +53,18 @@ class Backlog:
     def add(self, topic: Topic, size: int) -> None:
         """Count a large frame that was announced."""
         topic.announced -= size
-        moved(size)
+        note_large_bytes(size)
         self._sent += size
-        self.over = self._sent > self._next
+        self.check_due = self._sent > self._next
 
-    def relieve(self, seconds: float) -> bool:
+    def make_room(self, seconds: float) -> bool:
         """Wait, for some `seconds`, until all is written; return whether a link was let go instead."""
-        stuck = self._look(self._links.dropping(), seconds)
+        stuck = self._await_written(self._links.dropping(), seconds)
         for ident in stuck:
-            self._links.let_go(ident)
+            self._links.disconnect(ident)
         return bool(stuck)
 
-    def _look(self, idents: Collection[str], seconds: float) -> list[str]:
+    def _await_written(self, idents: Collection[str], seconds: float) -> list[str]:
         """Wait until all is written; return the ids of the links to let go."""
         stopped = self._links.stopped
         deadline = time.monotonic() + seconds
@@ -79,7 +79,7 @@ class Backlog:
                 break
             if time.monotonic() > deadline or (full and all(map(stopped, full))):
                 break
-            sleep(_LOOK_SECONDS)
+            sleep(_CHECK_SECONDS)
         else:
             full = set()
         stuck = [ident for ident in full if self._sent >= self._limit or stopped(ident)]
@@ -87,7 +87,7 @@ class Backlog:
             self._sent, self._next = 0, self._limit // 2
         else:
             self._next = self._sent + self._limit // 2 // _STEPS
-        self.over = False
+        self.check_due = False
         return stuck
 
 

@@ -19,10 +19,18 @@ from ..errors import Timeout
 from ..roster.file_names import Entry, parse_entry
 from ..roster.process_info import UNKNOWN, ProcessInfo, read_process_info, visible
 from ..runtime.descriptors import socket_id, unix_sockets, unread_bytes
-from ..runtime.processes import look, peer_process
-from .linger import untaken
+from ..runtime.process_state import peer_process, process_state
+from .flush import flush_timeout_error
 
-__all__ = ["BUSY", "JOINING", "NO_ROOM", "Linked", "naming", "timed_out", "whose"]
+__all__ = [
+    "BUSY",
+    "JOINING",
+    "NO_ROOM",
+    "LinkSnapshot",
+    "describe_subscriber",
+    "name_blockers",
+    "send_timeout_error",
+]
 
 BUSY = "another thread is sending"
 JOINING = "a subscriber has not finished joining"
@@ -37,7 +45,7 @@ _LETTERS = 60
 _FULL_SHARE = 4
 
 
-class Linked(NamedTuple):
+class LinkSnapshot(NamedTuple):
     """What a publisher is connected to at one moment.
 
     Attributes:
@@ -62,14 +70,14 @@ class _Blocker(NamedTuple):
     here: bool  # whether it is of this process
 
 
-def timed_out(obstacle: str, seconds: float, links: Linked, system: str, kind: str) -> Timeout:
+def send_timeout_error(obstacle: str, seconds: float, links: LinkSnapshot, system: str, kind: str) -> Timeout:
     """Return what a send raises that met an `obstacle` for so many seconds; it names who is in the way."""
     if obstacle == JOINING:
-        found = _look(links.directory, links.awaited)
+        found = _inspect(links.directory, links.awaited)
         who = _sentence(found, "subscriber", "has not finished joining")
     else:
         blocking = [entry for entry in links.every if entry.overflow == "block"]
-        every = _look(links.directory, blocking)
+        every = _inspect(links.directory, blocking)
         found = full = [blocker for blocker in every if blocker.full]
         who = _sentence(found, _BLOCK, "made no room")
         if obstacle == NO_ROOM and not full:
@@ -86,25 +94,25 @@ def timed_out(obstacle: str, seconds: float, links: Linked, system: str, kind: s
     )
 
 
-def naming(looks: Iterator[float], links: Callable[[], Linked]) -> Iterator[float]:
+def name_blockers(looks: Iterator[float], links: Callable[[], LinkSnapshot]) -> Iterator[float]:
     """Go through the looks of a flush; should it time out, name who has not read everything."""
     try:
         yield from looks
     except Timeout as error:
         now = links()
-        found = [blocker for blocker in _look(now.directory, now.every) if blocker.unread]
+        found = [blocker for blocker in _inspect(now.directory, now.every) if blocker.unread]
         who = _sentence(found, "subscriber", "has not taken what was sent")
         seconds = error.details["timeout"]
-        raise untaken(seconds, who, subscribers=[_facts(blocker) for blocker in found]) from None
+        raise flush_timeout_error(seconds, who, subscribers=[_facts(blocker) for blocker in found]) from None
 
 
-def whose(directory: Path, entry: Entry) -> str:
+def describe_subscriber(directory: Path, entry: Entry) -> str:
     """Return whose an ingress is, for people: its id, and what is known of its process."""
-    return _whose(_look(directory, [entry])[0])
+    return _whose(_inspect(directory, [entry])[0])
 
 
-def _look(directory: Path, entries: Iterable[Entry]) -> list[_Blocker]:
-    """Look at some ingresses now. Those that surely hold their publisher come first, then the likely ones."""
+def _inspect(directory: Path, entries: Iterable[Entry]) -> list[_Blocker]:
+    """Return the state of some ingresses: first those that surely block their publisher, then likely ones."""
     by_id = {entry.id: entry for entry in entries}
     state = dict.fromkeys(by_id, (0, False, 0))
     for number, _, peer in unix_sockets() if by_id else ():
@@ -113,7 +121,7 @@ def _look(directory: Path, entries: Iterable[Entry]) -> list[_Blocker]:
     found = []
     for ident, (unread, full, pid) in state.items():
         here = pid == os.getpid()
-        seen = look(pid) if pid and not here else None
+        seen = process_state(pid) if pid and not here else None
         stopped = seen.stopped if seen else False if here else None
         found.append(_Blocker(ident, _about(directory, by_id[ident]), unread, full, stopped, here))
     return sorted(found, key=lambda blocker: (not blocker.full, not blocker.stopped, -blocker.unread))

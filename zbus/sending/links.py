@@ -5,9 +5,9 @@ then the sender waits until each link has *shown* the sentinel of its listed epo
 subscriptions of that epoch are in force on this side. Every sentinel is recorded, awaited or not, and
 the roster is read again whenever the token moves meanwhile, so a peer that leaves costs no time-out.
 
-Who does not answer is given up in the end (see `joining`), and still gets what is sent after its
-subscriptions have arrived. What it misses until then must be told to it: `late` holds the times as of which
-somebody was left out, `returned` those whose joiners have answered since.
+Who does not answer is given up in the end (see `join_wait`), and still gets what is sent after its
+subscriptions have arrived. What it misses until then must be told to it: `left_out_since` holds the times as
+of which somebody was left out, `returned_since` those whose joiners have answered since.
 
 There is a *lane*, one XPUB, for each overflow policy in use, because `XPUB_NODROP` holds all links of
 a socket for one full one.
@@ -25,14 +25,13 @@ import zmq
 from ..protocol.wire import CONTROL, FILLER
 from ..roster.directory import Entry, Roster, clock
 from ..runtime.context import LazyContext
-from ..runtime.processes import speaks
+from ..runtime.process_state import greets
 from ..runtime.reports import report
 from ..runtime.timeouts import milliseconds
-from .at_exit import AGAIN
-from .blockers import Linked, whose
-from .joining import Patience, Workload
-from .lanes import Lane, Link
+from .blockers import LinkSnapshot, describe_subscriber
+from .join_wait import JoinTimeouts, Workload
 from .linger import PendingConnections
+from .sockets import WOULD_BLOCK, Lane, Link
 
 __all__ = ["NEVER", "Full", "Links"]
 
@@ -56,13 +55,13 @@ class Links:
     """All links of one publisher. Not thread-safe: used under the publisher's lock.
 
     Attributes:
-        hold: sends to the `block` ingresses, or raises `zmq.Again`; `None` while there are none.
+        block: sends to the `block` ingresses, or raises `zmq.Again`; `None` while there are none.
         drop: sends to the `drop` ingresses, never waiting; `None` while there are none.
         settled: as of when (see `clock`) everybody who listens is known.
-        late: as of when somebody was left out who has not come back, sorted.
-        returned: those of them whose joiners have come back; whoever has told them takes them out.
-        progressed: when (monotonic) a joiner answered last.
-        held_up: when it, or this process, was last seen to wait for a CPU.
+        left_out_since: as of when somebody was left out who has not come back, sorted.
+        returned_since: those of them whose joiners have come back; whoever has told them takes them out.
+        answered_at: when (monotonic) a joiner answered last.
+        cpu_short_at: when it, or this process, was last seen to wait for a CPU.
     """
 
     def __init__(
@@ -85,20 +84,20 @@ class Links:
         self._context = context
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
-        self._patience = Patience(join_timeout, send_timeout)
+        self._join_timeouts = JoinTimeouts(join_timeout, send_timeout)
         self._workload = Workload()
         self._gave_up = gave_up
         self._listed = NEVER
         self.settled = 0
-        self.late: list[int] = []
-        self.returned: list[int] = []
-        self.progressed = self.held_up = 0.0
+        self.left_out_since: list[int] = []
+        self.returned_since: list[int] = []
+        self.answered_at = self.cpu_short_at = 0.0
         self._links: dict[str, Link] = {}
         self._awaited: dict[str, Link] = {}
         self._lanes: dict[str, Lane] = {}
         self._timeout_ms = 0
         self._fillers: list[bytes] = []
-        self.hold: Callable[[bytes], object] | None = None
+        self.block: Callable[[bytes], object] | None = None
         self.drop: Callable[[bytes], object] | None = None
 
     def settle(self, timeout: float) -> int:
@@ -120,8 +119,8 @@ class Links:
             if not self._awaited:
                 if self._roster.token[0] == token:
                     self.settled = asof
-                    self._count_late()
-                    self._share_out()
+                    self._update_left_out()
+                    self._refresh_senders()
                     return token
                 continue
             if now >= begun + timeout:
@@ -135,7 +134,7 @@ class Links:
         return self._roster.follow()
 
     def wait_at_most(self, seconds: float) -> None:
-        """Let `hold` wait this long for room before it raises."""
+        """Let `block` wait this long for room before it raises."""
         self._timeout_ms = milliseconds(seconds)
         for lane in self._lanes.values():
             lane.socket.sndtimeo = self._timeout_ms
@@ -148,12 +147,14 @@ class Links:
         """Return the ids of the ingresses that are connected. Any thread may call this, without the lock."""
         return [*self._links]
 
-    def seen(self) -> Linked:
+    def snapshot(self) -> LinkSnapshot:
         """Return what is connected. Any thread may call this, without the lock."""
         every, awaited = [*self._links.values()], [*self._awaited.values()]
-        return Linked(self._roster.path, [link.entry for link in every], [link.entry for link in awaited])
+        return LinkSnapshot(
+            self._roster.path, [link.entry for link in every], [link.entry for link in awaited]
+        )
 
-    def hear(self) -> None:
+    def process_commands(self) -> None:
         """Take in at once what peers have made known, such as room.
 
         A send looks for it every millisecond only, and until then the sockets' descriptors stay readable.
@@ -161,17 +162,17 @@ class Links:
         for socket in self.sockets():
             socket.getsockopt(zmq.EVENTS)
 
-    def look(self) -> None:
+    def check_returned(self) -> None:
         """Take in who has come back of those that were given up, and connect those that were let go."""
         self._read()
         for link in self._links.values():
-            if link.left is None or link.left.unread():
+            if link.unread is None or link.unread.unread():
                 continue
-            if link.emptied:  # a look ago: what the peer had read then, it has passed on
+            if link.was_read:  # a look ago: what the peer had read then, it has passed on
                 self._connect(link)
-            link.emptied = not link.emptied
-        self._count_late()
-        self._share_out()
+            link.was_read = not link.was_read
+        self._update_left_out()
+        self._refresh_senders()
 
     def asleep(self) -> tuple[int, ...] | None:
         """Return how often the I/O threads have fallen asleep, if they sleep, see `IoThreads`."""
@@ -181,7 +182,7 @@ class Links:
     def stopped(self, ident: str) -> bool:
         """Return whether the process at the other end of a link does not run."""
         wait = self._links[ident].wait
-        wait.look()
+        wait.check_peer()
         return wait.stopped
 
     def dropping(self) -> set[str]:
@@ -189,22 +190,22 @@ class Links:
         return {
             ident
             for ident, link in self._links.items()
-            if not link.lane.blocking and link.left is None and ident not in self._awaited
+            if not link.lane.blocking and link.unread is None and ident not in self._awaited
         }
 
-    def let_go(self, ident: str) -> None:
+    def disconnect(self, ident: str) -> None:
         """Free what waits for a subscriber that takes nothing. It is connected again when it does."""
         link = self._links[ident]
-        link.left = PendingConnections([ident])
+        link.unread = PendingConnections([ident])
         link.missed.append((link.entry.epoch, clock()))
         link.shown = 0
         self._unlink(link)
         self._listed = NEVER
-        who = whose(self._roster.path, link.entry)
+        who = describe_subscriber(self._roster.path, link.entry)
         report("subscriber %s takes nothing, and capacity_bytes is used up: what it misses is counted", who)
 
-    def _count_late(self) -> None:
-        self.late = sorted({since for link in self._links.values() for _, since in link.missed})
+    def _update_left_out(self) -> None:
+        self.left_out_since = sorted({since for link in self._links.values() for _, since in link.missed})
 
     def _list(self) -> None:
         entries = self._roster.entries()
@@ -227,11 +228,11 @@ class Links:
             else:
                 dead.append(ident)
         self._roster.remove_dead(dead)
-        self._share_out()
+        self._refresh_senders()
 
-    def _share_out(self) -> None:
+    def _refresh_senders(self) -> None:
         sends = {name: lane.send if lane.links else None for name, lane in self._lanes.items()}
-        self.hold = sends.get("block")
+        self.block = sends.get("block")
         self.drop = sends.get("drop")
         self._fillers = [
             CONTROL + f"{link.entry.id}.{link.shown}".encode() + FILLER
@@ -241,7 +242,7 @@ class Links:
 
     def pads(self, size: int) -> bool:
         """Return whether a frame of `size` bytes is to be followed by fillers, see `pad`."""
-        return self.hold is not None and self._lanes["block"].pads(size) > 0
+        return self.block is not None and self._lanes["block"].pads(size) > 0
 
     def pad(self, size: int) -> None:
         """Have a frame that was just sent take as many places in `block` queues as it is large."""
@@ -261,16 +262,16 @@ class Links:
         link.generation = self._roster.generation
 
     def _connect(self, link: Link) -> None:
-        if link.left is not None:
-            link.left.close()
-            link.left = None
+        if link.unread is not None:
+            link.unread.close()
+            link.unread = None
         link.lane.socket.connect(link.endpoint)  # type: ignore[arg-type]
         link.lane.links += 1
 
     def _expect(self, link: Link, entry: Entry) -> None:
         """Begin to wait for the epoch of `entry`, unless it has been shown already."""
         link.expect(entry)
-        if link.shown < entry.epoch and link.left is None:
+        if link.shown < entry.epoch and link.unread is None:
             self._awaited[entry.id] = link
 
     def _unlink(self, link: Link) -> None:
@@ -279,15 +280,15 @@ class Links:
             link.lane.socket.disconnect(link.endpoint)
 
     def _forget(self, link: Link) -> None:
-        if link.left is None:
+        if link.unread is None:
             self._unlink(link)
         else:
-            link.left.close()
+            link.unread.close()
 
     def _read(self) -> None:
         """Take in what peers subscribed to; libzmq has applied it, only the sentinels are for us."""
         for lane in self._lanes.values():
-            with suppress(*AGAIN):
+            with suppress(*WOULD_BLOCK):
                 while True:
                     self._note(lane.socket.recv(zmq.NOBLOCK))
 
@@ -303,8 +304,8 @@ class Links:
             link.shown = max(link.shown, epoch)
             if link.shown >= link.entry.epoch:
                 self._awaited.pop(link.entry.id, None)
-            self.progressed = time.monotonic()
-            self.returned += [since for missed, since in link.missed if missed <= link.shown]
+            self.answered_at = time.monotonic()
+            self.returned_since += [since for missed, since in link.missed if missed <= link.shown]
             link.missed = [(missed, since) for missed, since in link.missed if missed > link.shown]
         elif epoch == link.shown:
             link.shown = 0  # the connection went, not just an older epoch: wait for it to come back
@@ -320,22 +321,22 @@ class Links:
         due = [link for link in self._awaited.values() if link.wait.due <= now]
         if not due:
             return
-        if self._workload.note(overslept):
-            self.held_up = now
+        if self._workload.check(overslept):
+            self.cpu_short_at = now
         for link in sorted(due, key=lambda link: link.wait.due)[:_CHECKED_AT_ONCE]:
             if not self._roster.alive(link.entry.id):
                 self._roster.remove_dead([link.entry.id])
                 self._listed = NEVER  # also if nothing could be removed, and so the token did not move
                 continue
-            timeout = self._patience.left(now, blocking=link.lane.blocking)
-            if link.wait.over(now, timeout, self._workload):
-                if link.lane.blocking and (link.wait.stopped or speaks(link.path)):
-                    link.wait.again(now)
+            timeout = self._join_timeouts.seconds(now, blocking=link.lane.blocking)
+            if link.wait.is_over(now, timeout, self._workload):
+                if link.lane.blocking and (link.wait.stopped or greets(link.path)):
+                    link.wait.restart(now)
                     continue
                 self._give_up(link, now, asof)
-                self._patience.spend(now)
-            elif link.wait.held_up:
-                self.held_up = now
+                self._join_timeouts.use_up(now)
+            elif link.wait.cpu_short:
+                self.cpu_short_at = now
 
     def _give_up(self, link: Link, now: float, asof: int) -> None:
         """Stop waiting for a link, until its epoch moves."""
@@ -344,8 +345,8 @@ class Links:
         self._gave_up()
         report(
             "subscriber %s did not finish joining within %.3g s: sends no longer wait for it",
-            whose(self._roster.path, link.entry),
-            link.wait.seconds(now),
+            describe_subscriber(self._roster.path, link.entry),
+            link.wait.elapsed(now),
         )
 
     def _wait(self, seconds: float) -> None:
@@ -360,11 +361,11 @@ class Links:
         Returns:
             The connections, to be waited for and closed when the context has ended.
         """
-        self.hold = self.drop = None
+        self.block = self.drop = None
         connections = PendingConnections(self.idents())
         for link in self._links.values():
-            if link.left is not None:
-                link.left.close()
+            if link.unread is not None:
+                link.unread.close()
         for lane in self._lanes.values():
             lane.socket.close(linger=milliseconds(max(0.0, deadline - time.monotonic())))
         self._lanes.clear()

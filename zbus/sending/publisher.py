@@ -18,17 +18,18 @@ from ..protocol.loss import MAX_TOPICS
 from ..protocol.marks import Topic
 from ..protocol.wire import LARGE_BYTES, Stamp, check_sendable, encode_batch, frame_template
 from ..roster.directory import Roster, clock
-from ..runtime.limits import refusals
 from ..runtime.locks import TIMEOUT_MAX, Lock
-from ..runtime.reports import say
+from ..runtime.os_errors import map_os_errors
+from ..runtime.reports import emit_reports
 from ..runtime.threads import sleep
-from .at_exit import AGAIN, LateLock
 from .backlog import Backlog
-from .blockers import BUSY, JOINING, NO_ROOM, timed_out
-from .given_up import GivenUp
-from .joining import LONGEST
+from .blockers import BUSY, JOINING, NO_ROOM, send_timeout_error
+from .exit_bus import ExitLock
+from .join_wait import MAX_TIMEOUTS
 from .linger import PendingConnections
 from .links import NEVER, Full, Links
+from .missed_events import MissedEvents
+from .sockets import WOULD_BLOCK
 
 __all__ = ["TRY_SECONDS", "Attempts", "Publisher", "run_blocking"]
 
@@ -44,13 +45,13 @@ _CLOSE_SECONDS = 0.2
 # How long a send that has no time waits for one of another thread, which takes microseconds.
 _TURN_SECONDS = 0.005
 # How long a send waits at most for large frames to be written; on an event loop a tenth of that.
-_RELIEF_SECONDS = 0.5
+_ROOM_SECONDS = 0.5
 # How long the first send of a topic waits for it to be out of this process; on an event loop a tenth of that.
 _WRITE_SECONDS = 0.25
 # Threads meet within such a time: a crowd. How long one of them gives way, and how often in a row.
 _CROWD_SECONDS = 0.005
-_WAY_SECONDS = 0.002
-_WAYS = 10
+_YIELD_SECONDS = 0.002
+_MAX_YIELDS = 10
 
 SendResult = TypeVar("SendResult")
 
@@ -69,59 +70,59 @@ class Publisher(Generic[SendResult]):
         roster: Roster,
         links: Links,
         *,
-        admit: Callable[[str], None],
-        timed_out: Callable[[], None],
+        check_policy: Callable[[str], None],
+        count_timeout: Callable[[], None],
         new_origin: Callable[[], str],
         capacity_bytes: int,
         max_event_bytes: int,
         send_timeout: float | None,
         drive: Callable[[Attempts], SendResult],
         try_seconds: float,
-        written: Callable[[float], None],
+        await_written: Callable[[float], None],
     ) -> None:
         """Prepare to send over `links`.
 
         Args:
-            admit: called once per topic with its system; raises if the policy denies it.
-            timed_out: called when a send gave up.
+            check_policy: called once per topic with its system; raises if the policy denies it.
+            count_timeout: called when a send gave up.
             capacity_bytes: that wait for each subscriber at most.
             new_origin: returns a fresh origin by which events are numbered, and shows whose it is.
             drive: drives the attempts of a send that could not be done in one go.
             try_seconds: how long one of them may wait; 0 if their driver waits between them.
-            written: waits, so many seconds at most, until what was sent is out of this process.
+            await_written: waits, so many seconds at most, until what was sent is out of this process.
         """
         self._links = links
-        self._admit = admit
-        self._timed_out = timed_out
+        self._check_policy = check_policy
+        self._count_timeout = count_timeout
         self._max = max_event_bytes
-        self._small = min(LARGE_BYTES, max_event_bytes)  # larger frames are announced, and counted
-        self._backlog = Backlog(links, capacity_bytes, self._emit)
+        self.small_bytes = min(LARGE_BYTES, max_event_bytes)  # larger frames are announced, and counted
+        self._backlog = Backlog(links, capacity_bytes, self.emit)
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
-        self._lock = Lock()
-        self._inside = 0  # how many threads send or wait to; a hint, since they count without a lock
+        self.lock = Lock()
+        self.senders = 0  # how many threads send or wait to; a hint, since they count without a lock
         self._met = 0.0
         self._new_origin = new_origin
         self._origin = new_origin()
         self._topics: dict[tuple[str, str], Topic] = {}
-        self._current: dict[tuple[str, str], Topic] = {}  # those whose template is of the latest settling
-        self._token = roster.token
-        self._known = NEVER
-        self._latecomers = GivenUp(links, self._emit, self.look)
-        self._hold: Callable[[bytes], object] | None = None
-        self._drop: Callable[[bytes], object] | None = None
+        self.current: dict[tuple[str, str], Topic] = {}  # those whose template is of the latest settling
+        self.token = roster.token
+        self.settled_token = NEVER
+        self._missed = MissedEvents(links, self.emit, self.notify_returned)
+        self.block: Callable[[bytes], object] | None = None
+        self.drop: Callable[[bytes], object] | None = None
         self._closed = ""
         self._drive = drive
         self._try_seconds = try_seconds
-        self._written = written
-        self._each = False
-        self._fresh = False  # whether the latest frame was the first of its topic, or since a settling
+        self._await_written = await_written
+        self._flush_each = False
+        self._first_frame = False  # whether the latest frame was the first of its topic, or since a settling
         links.wait_at_most(try_seconds)
 
     def drive(self, system: str, kind: str, raw: bytes, body: bytes, timeout: float | None) -> SendResult:
         """Send one event, encoded by `Sender.send`, the long way; return what `drive` makes of the work."""
         return self._drive(self._attempts(system, kind, raw, body, 1, timeout))
 
-    def _give_way(self) -> None:
+    def give_way(self) -> None:
         """Let a thread that sends at full speed go on for a while, if threads keep meeting here.
 
         Else they would hand the lock, and Python's own, on to each other for every event, which takes longer
@@ -131,9 +132,9 @@ class Publisher(Generic[SendResult]):
         now = time.monotonic()
         before, self._met = self._met, now
         if now - before < _CROWD_SECONDS and self._try_seconds:
-            for _ in range(_WAYS):
-                sleep(_WAY_SECONDS)
-                if not self._inside:
+            for _ in range(_MAX_YIELDS):
+                sleep(_YIELD_SECONDS)
+                if not self.senders:
                     return
 
     def _check_not_in_use(self) -> None:
@@ -149,7 +150,7 @@ class Publisher(Generic[SendResult]):
         """Check a topic, unless that was done, while the lock is free."""
         if type(system) is not str or type(kind) is not str or (system, kind) not in self._topics:
             check_sendable(system, kind)
-            self._admit(system)
+            self._check_policy(system)
 
     def send_many(
         self, system: str, kind: str, items: Iterable[tuple[str, Any]], timeout: float | None
@@ -170,57 +171,58 @@ class Publisher(Generic[SendResult]):
 
     def _transmit(self, system: str, kind: str, raw: bytes, body: bytes, count: int) -> None:
         """Send one frame now, under the lock; raise `zmq.Again` or `Full` if that cannot be."""
-        if self._backlog.over and self._backlog.relieve(
-            _RELIEF_SECONDS if self._try_seconds else _RELIEF_SECONDS / 10
+        if self._backlog.check_due and self._backlog.make_room(
+            _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
         ):
-            self._known = NEVER
-        if self._token[0] != self._known:
+            self.settled_token = NEVER
+        if self.token[0] != self.settled_token:
             self._settle()
         try:
-            topic = self._current[system, kind]
+            topic = self.current[system, kind]
         except (KeyError, TypeError):
             topic = self._bring_up_to_date(system, kind)
         frame = topic.template % (raw, topic.seq + 1, body)
         if len(frame) > self._max:
             raise self._too_large(frame)
-        self._latecomers.send_marks()
-        if (size := len(frame)) > self._small:
+        self._missed.send_marks()
+        if (size := len(frame)) > self.small_bytes:
             self._backlog.announce(topic, system, kind, size)
-        self._emit(frame)
+        self.emit(frame)
         topic.seq += count
-        if size > self._small:
+        if size > self.small_bytes:
             self._backlog.add(topic, size)
             self._links.pad(size)
 
-    def _admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
+    def admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
         """Announce and count a large frame of the fast path; return whether it may be sent there."""
-        if size > self._max or self._backlog.over or self._links.pads(size):
+        if size > self._max or self._backlog.check_due or self._links.pads(size):
             return False
         self._backlog.announce(topic, system, kind, size)
         self._backlog.add(topic, size)
         return True
 
-    def _emit(self, frame: bytes) -> None:
-        if self._hold is not None:
-            self._hold(frame)
-        if self._drop is not None:
-            self._drop(frame)
+    def emit(self, frame: bytes) -> None:
+        """Send a frame to all, `block` subscribers first: what they refuse, nobody gets."""
+        if self.block is not None:
+            self.block(frame)
+        if self.drop is not None:
+            self.drop(frame)
 
-    def hear(self) -> None:
+    def process_commands(self) -> None:
         """Let libzmq free what waited for peers that are gone. Any thread may call this, now and then."""
-        self._lock.run(lambda: None if self._closed else self._links.hear())
+        self.lock.run(lambda: None if self._closed else self._links.process_commands())
 
-    def look(self) -> None:
+    def notify_returned(self) -> None:
         """Tell joiners that were given up and have come back what they missed. Any thread may call this.
 
         Called once a second while there are some; a `send` that settles does it too.
         """
-        self._lock.run(self._tell_latecomers)
+        self.lock.run(self._notify_returned)
 
-    def _tell_latecomers(self) -> None:
+    def _notify_returned(self) -> None:
         if not self._closed:
-            self._latecomers.tell()
-            self._hold, self._drop = self._links.hold, self._links.drop
+            self._missed.notify_returned()
+            self.block, self.drop = self._links.block, self._links.drop
 
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
@@ -228,16 +230,16 @@ class Publisher(Generic[SendResult]):
 
     def sent(self) -> dict[tuple[str, str, str], int]:
         """Return the number of the latest event of each stream."""
-        with self._lock:
+        with self.lock:
             return {self.stream(*topic): state.seq for topic, state in self._topics.items()}
 
     def _attempts(
         self, system: str, kind: str, raw: bytes, body: bytes, count: int, timeout: float | None
     ) -> Attempts:
         """Try until the frame is sent or `timeout` is over."""
-        patience = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
+        seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         begun = time.monotonic()
-        deadline = begun + patience
+        deadline = begun + seconds
         self._check_usable()
         self._check_topic(system, kind)
         while True:
@@ -247,50 +249,51 @@ class Publisher(Generic[SendResult]):
                     max(0.0, deadline - time.monotonic()), system, kind, raw, body, count
                 )
             except BaseException:  # see `locks`
-                self._lock.release_if_held()
+                self.lock.release_if_held()
                 raise
             if not obstacle:
-                if self._fresh or self._each:
-                    self._fresh = False
-                    self._known = NEVER if self._each else self._known  # so that the next comes by here, too
-                    self._written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
+                if self._first_frame or self._flush_each:
+                    self._first_frame = False
+                    if self._flush_each:
+                        self.settled_token = NEVER  # so that the next comes by here, too
+                    self._await_written(_WRITE_SECONDS if self._try_seconds else _WRITE_SECONDS / 10)
                 return
             if timeout is DEFAULT:
                 # While joiners answer, or cannot for want of a CPU, no time is over: slow is not stopped. But
                 # for want of a CPU alone it does not wait forever.
-                held_up = min(self._links.held_up, begun + LONGEST * patience)
-                deadline = max(deadline, self._links.progressed + patience, held_up + patience)
+                cpu_short = min(self._links.cpu_short_at, begun + MAX_TIMEOUTS * seconds)
+                deadline = max(deadline, self._links.answered_at + seconds, cpu_short + seconds)
             if time.monotonic() >= deadline:
-                self._timed_out()
-                raise timed_out(obstacle, patience, self._links.seen(), system, kind)
+                self._count_timeout()
+                raise send_timeout_error(obstacle, seconds, self._links.snapshot(), system, kind)
             yield self._links.sockets()
 
     def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
         """Try to send, for `left` seconds at most; return what is in the way, or nothing."""
         try:
             seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
-            if not self._lock.acquire(timeout=seconds):
+            if not self.lock.acquire(timeout=seconds):
                 return BUSY
-            self._inside += 1
+            self.senders += 1
             try:
-                with refusals("send"):
+                with map_os_errors("send"):
                     self._transmit_within(left, system, kind, raw, body, count)
             finally:
-                self._inside -= 1
+                self.senders -= 1
             return ""
-        except AGAIN:
+        except WOULD_BLOCK:
             return NO_ROOM
         except Full:
             return JOINING
         finally:
-            self._lock.release_if_held()
-            say()
+            self.lock.release_if_held()
+            emit_reports()
 
     def _transmit_within(
         self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int
     ) -> None:
         if not self._try_seconds:
-            self._links.hear()
+            self._links.process_commands()
         if left >= self._try_seconds:
             return self._transmit(system, kind, raw, body, count)
         self._links.wait_at_most(left)
@@ -302,25 +305,25 @@ class Publisher(Generic[SendResult]):
     def _settle(self) -> None:
         if self._closed:
             raise Canceled(self._closed)
-        self._token = self._links.follow()
+        self.token = self._links.follow()
         known = self._links.settle(self._try_seconds)
         if self._closed:  # meanwhile, by a signal handler
             raise Canceled(self._closed)
-        self._known = known
-        self._latecomers.account()
-        self._current.clear()
-        self._hold, self._drop = self._links.hold, self._links.drop
+        self.settled_token = known
+        self._missed.update()
+        self.current.clear()
+        self.block, self.drop = self._links.block, self._links.drop
 
     def _bring_up_to_date(self, system: str, kind: str) -> Topic:
         try:
             topic = self._topics[system, kind]
         except (KeyError, TypeError):
             topic = self._add_topic(system, kind)
-        self._latecomers.note(self.stream(system, kind), topic)
+        self._missed.note_topic(self.stream(system, kind), topic)
         stamp = Stamp(self._origin, 0, topic.born, self._links.settled, topic.seq + 1)
         topic.template = frame_template(system, kind, stamp)
-        self._current[system, kind] = topic
-        self._fresh = True
+        self.current[system, kind] = topic
+        self._first_frame = True
         return topic
 
     def _add_topic(self, system: str, kind: str) -> Topic:
@@ -328,10 +331,10 @@ class Publisher(Generic[SendResult]):
             # A channel would forget some of so many numbers. A new origin begins them all again.
             self._origin = self._new_origin()
             self._topics.clear()
-            self._current.clear()
+            self.current.clear()
         # First the time, then the token again: whoever had joined by then gets this topic from number 1.
         born = clock()
-        if self._token[0] != self._known:
+        if self.token[0] != self.settled_token:
             self._settle()
         return self._topics.setdefault((system, kind), Topic(born))
 
@@ -346,36 +349,36 @@ class Publisher(Generic[SendResult]):
     @property
     def in_use_here(self) -> bool:
         """Whether this thread is amid a send: then this is a signal handler."""
-        return self._lock.held()
+        return self.lock.held()
 
     def refuse(self, reason: str) -> None:
         """Refuse further sends with `Canceled(reason)`. Any thread and any signal handler may call this."""
-        self._closed, self._known = reason, NEVER
+        self._closed, self.settled_token = reason, NEVER
 
     def close(self, deadline: float) -> PendingConnections | None:
         """Close the sockets, see `Links.close`; or return `None` if a send does not end soon: try again."""
         closed: list[PendingConnections] = []
-        self._lock.run(lambda: closed.append(self._close(deadline)), _CLOSE_SECONDS)
+        self.lock.run(lambda: closed.append(self._close(deadline)), _CLOSE_SECONDS)
         return closed[0] if closed else None
 
     def _close(self, deadline: float) -> PendingConnections:
-        self._token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
-        self._known = NEVER
-        self._latecomers.close()
-        self._hold = self._drop = None
+        self.token = memoryview(bytes(8)).cast("Q")  # the roster's is about to be unmapped
+        self.settled_token = NEVER
+        self._missed.close()
+        self.block = self.drop = None
         return self._links.close(deadline)
 
-    def flush_each(self, written: Callable[[float], None], send_timeout: float) -> None:
+    def flush_each(self, await_written: Callable[[float], None], send_timeout: float) -> None:
         """Have `written` wait after each send, from before the first; see `late`."""
-        self._written, self._each = written, True
-        self._send_timeout, self._lock = min(self._send_timeout, send_timeout), LateLock()
+        self._await_written, self._flush_each = await_written, True
+        self._send_timeout, self.lock = min(self._send_timeout, send_timeout), ExitLock()
 
     def pause(self) -> Callable[[], None]:
         """Have other threads wait with their sends until what this returns is called."""
-        self._lock.acquire(timeout=_CLOSE_SECONDS)
-        return self._lock.release_if_held
+        self.lock.acquire(timeout=_CLOSE_SECONDS)
+        return self.lock.release_if_held
 
     def after_fork_in_child(self, reason: str) -> None:
         """In a forked child: refuse every use, and touch nothing of the parent's."""
         self.refuse(reason)
-        self._lock = Lock()
+        self.lock = Lock()

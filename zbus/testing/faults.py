@@ -57,12 +57,12 @@ class FaultyBus(Bus):
         """Have what `send` sends go nowhere; it takes its number all the same."""
         system, kind = plain(system), plain(kind)
         publisher = self._node.publisher
-        vars(publisher)["_emit"] = lambda _: None
-        publisher._known = NEVER  # not by the short way, which does not pass there
+        vars(publisher)["emit"] = lambda _: None
+        publisher.settled_token = NEVER  # not by the short way, which does not pass there
         try:
             count = send()
         finally:
-            del vars(publisher)["_emit"]
+            del vars(publisher)["emit"]
         topic = publisher.stream(system, kind)
         self.lost.setdefault(topic, publisher.sent()[topic] - count + 1)
 

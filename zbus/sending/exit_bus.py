@@ -17,18 +17,14 @@ from ..errors import Timeout
 from ..runtime.io_threads import IoThreads
 from ..runtime.locks import Lock
 from ..runtime.threads import sleep
-from .linger import flushing
+from .flush import flushing
 
-__all__ = ["AGAIN", "EachFlushed", "KeptContext", "LateLock"]
+__all__ = ["ExitContext", "ExitLock", "FlushEachSend"]
 
 _LOCK_SECONDS = 0.2
 
-AGAIN = (zmq.Again, ImportError)
-"""What says that a socket has nothing, or no room, now. When modules are torn down, pyzmq fails to import
-what it wants to say so with."""
 
-
-class EachFlushed:
+class FlushEachSend:
     """Waits until what was just sent is handed over."""
 
     def __init__(
@@ -50,7 +46,7 @@ class EachFlushed:
             self._stuck = True
 
 
-class LateLock(Lock):  # type: ignore[misc]  # as above
+class ExitLock(Lock):  # type: ignore[misc]  # as above
     """A lock that somebody may hold who is no more: the interpreter ends its daemon threads anywhere."""
 
     def __enter__(self, blocking: bool = True, timeout: float = -1) -> bool:  # as above
@@ -59,17 +55,17 @@ class LateLock(Lock):  # type: ignore[misc]  # as above
         return True
 
 
-class KeptSocket(zmq.Socket[bytes]):
+class ExitSocket(zmq.Socket[bytes]):
     """A socket that stays open when it is garbage."""
 
     def __del__(self) -> None:
         """Do nothing. pyzmq would close it, and warn."""
 
 
-class KeptContext(zmq.Context[Any]):
+class ExitContext(zmq.Context[Any]):
     """A context that stays when it is garbage. pyzmq would wait in it for its sockets."""
 
-    _socket_class = KeptSocket
+    _socket_class = ExitSocket
 
     def __del__(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""What the machine refuses: threads and memory, which libzmq aborts the process for want of.
+"""Threads and memory, which libzmq aborts the process for want of.
 
 So whoever has libzmq start something asks first whether there is enough. Another part of the program may take
 it in between; that cannot be helped.
@@ -6,21 +6,16 @@ it in between; that cannot be helped.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
-import zmq
-
-from ..errors import Error, PermissionDenied, Unavailable
+from ..errors import Unavailable
 from .locks import native
+from .os_errors import out_of_memory
 from .threads import sleep
 
-__all__ = ["check_memory", "check_threads", "refusal", "refusals"]
+__all__ = ["check_memory", "check_threads"]
 
 # More than a bus takes for its first channels, besides the stacks of its threads.
 _BYTES = 16 * 1024 * 1024
@@ -29,42 +24,6 @@ _BEGIN_SECONDS = 10.0
 _ENDED_SECONDS = 1.0
 _LOOK_SECONDS = 0.00001
 _LONGEST_LOOK_SECONDS = 0.001
-
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full: free some space and try again",
-    errno.EDQUOT: "the disk quota is used up: free some space and try again",
-    errno.EROFS: "it is on a read-only file system: set ZBUS_DIR to a writable directory",
-    errno.EACCES: "permission denied: ZBUS_DIR has to name a directory that all who are to meet may"
-    " write to; for several users: install -d -g GROUP -m 2770 DIRECTORY",
-    errno.EMFILE: "out of file descriptors: raise the limit (ulimit -n) or close some",
-    errno.ENFILE: "the machine is out of file descriptors: close some",
-}
-
-
-def refusal(what: str, code: int | None, **details: Any) -> Error:
-    """Return the error for what the operating system refused: `what` cannot be, `code` says why."""
-    number = code or 0
-    message = f"{what}: {_ADVICE.get(number) or os.strerror(number)}"
-    if number in (errno.EACCES, errno.EPERM):
-        return PermissionDenied(message, errno=number, **details)
-    return Unavailable(message, retryable=number != errno.EROFS, errno=number, **details)
-
-
-@contextmanager
-def refusals(what: str) -> Iterator[None]:
-    """Turn what the machine refuses into the `Error` that says what to do about it.
-
-    It may say so by libzmq, the operating system or Python; `zmq.Again` is no refusal.
-    """
-    try:
-        yield
-    except (Error, zmq.Again):
-        raise
-    except MemoryError as error:
-        raise _out_of_memory(f"cannot {what}") from error
-    except (zmq.ZMQError, OSError) as error:
-        raise refusal(f"cannot {what}", error.errno) from error
 
 
 def check_memory() -> None:
@@ -76,14 +35,7 @@ def check_memory() -> None:
     try:
         mmap.mmap(-1, _BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # takes 5 us
     except (OSError, MemoryError) as error:
-        raise _out_of_memory("cannot use the bus") from error
-
-
-def _out_of_memory(what: str) -> Unavailable:
-    return Unavailable(
-        f"{what}: this process may have no more memory: raise its limits (ulimit -v, ulimit -d), or use less",
-        retryable=True,
-    )
+        raise out_of_memory("cannot use the bus") from error
 
 
 def check_threads(count: int) -> None:

@@ -15,11 +15,14 @@ import zmq
 
 from ..protocol.wire import LARGE_BYTES
 from ..roster.directory import Entry
-from .at_exit import AGAIN
-from .joining import Wait
+from .join_wait import JoinWait
 from .linger import PendingConnections
 
-__all__ = ["Lane", "Link"]
+__all__ = ["WOULD_BLOCK", "Lane", "Link"]
+
+WOULD_BLOCK = (zmq.Again, ImportError)
+"""What a socket raises that has nothing, or no room, now. While modules are torn down, pyzmq fails to import
+the exception that it wants to raise."""
 
 _RECONNECT_MAX_MS = 5000
 # A blocking subscriber has a queue of its own; this one only keeps the I/O thread busy.
@@ -53,7 +56,7 @@ class Lane:
     def pad(self, size: int, fillers: Iterable[bytes]) -> None:
         """Send as many of each filler. A link that is full, or does not get the frame, may miss some."""
         for filler in fillers:
-            with suppress(*AGAIN):
+            with suppress(*WOULD_BLOCK):
                 for _ in range(self.pads(size)):
                     self.send(filler, zmq.NOBLOCK)
 
@@ -61,7 +64,7 @@ class Lane:
 class Link:
     """The connection to one ingress: the epoch it should reach, and the one it has shown."""
 
-    __slots__ = ("emptied", "entry", "generation", "lane", "left", "missed", "path", "shown", "wait")
+    __slots__ = ("entry", "generation", "lane", "missed", "path", "shown", "unread", "wait", "was_read")
 
     def __init__(self, entry: Entry, lane: Lane, path: str) -> None:
         self.lane = lane
@@ -69,14 +72,14 @@ class Link:
         self.shown = 0
         self.generation = 0  # of the roster on which it was listed last
         self.missed: list[tuple[int, int]] = []  # epochs that were given up, and as of when
-        self.emptied = False
-        self.left: PendingConnections | None = None  # those that were let go, until their peer has read them
+        self.was_read = False
+        self.unread: PendingConnections | None = None  # of a disconnected link
         self.expect(entry)
 
     def expect(self, entry: Entry) -> None:
         """Begin to wait for the epoch of `entry`."""
         self.entry = entry
-        self.wait = Wait(self.path, time.monotonic())
+        self.wait = JoinWait(self.path, time.monotonic())
 
     @property
     def endpoint(self) -> bytes:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from zbus.runtime.processes import Look
-from zbus.sending import joining
-from zbus.sending.joining import Patience, Wait, Workload
+from zbus.runtime.process_state import ProcessState
+from zbus.sending import join_wait
+from zbus.sending.join_wait import JoinTimeouts, JoinWait, Workload
 
 PEER = 4711
 
@@ -24,11 +24,11 @@ class World:
         self.cpu = dict.fromkeys(self.states, 0.0)
         self.own = Workload()
 
-    def look(self, pid: int) -> Look | None:
+    def look(self, pid: int) -> ProcessState | None:
         state = self.states[pid]
         if state == "unseen":
             return None
-        return Look(self.now, self.cpu[pid], state in ("starved", "spinning"), state == "stopped")
+        return ProcessState(self.now, self.cpu[pid], state in ("starved", "spinning"), state == "stopped")
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -36,17 +36,17 @@ class World:
             self.cpu[pid] += {"spinning": 0.97, "starved": 0.01}.get(state, 0.0) * seconds
 
     def wait(
-        self, patience: float = 1.0, limit: float = 100.0, each: Callable[[], None] | None = None
+        self, timeout: float = 1.0, limit: float = 100.0, each: Callable[[], None] | None = None
     ) -> float:
         """Return how long a wait takes until it is over."""
         begun = self.now
-        wait = Wait("/p", begun)
+        wait = JoinWait("/p", begun)
         while self.now < begun + limit:
             self.pass_time(0.005)
             if each is not None:
                 each()
-            self.own.note(False)
-            if self.now >= wait.due and wait.over(self.now, patience, self.own):
+            self.own.check(False)
+            if self.now >= wait.due and wait.is_over(self.now, timeout, self.own):
                 return self.now - begun
         return limit
 
@@ -54,8 +54,8 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(joining, "look", world.look)
-    monkeypatch.setattr(joining, "listener", lambda _: world.pid)
+    monkeypatch.setattr(join_wait, "process_state", world.look)
+    monkeypatch.setattr(join_wait, "listening_process", lambda _: world.pid)
     return world
 
 
@@ -98,13 +98,13 @@ def test_a_stopped_peer_gains_nothing_from_a_busy_machine(world: World) -> None:
 
 def test_a_peer_that_goes_on_has_its_time_from_then(world: World) -> None:
     """A publisher waits on for a stopped `block` joiner, so it may be over and begin again."""
-    wait, world.states[PEER] = Wait("/p", 0.0), "stopped"
+    wait, world.states[PEER] = JoinWait("/p", 0.0), "stopped"
 
     def over_by(end: float) -> float:
         while world.now < end:
             world.pass_time(0.005)
-            world.own.note(False)
-            if world.now >= wait.due and wait.over(world.now, 1.0, world.own) and not wait.stopped:
+            world.own.check(False)
+            if world.now >= wait.due and wait.is_over(world.now, 1.0, world.own) and not wait.stopped:
                 return world.now
         return end
 
@@ -114,39 +114,39 @@ def test_a_peer_that_goes_on_has_its_time_from_then(world: World) -> None:
 
 
 def test_a_process_that_oversleeps_waits_for_a_cpu(world: World) -> None:
-    assert not world.own.note(False)
-    assert world.own.note(True)
-    assert (world.own.looks, world.own.busy) == (2, 1)
+    assert not world.own.check(False)
+    assert world.own.check(True)
+    assert (world.own.checks, world.own.busy) == (2, 1)
 
 
 def test_no_timeout_at_all_waits_for_nobody(world: World) -> None:
     world.states[PEER] = "starved"
-    assert world.wait(patience=0) < 0.02
+    assert world.wait(timeout=0) < 0.02
 
 
 def test_patience_is_spent_once_and_comes_back_in_time() -> None:
-    patience = Patience(1.0, 5.0)
-    assert patience.left(0, blocking=False) == 1.0
-    assert patience.left(0, blocking=True) == 5.0
-    patience.spend(10)
+    timeouts = JoinTimeouts(1.0, 5.0)
+    assert timeouts.seconds(0, blocking=False) == 1.0
+    assert timeouts.seconds(0, blocking=True) == 5.0
+    timeouts.use_up(10)
     for now in (10, 40, 69):
-        patience.spend(now)  # of the next ones, who cost a moment
-        assert patience.left(now, blocking=False) == 0.05
-        assert patience.left(now, blocking=True) == 1.0
-    assert patience.left(70, blocking=False) == 1.0
+        timeouts.use_up(now)  # of the next ones, who cost a moment
+        assert timeouts.seconds(now, blocking=False) == 0.05
+        assert timeouts.seconds(now, blocking=True) == 1.0
+    assert timeouts.seconds(70, blocking=False) == 1.0
 
 
 def test_a_moment_is_no_longer_than_the_timeout() -> None:
-    patience = Patience(0.01, 5.0)
-    patience.spend(1)
-    assert patience.left(1, blocking=False) == 0.01
+    timeouts = JoinTimeouts(0.01, 5.0)
+    timeouts.use_up(1)
+    assert timeouts.seconds(1, blocking=False) == 0.01
 
 
 def test_one_after_the_other_the_silent_cost_their_timeout_once(world: World) -> None:
-    patience, taken = Patience(1.0, 5.0), []
+    timeouts, taken = JoinTimeouts(1.0, 5.0), []
     for state in ("stopped", "idle", "stopped", "spinning"):
         world.states[PEER] = state
-        taken.append(world.wait(patience.left(world.now, blocking=False)))
-        patience.spend(world.now)
+        taken.append(world.wait(timeouts.seconds(world.now, blocking=False)))
+        timeouts.use_up(world.now)
     assert 1.0 <= taken[0] < 1.1
     assert max(taken[1:]) < 0.15

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from .locks import native
 
-__all__ = ["Look", "held_up", "listener", "look", "peer_process", "speaks"]
+__all__ = ["ProcessState", "greets", "listening_process", "peer_process", "process_state", "waits_for_cpu"]
 
 _BUSY_SHARE = 0.8
 _GREETING_SECONDS = 0.25
 _CPUCLOCK_SCHED = 2  # of <linux/posix-timers.h>: the time that a process has spent on a CPU
 
 
-class Look(NamedTuple):
+class ProcessState(NamedTuple):
     """A process at one moment.
 
     Attributes:
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     stopped: bool
 
 
-def listener(path: str) -> int:
+def listening_process(path: str) -> int:
     """Return the id of the process that listens at a unix socket; 0 if it cannot be told."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
@@ -65,7 +65,7 @@ def peer_process(connection: socket.socket) -> int:
     return pid
 
 
-def speaks(path: str) -> bool:
+def greets(path: str) -> bool:
     """Return whether who listens at a unix socket greets a new connection. In doubt, yes.
 
     A ZeroMQ socket does, whatever holds up those who use it: its I/O thread is another.
@@ -81,8 +81,11 @@ def speaks(path: str) -> bool:
             return True
 
 
-def look(pid: int) -> Look | None:
-    """Look at a process, its calling thread left out if it is this one; `None` if it cannot be seen."""
+def process_state(pid: int) -> ProcessState | None:
+    """Return the state of a process, or `None` if it cannot be seen.
+
+    If it is this process, the calling thread is left out.
+    """
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         cpu = time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
@@ -90,10 +93,12 @@ def look(pid: int) -> Look | None:
         return None
     me = str(native.get_native_id())
     states = {_state(pid, thread) for thread in threads if thread != me} - {""}
-    return Look(time.monotonic(), cpu, bool(states & {"R", "D"}), bool(states) and states <= set("TtXZ"))
+    return ProcessState(
+        time.monotonic(), cpu, bool(states & {"R", "D"}), bool(states) and states <= set("TtXZ")
+    )
 
 
-def held_up(before: Look, after: Look) -> bool:
+def waits_for_cpu(before: ProcessState, after: ProcessState) -> bool:
     """Return whether a process has work to do and does not get the CPU that it takes.
 
     One that spins has a thread that is ready too, but it gets a CPU nearly all the time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from contextlib import suppress
 
-__all__ = ["moved", "tidy"]
+__all__ = ["note_large_bytes", "trim_memory"]
 
 _WORTH_BYTES = 16 << 20
 
@@ -13,13 +13,13 @@ _moved = 0
 _seen = 0
 
 
-def moved(size: int) -> None:
+def note_large_bytes(size: int) -> None:
     """Note that so many bytes of large frames came by, and are freed some day. Threads may lose a count."""
     global _moved
     _moved += size
 
 
-def tidy() -> None:
+def trim_memory() -> None:
     """Give back what is free, once much came by and nothing more in the last second. Called once a second."""
     global _moved, _seen
     before, _seen = _seen, _moved
