@@ -12,6 +12,8 @@ import zmq
 
 import zbus
 
+from .quiet import read_all
+
 
 class Foreign:
     """A raw publisher that is connected to the only ingress of the bus."""
@@ -135,8 +137,7 @@ def test_an_oversized_foreign_frame_is_cut_and_everybody_else_goes_on(zbus_dir: 
         evt, _ = sub.channel().receive(timeout=5.0)
         assert evt is not None
         assert evt.path == "/ours"
-        with pytest.raises(zbus.Timeout):
-            sub.channel().receive(timeout=0.2)
+        assert read_all(sub) == []
         peer.socket.linger = 0
         peer.close()
 

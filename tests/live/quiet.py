@@ -1,0 +1,68 @@
+"""What has come that will ever come, on a machine that is busy too.
+
+From a send to a receive an event goes through threads of both processes. Whoever hands it on makes the next
+one runnable, so as long as something is on its way some thread does not sleep. A timeout alone says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zbus
+
+__all__ = ["fill", "quiet", "read_all"]
+
+_LOOKS = 3
+_LOOK_SECONDS = 0.005
+_AT_REST = "STt"  # asleep, or stopped
+
+
+def quiet(*others: int) -> bool:
+    """Return whether each thread of this process but the caller's, and of `others`, has nothing to do."""
+    for _ in range(_LOOKS):
+        time.sleep(_LOOK_SECONDS)  # for those that wait for the interpreter
+        if not all(_at_rest(pid) for pid in (os.getpid(), *others)):
+            return False
+    return True
+
+
+def _at_rest(pid: int) -> bool:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        if state not in _AT_REST and int(task.name) != threading.get_native_id():
+            return False
+    return True
+
+
+def fill(send: Callable[[int], object], *others: int) -> int:
+    """Call `send` with 1, 2, 3 and so on until nobody has room for more; return how many were accepted."""
+    sent = 0
+    while True:
+        try:
+            send(sent + 1)
+            sent += 1
+        except zbus.Timeout:
+            if quiet(*others):
+                return sent
+
+
+def read_all(sub: zbus.Subscription, *others: int) -> list[zbus.Event]:
+    """Receive everything that is there or on its way, sent by this process or `others`."""
+    found: list[zbus.Event] = []
+    while True:
+        try:
+            evt, ok = sub.channel().receive(timeout=0.05)
+        except zbus.Timeout:
+            if quiet(*others):
+                return found
+            continue
+        assert ok
+        assert evt is not None
+        found.append(evt)
