@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from zbus.runtime.threads import running
 
 _HERE = Path(__file__).parent
 _CHEAP = ("unit", "conformance", "live")
+_SECONDS = 20.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,10 +53,15 @@ def _threads() -> set[object]:
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
-    """Fail a test that leaves a thread or a descriptor open."""
-    gc.collect()
+    """Fail a test that leaves a thread or a descriptor open.
+
+    What closes in the background has time for that: a dropped bus does, and libzmq closes descriptors later.
+    """
     threads, descriptors = _threads(), _descriptors()
     yield
     gc.collect()
+    deadline = time.monotonic() + _SECONDS
+    while not (_threads() <= threads and _descriptors() <= descriptors) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert _threads() <= threads, "a thread was left running"
     assert _descriptors() <= descriptors, "a descriptor was left open"

@@ -52,7 +52,7 @@ def refused(use: Callable[[], object]) -> None:
     start, cpu = time.monotonic(), time.process_time()
     with pytest.raises(zbus.Canceled, match="belongs to the parent process: open a new one after fork"):
         use()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
     assert time.process_time() - cpu < 0.5
 
 

@@ -33,12 +33,10 @@ def test_a_thousand_joins_against_a_publisher_at_full_speed(spawn: Spawn, zbus_d
 def test_200_new_processes_send_one_event_and_exit(spawn: Spawn, zbus_dir: str) -> None:
     buses = [zbus.Bus(dir=zbus_dir) for _ in range(3)]
     subs = [bus.subscribe("jobs") for bus in buses]
-    waiting: list = []
-    for number in range(200):
-        waiting.append(spawn("send_once", number))
-        if len(waiting) == 4:
-            assert waiting.pop(0).end() == 0
-    for worker in waiting:
+    forking = [spawn("send_once_each", first, 60) for first in (20, 80, 140)]
+    for number in range(20):
+        assert spawn("send_once", number).end() == 0
+    for worker in forking:
         assert worker.end() == 0
     for sub in subs:
         numbers = sorted(sub.channel().receive(timeout=5.0)[0].data for _ in range(200))
@@ -109,14 +107,14 @@ def test_a_peer_that_is_killed_while_it_is_awaited_costs_no_timeout(zbus_dir: st
 def test_a_mute_peer_is_awaited_once_counted_and_then_left_behind(
     zbus_dir: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
+    with zbus.Bus(dir=zbus_dir, join_timeout=2.0) as bus:
         sub = bus.subscribe("a")
         mute = Mute(Roster(zbus_dir, "default"))
         for number in range(3):
             start = time.monotonic()
             bus.send("a", "b", "/1", number)
             took = time.monotonic() - start
-            assert took >= 0.2 if number == 0 else took < 0.2
+            assert took >= 2.0 if number == 0 else took < 2.0
             assert sub.channel().receive(timeout=1.0)[0].data == number
         assert [peer.counters["join_timeouts"] for peer in zbus.peers() if peer.role == "member"] == [1]
         assert sum("did not finish joining" in record.message for record in caplog.records) == 1

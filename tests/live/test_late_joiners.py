@@ -166,11 +166,11 @@ def test_a_second_channel_that_is_left_out_is_told_and_the_first_loses_nothing(
         assert first.end() == 0
 
 
-def test_fourteen_joiners_that_are_stopped_cost_a_publisher_its_second_once(
+def test_fourteen_joiners_that_are_stopped_cost_a_publisher_its_timeout_once(
     spawn: Spawn, zbus_dir: str
 ) -> None:
     workers = [spawn("subscribe_when_told", "a", "drop").ready() for _ in range(14)]
-    with zbus.Bus(dir=zbus_dir) as bus, ExitStack() as stops:
+    with zbus.Bus(dir=zbus_dir, join_timeout=3.0) as bus, ExitStack() as stops:
         sub = bus.subscribe("a")
         slow: list[float] = []
         for worker in workers:
@@ -180,8 +180,8 @@ def test_fourteen_joiners_that_are_stopped_cost_a_publisher_its_second_once(
             begun = time.monotonic()
             bus.send("a", "b", "/1")
             slow.append(time.monotonic() - begun)
-        assert 1.0 <= slow[0] < 3
-        assert sum(slow[1:]) < 13 * 0.5
+        assert slow[0] >= 3.0
+        assert sum(slow[1:]) < 13 * 1.5
         for _ in workers:
             receive(sub)
         stops.close()
@@ -190,19 +190,19 @@ def test_fourteen_joiners_that_are_stopped_cost_a_publisher_its_second_once(
 
 
 def test_silent_listeners_that_keep_coming_cost_a_moment_each(zbus_dir: str, silent: Silent) -> None:
-    with zbus.Bus(dir=zbus_dir, join_timeout=0.5) as bus:
+    with zbus.Bus(dir=zbus_dir, join_timeout=3.0) as bus:
         took = []
         for _ in range(10):
             silent.add()
             begun = time.monotonic()
             bus.send("a", "b", "/1")
             took.append(time.monotonic() - begun)
-        assert took[0] >= 0.5
-        assert sum(took[1:]) < 9 * 0.25
+        assert took[0] >= 3.0
+        assert sum(took[1:]) < 9 * 1.5
 
 
 def test_a_block_listener_that_runs_and_never_answers_is_given_up(zbus_dir: str, silent: Silent) -> None:
-    with zbus.Bus(dir=zbus_dir, join_timeout=0.1, send_timeout=0.5) as bus:
+    with zbus.Bus(dir=zbus_dir, join_timeout=0.1, send_timeout=2.0) as bus:
         sub = bus.subscribe("a", overflow="block")
         silent.add("block")
         begun = time.monotonic()
@@ -213,10 +213,10 @@ def test_a_block_listener_that_runs_and_never_answers_is_given_up(zbus_dir: str,
                 assert "has not finished joining" in error.message
             else:
                 break
-        assert 0.5 <= time.monotonic() - begun < 5
+        assert time.monotonic() - begun >= 2.0
         begun = time.monotonic()
         bus.send("a", "b", "/2")
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 2.0
         assert [receive(sub).path for _ in range(2)] == ["/1", "/2"]
 
 

@@ -107,7 +107,7 @@ def test_the_end_of_the_last_sentinel_is_that_of_the_connection(
     with zbus.Bus(dir=zbus_dir, join_timeout=20) as sender:
         sender.send("a", "b", "/1", 0)
         raw.unsubscribe(sentinel(raw.id, 1))
-        later = threading.Timer(0.5, raw.show, [1])
+        later = threading.Timer(1.0, raw.show, [1])
         later.start()
         slowest = 0.0
         while later.is_alive():
@@ -150,8 +150,8 @@ def test_what_is_no_sentinel_is_passed_over(bus: zbus.Bus, zbus_dir: str, raw: R
 def test_two_subscribers_are_both_awaited(bus: zbus.Bus, zbus_dir: str, raw: RawSubscriber) -> None:
     with joined(zbus_dir, b"a\0") as quick, zbus.Bus(dir=zbus_dir, join_timeout=20) as sender:
         raw.announce(1)
-        threading.Timer(0.2, raw.show, [1]).start()
         start = time.monotonic()
+        threading.Timer(0.2, raw.show, [1]).start()
         sender.send("a", "b", "/1", 1)
         assert time.monotonic() - start > 0.1
         assert number(quick.receive()) == number(raw.receive()) == 1

@@ -92,19 +92,19 @@ def test_dropped_events_are_lost_on_their_way(
 
 def test_delayed_events_come_late_and_in_order(zbus_bus: zbus.Bus, zbus_faults: Faults) -> None:
     sub = zbus_bus.subscribe("*")
-    zbus_faults.delay(0.3, "a")
+    zbus_faults.delay(2, "a")
     start = time.monotonic()
     for number in range(3):
         zbus_bus.send("a", "b", "/1", number)
     zbus_bus.send("b", "b", "/1", 3)
-    assert time.monotonic() - start < 0.25
+    assert time.monotonic() - start < 2
     with pytest.raises(zbus.Timeout):
         sub.channel().receive(timeout=0.01)
     assert [receive(sub).data for _ in range(4)] == [0, 1, 2, 3]
-    assert time.monotonic() - start >= 0.3
+    assert time.monotonic() - start >= 2
     zbus_faults.clear()
     zbus_bus.send("a", "b", "/1", 4)
-    assert receive(sub, timeout=0.25).data == 4
+    assert receive(sub, timeout=1.9).data == 4
 
 
 def test_what_is_late_at_the_end_of_a_test_is_sent_then(pytester: pytest.Pytester) -> None:

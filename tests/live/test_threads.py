@@ -270,3 +270,32 @@ print(imported)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout.split(), done.stderr) == (["[]"], "")
+
+
+class OverJustBefore:
+    """A lock of which the first wait with a timeout ends in vain, and only once the new thread has ended."""
+
+    allocate = staticmethod(locks.native.allocate_lock)
+
+    def __init__(self) -> None:
+        self.lock = self.allocate()
+        self.release = self.lock.release
+        self.tasks = os.listdir("/proc/self/task")
+        self.waited = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout == -1 or self.waited:
+            return bool(self.lock.acquire(blocking, timeout))
+        self.waited = True
+        while not {*os.listdir("/proc/self/task")} <= {*self.tasks}:
+            time.sleep(0.001)
+        return False
+
+
+def test_a_thread_that_begins_late_and_has_ended_since_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(locks.native, "allocate_lock", OverJustBefore)
+    thread = threads.start("zbus-test", called.append, 1)
+    monkeypatch.undo()
+    assert thread.join(SECONDS)
+    assert called == [1]

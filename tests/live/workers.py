@@ -108,6 +108,16 @@ def send_once(number: str) -> None:
     zbus.send("jobs", "done", f"/job/{number}", int(number))
 
 
+def send_once_each(first: str, count: str) -> None:
+    """Fork new processes, one after the other; each sends one event and ends as a program does."""
+    for number in range(int(first), int(first) + int(count)):
+        pid = os.fork()
+        if not pid:
+            send_once(str(number))
+            sys.exit()
+        assert os.waitpid(pid, 0)[1] == 0
+
+
 def listener(system: str, overflow: str) -> None:
     """Subscribe. Told a number, receive until as many events are accounted for, and tell the data and gaps.
 

@@ -105,8 +105,10 @@ def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True)
         raise Unavailable(f"cannot start thread {name}: {why}", retryable=True) from error
     del begin
     while wait and not begun.acquire(timeout=_BEGIN_SECONDS):
-        if there() is None and not begun.acquire(blocking=False):
-            raise Unavailable(f"cannot start thread {name}: out of memory", retryable=True)
+        if there() is None:  # it has ended since, unless it never began
+            if not begun.acquire(blocking=False):
+                raise Unavailable(f"cannot start thread {name}: out of memory", retryable=True)
+            break
     return thread
 
 
