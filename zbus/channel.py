@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from math import inf
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 
 import zmq
 from zmq.backend import zmq_poll
@@ -20,6 +20,8 @@ from .event import CLOSED, Closed, D, Event, Received
 from .options import check_timeout
 from .receiving.channel_base import (
     ChannelBase,
+    E,
+    F,
     Selected,
     SubscriptionBase,
     check_channels,
@@ -35,9 +37,6 @@ __all__ = ["Channel", "Subscription", "select"]
 # While another thread receives from a channel, how long `select` waits before it asks for it again.
 _SHARED_SECONDS = 0.02
 
-E = TypeVar("E")
-F = TypeVar("F")
-
 
 class Channel(ChannelBase[D]):
     """The receiving end of a subscription. Any thread may use it, several at once share its events."""
@@ -48,30 +47,7 @@ class Channel(ChannelBase[D]):
         The fastest way to receive: no time-out to look after, so the thread sleeps within libzmq.
         """
         # `chain` walks through a batch 25 ns an event faster than `yield from` (measured).
-        return chain.from_iterable(self._runs())
-
-    def _runs(self) -> Iterator[Iterable[Event[D]]]:
-        source, decoder, decode = self._source, self._decoder, self._decode
-        batches = source is self._queue
-        while True:
-            try:
-                with source.lock:
-                    evt = decoder.rest() if batches and decoder.batch is not None else None
-                    if evt is None:
-                        evt = decode(source.recv(0))
-            except Ended:
-                return
-            except zmq.Again:
-                continue
-            except zmq.ZMQError as error:
-                raise self._failed(error) from error
-            if evt is not None:
-                yield (evt,)
-                continue
-            if self._has_reports:
-                self._report()
-            if batches and (batch := decoder.batch) is not None:
-                yield batch
+        return chain.from_iterable(self._source.runs(self._report))
 
     def receive(self, timeout: float | None = None) -> Received[D] | Closed:
         """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
@@ -104,11 +80,10 @@ class Channel(ChannelBase[D]):
                 # Nobody else has it, as a rule, and then it need not be known for how long to wait (300 ns).
                 if not lock.acquire(blocking=False) and not lock.acquire(timeout=_left(deadline)):
                     raise no_event_within(seconds)
-                return self._rest() or self._take(deadline, seconds)
+                return self._source.left() or self._take(deadline, seconds)
             finally:
                 lock.release_if_held()
-                if self._has_reports:
-                    self._report()
+                self._report()
         except BaseException:  # see `locks`
             lock.release_if_held()
             raise
@@ -116,20 +91,13 @@ class Channel(ChannelBase[D]):
     def _take(self, deadline: float, seconds: float) -> Event[D] | None:
         """Return the event in the next frame, waiting for one until `deadline`."""
         source = self._source
-        if deadline != inf and not source.closing:
-            if source.narrowed:
-                source.widen_if_empty()
+        if deadline != inf and source.must_poll():
             # A poll costs 1.3 us, but unlike an empty recv it raises nothing (3 us) and it survives signals.
             # Again until the time is really over: pyzmq returns early after several signals.
             while not zmq_poll([(source.handle, zmq.POLLIN)], min(WAIT_MS, milliseconds(_left(deadline)))):
                 if time.monotonic() >= deadline:
                     raise no_event_within(seconds)
-        try:
-            return self._decode(source.recv(0)) or self._rest()
-        except zmq.Again:
-            return None
-        except zmq.ZMQError as error:
-            raise self._failed(error) from error
+        return source.next()
 
     def _check_not_in_use(self) -> None:
         if self._source.lock.held():
@@ -137,7 +105,7 @@ class Channel(ChannelBase[D]):
 
     def close(self) -> None:
         """Stop new events. What is buffered stays receivable; a blocked receiver wakes; twice is fine."""
-        self._end()
+        self._source.close()
 
 
 def _left(deadline: float) -> float:
@@ -207,8 +175,7 @@ def select(*channels: Channel, timeout: float | None = None) -> Selected[Channel
             _release_all(each)
             raise
         for channel in each:
-            if channel._has_reports:
-                channel._report()
+            channel._report()
         if found is not None:
             return found
         if late:

@@ -73,7 +73,7 @@ async def test_what_is_kept_is_let_go_with_the_channel(twin: Twin, zbus_dir: str
         bus = twin.Bus(capacity_bytes=ROOM)
         sub = await fill(bus, other, (MIB,))
         await bus.close()
-        frames = sub.channel()._queue._frames
+        frames = sub.channel()._source.queue._frames
         assert sum(not isinstance(frame, bytes) for frame in frames) >= COUNT - 2
         async for _ in sub:
             pass

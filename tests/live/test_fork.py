@@ -251,7 +251,7 @@ def test_a_bus_that_cannot_be_disowned_leaves_no_other_undone(
         patch.setattr(others[0]._node, "after_fork_in_child", fail)
         patch.setattr(others[1]._node.publisher, "after_fork_in_child", fail)
         patch.setattr(others[2]._node._member, "after_fork_in_child", fail)
-        patch.setattr(subs[0].channel(), "_after_fork_in_child", fail)
+        patch.setattr(subs[0].channel()._source, "after_fork_in_child", fail)
         in_child(lambda: [refused(partial(other.send, "a", "b", "/1")) for other in others[2:]])
         patch.undo()
         in_child(work)
@@ -322,7 +322,7 @@ async def test_a_child_of_an_event_loop_leaves_the_loop_alone(zbus_dir: str) -> 
         await asyncio.sleep(0)
 
         def work() -> None:
-            sub.channel()._end()
+            sub.channel()._source.close()
             loop.call_soon(lambda: None)
             loop._run_once()  # type: ignore[attr-defined]
 

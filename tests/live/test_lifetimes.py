@@ -195,7 +195,7 @@ def test_a_program_that_ends_without_closing_delivers_and_cleans_up(bus: zbus.Bu
 
 def test_a_subscription_and_its_bus_may_close_at_the_same_time(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a", overflow="block")
-    queue = sub.channel()._queue
+    queue = sub.channel()._source.queue
     woken, go_on = threading.Event(), threading.Event()
     wake = queue._wake
 

@@ -63,7 +63,7 @@ def test_a_channel_that_is_not_read_keeps_about_its_bytes_and_counts_the_rest(
         room += 1
         if room + sub.lost >= 10 * limit or room > 10 * limit:
             break
-        if not sub.channel()._queue.handle.poll(100):
+        if not sub.channel()._source.queue.handle.poll(100):
             bus.send("a", "b", "/1", b"")
     assert limit / 2 - 1 <= room <= 2 * limit + 4
     recovers(bus, sub)

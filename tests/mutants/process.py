@@ -71,8 +71,8 @@ MUTANTS = [
     Mutant(
         "a child receives from its parent's channels",
         "node/channel_records.py",
-        "                    channel._after_fork_in_child(reason)",
-        "                    pass",
+        "                record.source.after_fork_in_child(reason)",
+        "                pass",
         (_FORK + "test_every_use_of_the_parents_bus_is_refused_at_once",),
     ),
     Mutant(
@@ -106,7 +106,7 @@ MUTANTS = [
     Mutant(
         "each drop channel has an ingress of its own",
         "node/node.py",
-        '        if request.overflow != "block":\n            self._shared = ingress\n',
+        "        if not overflow.blocking:\n            self._shared = ingress\n",
         "",
         ("live/test_bus.py::test_peers_tell_who_is_on_the_bus",),
     ),

@@ -75,14 +75,14 @@ MUTANTS = [
     Mutant(
         "latest reads ahead into a queue of as many frames as keys",
         "node/node.py",
-        'own = request if request.overflow != "latest" else self',
+        "own = request if overflow.queues_frames else self",
         "own = request",
         (_QUEUES + "test_the_capacity_of_latest_is_of_keys_and_not_of_what_its_thread_has_yet_to_read",),
     ),
     Mutant(
         "a channel's own capacity is that of its bus",
         "node/node.py",
-        'own = request if request.overflow != "latest" else self',
+        "own = request if overflow.queues_frames else self",
         "own = self",
         _EXACT,
     ),
@@ -187,7 +187,7 @@ MUTANTS = [
     Mutant(
         "what latest forgets is not lost",
         "receiving/latest.py",
-        "        self._decoder.lose(1)\n",
+        "        self.decoder.lose(1)\n",
         "",
         ("live/test_twins.py::test_latest_with_more_keys_than_capacity_counts_what_it_forgets",),
     ),
@@ -243,8 +243,8 @@ MUTANTS = [
     Mutant(
         "of a channel that is dropped nobody closes the socket",
         "receiving/channel_base.py",
-        "        if not self._queue.closing:",
-        "        if self._queue.closing:",
+        "        if not self._source.closing:",
+        "        if self._source.closing:",
         ("live/test_lifetimes.py::test_a_subscription_that_is_dropped_closes_itself",),
     ),
     Mutant(

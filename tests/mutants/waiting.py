@@ -58,9 +58,9 @@ MUTANTS = [
     ),
     Mutant(
         "closing wakes no task",
-        "aio/channel.py",
-        "waker.notify_threadsafe()\n            if self._source",
-        "waker\n            if self._source",
+        "receiving/source.py",
+        "waker.notify_threadsafe()\n            waker.close_soon()",
+        "waker.close_soon()",
         (_TWINS + "test_close_wakes_whoever_waits",),
     ),
     Mutant(

@@ -7,21 +7,21 @@ import time
 from contextlib import ExitStack
 from math import inf
 from types import TracebackType
-from typing import Any, Generic, overload
+from typing import Any, Generic, cast, overload
 
 from .. import channel
-from ..channel import E, F
 from ..event import CLOSED, Closed, D, Event, Received
 from ..options import check_timeout
 from ..receiving.channel_base import (
     ChannelBase,
+    E,
+    F,
     Selected,
     SubscriptionBase,
     check_channels,
     first_ready,
     no_event_within,
 )
-from ..receiving.notices import AnnouncedBytes
 from ..receiving.queue import Ended
 from ..runtime.docstrings import details_of
 from .waker import Waker, until
@@ -35,7 +35,6 @@ TURN_EVENTS = 256
 class Channel(ChannelBase[D]):
     """The receiving end of a subscription. Several tasks of its loop may share its events."""
 
-    _waker: Waker | None = None
     _turn = TURN_EVENTS
 
     def __aiter__(self) -> Channel[D]:
@@ -54,13 +53,12 @@ class Channel(ChannelBase[D]):
         while True:
             try:
                 with source.lock:
-                    if (evt := self._now()) is None:
+                    if (evt := self._source.take()) is None:
                         waiter = self._waiter()
             except Ended:
                 raise StopAsyncIteration from None
             finally:
-                if self._has_reports:
-                    self._report()
+                self._report()
             if evt is not None:
                 return evt
             try:
@@ -89,20 +87,19 @@ class Channel(ChannelBase[D]):
             # Nothing is awaited between the taking of an event and its return, so nobody can cancel that.
             try:
                 with self._source.lock:
-                    evt = self._now()
+                    evt = self._source.take()
                     if evt is None and not late:
                         waiter = self._waiter()
             except Ended:
                 return None
             finally:
-                if self._has_reports:
-                    self._report()
+                self._report()
             if evt is not None:
                 return evt
             if late:
                 raise TimeoutError
-            assert self._waker is not None
-            await until(waiter, deadline, (self._waker,))
+            waker = self._waker
+            await until(waiter, deadline, (waker,) if waker is not None else ())
 
     def _waiter(self) -> asyncio.Future[None]:
         """Return a future that is done when there may be something to receive. Under the lock."""
@@ -112,45 +109,31 @@ class Channel(ChannelBase[D]):
         return waiter
 
     def _forget(self, waiter: asyncio.Future[None]) -> None:
-        if self._waker is not None:
-            self._waker.remove(waiter)
+        if (waker := self._waker) is not None:
+            waker.remove(waiter)
+
+    @property
+    def _waker(self) -> Waker | None:
+        return cast(Waker | None, self._source.waker)  # nobody else sets it
 
     def _get_waker(self) -> Waker:
         """Return the waker of this loop. Under the lock."""
-        if self._waker is not None and self._waker.loop is not asyncio.get_running_loop():
-            self._waker.close_soon()
-            self._waker = None
-        if self._waker is None:
-            handle = self._source.handle
-            self._waker = Waker(handle if isinstance(handle, int) else handle.fileno())
-        return self._waker
+        waker = self._waker
+        if waker is not None and waker.loop is not asyncio.get_running_loop():
+            waker.close_soon()
+            waker = None
+        if waker is None:
+            waker = self._source.waker = Waker(self._source.fileno())
+        return waker
 
     async def close(self) -> None:
         """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
-        self._end()
-
-    def _on_notice(self, topics: AnnouncedBytes) -> float:
-        counted = self._queue.counts
-        seconds = super()._on_notice(topics)
-        if (counted or seconds) and (waker := self._waker) is not None:
-            waker.notify_threadsafe()  # a look at the socket takes away what its descriptor would say
-        return seconds
-
-    def _end(self) -> None:
-        super()._end()
-        if (waker := self._waker) is not None:
-            waker.notify_threadsafe()
-            if self._source is self._queue:  # else the end is still to come by the descriptor
-                waker.close_soon()
-
-    def _after_fork_in_child(self, reason: str) -> None:
-        super()._after_fork_in_child(reason)
-        self._waker = None  # the loop, and what it waits with, are the parent's
+        self._source.close()
 
     def __del__(self) -> None:
         super().__del__()
-        if self._waker is not None:
-            self._waker.close_soon()
+        if (waker := self._waker) is not None:
+            waker.close_soon()
 
 
 class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
@@ -201,8 +184,7 @@ async def select(*channels: Channel, timeout: float | None = None) -> Selected[C
             for waker in wakers:
                 waker.add(waiter)
         for channel in each:
-            if channel._has_reports:
-                channel._report()
+            channel._report()
         if found is not None:
             return found
         if late:

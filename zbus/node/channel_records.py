@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
 
 from ..errors import Unavailable
-from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
 from ..receiving.notices import AnnouncedBytes
 from ..receiving.queue import SocketQueue
+from ..receiving.source import Source
 from ..roster.process_info import own_process_info
 
 __all__ = ["ChannelRecord", "ChannelRecords"]
@@ -28,7 +27,7 @@ _PATTERN_BYTES_SHOWN = 32_768  # nobody reads more than 64 KiB of an entry
 class ChannelRecord(NamedTuple):
     """What a node knows of one of its channels: not the channel itself, so that it can be dropped."""
 
-    channel: weakref.ref[ChannelBase]
+    source: Source
     ingress: Ingress
     patterns: tuple[str, str, str]  # of systems and kinds, and its overflow
 
@@ -66,19 +65,17 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
 
     def on_notice(self, ingress: Ingress, topics: AnnouncedBytes) -> float:
         """Tell the channels of an ingress which large frames are about to come; see `NoticeListener`."""
-        channels = [record.channel() for record in [*self.values()] if record.ingress is ingress]
-        return min(filter(None, (channel._on_notice(topics) for channel in channels if channel)), default=0.0)
+        sources = [record.source for record in [*self.values()] if record.ingress is ingress]
+        return min(filter(None, (source.expect(topics) for source in sources)), default=0.0)
 
     def end(self) -> None:
         """End all channels; what they hold can still be received."""
         for queue in [*self]:  # makes nothing that garbage collection could come amid
             record = self.get(queue)
-            channel = record and record.channel()
-            queue.close() if channel is None else channel._end()
+            record.source.close() if record else queue.close()
 
     def after_fork_in_child(self, reason: str) -> None:
         """In a forked child: have every use of a channel fail at once."""
         for record in [*self.values()]:
-            if (channel := record.channel()) is not None:
-                with suppress(Exception):  # another thread of the parent was about to change it
-                    channel._after_fork_in_child(reason)
+            with suppress(Exception):  # another thread of the parent was about to change it
+                record.source.after_fork_in_child(reason)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -27,6 +26,7 @@ from ..protocol.decoder import Decoder
 from ..protocol.patterns import prefixes
 from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
+from ..receiving.overflow import OVERFLOW_POLICIES
 from ..receiving.queue import SocketQueue
 from ..roster.directory import clock
 from ..roster.location import bus_name
@@ -181,7 +181,7 @@ class Node(Generic[SendResult]):
             sleep(_REAP_PAUSE)
 
     def _ingress_for(self, request: SubscriptionRequest) -> Ingress:
-        blocking = request.overflow == "block"
+        blocking = OVERFLOW_POLICIES[request.overflow].blocking
         self._records.check_quota()
         # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
         own = 2 * (len(self._all_ingresses()) + 1)
@@ -202,8 +202,8 @@ class Node(Generic[SendResult]):
         self, ingress: Ingress, request: SubscriptionRequest, make_channel: Callable[..., ChannelT]
     ) -> ChannelT:
         fresh = not ingress.entry.epoch
-        # With `latest`, the capacity is of what waits for the reader, not of what a thread reads at once.
-        own = request if request.overflow != "latest" else self.options
+        overflow = OVERFLOW_POLICIES[request.overflow]
+        own = request if overflow.queues_frames else self.options
         try:
             queued, barrier = ingress.connect(
                 prefixes(request.system, request.kind), own.capacity, own.capacity_bytes
@@ -211,9 +211,10 @@ class Node(Generic[SendResult]):
             queue = SocketQueue(queued, partial(ingress.wake, barrier), self._leave)
             decoder = Decoder(request.system, request.kind, request.fit, self._member.add)
             try:
-                channel = make_channel(request, decoder, queue, self._discard)
+                source = overflow.source(queue, decoder, request.capacity, request.capacity_bytes)
+                channel = make_channel(request, source, self._discard)
                 patterns = (channel.system, channel.kind or "*", request.overflow)
-                self._records[queue] = ChannelRecord(weakref.ref(channel), ingress, patterns)
+                self._records[queue] = ChannelRecord(source, ingress, patterns)
                 announced_at = ingress.publish(queued.socket, self._describe(ingress))
             except BaseException:
                 self._records.pop(queue, None)
@@ -226,7 +227,7 @@ class Node(Generic[SendResult]):
             raise
         if fresh:
             self._roster.reap()
-        if request.overflow != "block":
+        if not overflow.blocking:
             self._shared = ingress
         decoder.joined(announced_at, clock())
         return channel

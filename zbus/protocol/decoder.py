@@ -30,6 +30,7 @@ class Decoder:
 
     Attributes:
         decode: takes a frame; returns the event in it, or `None`: then it is not for us, or it is a batch.
+        wants: takes a system and a kind; returns whether its events are for this channel.
         batch: what is left of the latest batch, if there was one.
         pending_reports: gaps and mismatches that nobody has been told of yet, at most 1,000.
         lost, malformed, mismatched: how many events or frames so far.
@@ -55,7 +56,8 @@ class Decoder:
         self.batch: Iterator[Event] | None = None  # threads may share a list's iterator
         self._fit = fit
         self._count = count
-        self._streams = Streams(lambda s, k: system.matches(s) and (kind is None or kind.matches(k)))
+        self.wants = wants = _selector(system, kind)
+        self._streams = Streams(wants)
         me = weakref.proxy(self)  # no cycle: a channel that is dropped is to close at once
         decode = _short_cut(
             self._streams, lambda *batch: me._decode_batch(*batch), lambda fields: me._decode_any(fields)
@@ -148,6 +150,10 @@ class Decoder:
             self._count("mismatched", 1)
             return None
         return evt
+
+
+def _selector(system: Matcher, kind: Matcher | None) -> Callable[[str, str], bool]:
+    return lambda s, k: system.matches(s) and (kind is None or kind.matches(k))
 
 
 def _short_cut(

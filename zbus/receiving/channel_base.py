@@ -12,17 +12,13 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Generic, Literal, TypeVar
 
-import zmq
-
-from ..errors import Canceled, Invalid, Timeout
+from ..errors import Invalid, Timeout
 from ..event import D, Event, Gap, Mismatch
 from ..options import SubscriptionRequest
-from ..protocol.decoder import Decoder
 from ..runtime.reports import report
 from ..runtime.uncopyable import Uncopyable
-from .latest import Latest
-from .notices import AnnouncedBytes
 from .queue import Ended, SocketQueue
+from .source import Source
 
 __all__ = [
     "ChannelBase",
@@ -53,31 +49,24 @@ class ChannelBase(Uncopyable, Generic[D]):
         self,
         bus: object,
         request: SubscriptionRequest,
-        decoder: Decoder,
-        queue: SocketQueue,
+        source: Source,
         discard: Callable[[SocketQueue], None],
     ) -> None:
-        """Made by `Bus.subscribe`; `discard` closes the queue without waiting for anything."""
+        """Made by `Bus.subscribe`; `discard` closes a queue without waiting for anything."""
         self._bus = bus  # which lives as long as a channel of it
         self.system = request.system.pattern
         self.kind = None if request.kind is None else request.kind.pattern
         self.overflow = request.overflow
         self.capacity = request.capacity
         self.capacity_bytes = request.capacity_bytes
-        self._request = request
         self._on_gap = request.on_gap
         self._on_error = request.on_error
-        self._queue = queue
         self._discard = discard
-        self._decoder = decoder
+        self._source = source
+        self._decoder = source.decoder
         self._reported_malformed = 0
         self._logged = -inf
         self._unlogged = 0
-        self._source: SocketQueue | Latest = queue
-        self._decode: Callable[..., Event | None] = decoder.decode
-        if self.overflow == "latest":
-            self._source = Latest(queue, decoder, self.capacity, self.capacity_bytes)
-            self._decode = _as_it_is
 
     @property
     def lost(self) -> int:
@@ -107,40 +96,10 @@ class ChannelBase(Uncopyable, Generic[D]):
     @property
     def superseded(self) -> int:
         """With `latest`, how many events gave way to a newer one of their (system, kind, path)."""
-        return self._source.superseded if isinstance(self._source, Latest) else 0
-
-    def _rest(self) -> Event[D] | None:
-        """Return the next event of the batch that was received last, if there is one. Under the lock."""
-        # For `latest` the batch belongs to the thread that reads ahead.
-        return self._decoder.rest() if self._source is self._queue else None
-
-    def _now(self) -> Event[D] | None:
-        """Return the next event if it is here, else `None`. Under the lock.
-
-        Raises:
-            Ended: there will be none.
-            Canceled: the bus belongs to the parent of this forked process.
-        """
-        evt = self._rest()
-        try:
-            while evt is None:
-                evt = self._decode(self._source.recv(zmq.NOBLOCK)) or self._rest()
-        except zmq.Again:
-            return None
-        except zmq.ZMQError as error:
-            raise self._failed(error) from error
-        return evt
-
-    def _failed(self, error: zmq.ZMQError) -> Canceled:
-        return Canceled(f"the channel's socket failed: {error.strerror}")
-
-    @property
-    def _has_reports(self) -> bool:
-        """Whether there is something to `_report`."""
-        return bool(self._decoder.pending_reports) or self._decoder.malformed != self._reported_malformed
+        return self._source.superseded
 
     def _report(self) -> None:
-        """Report what went wrong, outside the lock: a callback may use the channel."""
+        """Report what went wrong since the last call. Not under the lock: a callback may use the channel."""
         decoder = self._decoder
         if (count := decoder.malformed - self._reported_malformed) > 0:
             self._reported_malformed += count
@@ -176,38 +135,15 @@ class ChannelBase(Uncopyable, Generic[D]):
         self._logged, self._unlogged = now, 0
         report("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
 
-    def _on_notice(self, topics: AnnouncedBytes) -> float:
-        """Keep to `capacity_bytes`: large frames of these topics are about to come."""
-        system, kind = self._request.system, self._request.kind
-        sizes = [
-            size
-            for topic, size in topics.items()
-            if system.matches(topic[0]) and (kind is None or kind.matches(topic[1]))
-        ]
-        if sizes:
-            self._queue.announce(sum(sizes))
-        return self._queue.adjust(announced=bool(sizes))
-
-    def _end(self) -> None:
-        """Stop new events. What is buffered stays receivable; blocked receivers wake; twice is fine."""
-        self._source.close()
-
     def __del__(self) -> None:
         # Nobody can receive from it any more, and without this its process would go on taking its events.
-        if not self._queue.closing:
-            self._discard(self._queue)
-
-    def _after_fork_in_child(self, reason: str) -> None:
-        """Make every use in a forked child fail at once."""
-        self._decoder.batch = None
-        self._source.after_fork_in_child(reason)
-
-
-def _as_it_is(evt: Event) -> Event:
-    return evt
+        if not self._source.closing:
+            self._discard(self._source.queue)
 
 
 ChannelT = TypeVar("ChannelT", bound=ChannelBase)
+E = TypeVar("E")
+F = TypeVar("F")
 
 
 class SubscriptionBase(Uncopyable, Generic[ChannelT]):
@@ -237,7 +173,7 @@ def first_ready(channels: Iterable[ChannelT]) -> Selected[ChannelT, Any] | None:
     """Return the first channel that has an event or has ended, as `select` does; under all their locks."""
     for channel in channels:
         try:
-            evt = channel._now()
+            evt = channel._source.take()
         except Ended:
             return channel, None, False
         if evt is not None:
