@@ -89,15 +89,15 @@ MUTANTS = [
     Mutant(
         "a closing channel loses the last frame it holds",
         "receiving/queue.py",
-        "range(self._capacity.events + 1)",
-        "range(self._capacity.events - 1)",
+        "range(self.capacity.events + 1)",
+        "range(self.capacity.events - 1)",
         (_QUEUES + "test_a_full_channel_that_closes_keeps_all_that_it_holds",),
     ),
     Mutant(
         "a closing channel of capacity 1 loses the second frame",
         "receiving/queue.py",
-        "range(self._capacity.events + 1)",
-        "range(self._capacity.events)",
+        "range(self.capacity.events + 1)",
+        "range(self.capacity.events)",
         (_QUEUES + "test_a_full_channel_that_closes_keeps_all_that_it_holds",),
     ),
     Mutant(

@@ -53,6 +53,7 @@ class SocketQueue:
         recv: takes zmq flags; returns the next frame, or raises `zmq.ZMQError`, or `Ended`.
         handle: what to poll for it.
         closing: whether `close` was called.
+        capacity: how much may queue.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SocketQueue:
         self.handle.rcvtimeo = WAIT_MS
         self._recv: Callable[[int], bytes] = super(zmq.Socket, self.handle).recv
         self.recv: Callable[[int], bytes] = self._recv
-        self._capacity = capacity
+        self.capacity = capacity
         self.closing = False
         self._inherited = False
         self._wake = wake
@@ -116,7 +117,7 @@ class SocketQueue:
         """
         recv = super(zmq.Socket, self.handle).recv
         left = _LARGE_BYTES
-        for _ in range(self._capacity.events + 1):
+        for _ in range(self.capacity.events + 1):
             if left <= 0:
                 self._frames.append(recv(zmq.NOBLOCK, False))
                 continue
@@ -127,12 +128,12 @@ class SocketQueue:
 
     def announce(self, size: int) -> None:
         """Count what is received from now on: `size` bytes of large frames are about to come."""
-        self._capacity.announce(size, counts=self.counts)
+        self.capacity.announce(size, counts=self.counts)
         self._receive_by(self._counted)
 
     def adjust(self, announced: bool) -> float:
         """Keep the queue within its bytes; return the seconds after which to look again, or 0."""
-        capacity = self._capacity
+        capacity = self.capacity
         if not self.counts:
             return 0.0
         if capacity.narrowed or capacity.over_limit or not announced:
@@ -142,15 +143,10 @@ class SocketQueue:
             return 0.0
         return _NARROW_SECONDS if capacity.narrowed else _COUNTED_SECONDS
 
-    @property
-    def narrowed(self) -> bool:
-        """Whether the queue was narrowed, and is to be seen empty before anybody waits for it."""
-        return self._capacity.narrowed
-
     def widen_if_empty(self) -> None:
         """See whether it is. Under the lock, as `recv`."""
         if not self.handle.closed:
-            self._capacity.widen_if_empty()
+            self.capacity.widen_if_empty()
 
     @property
     def counts(self) -> bool:
@@ -159,11 +155,11 @@ class SocketQueue:
 
     def _adjust(self) -> None:
         if not self.handle.closed:
-            self._capacity.adjust()
+            self.capacity.adjust()
 
     def _counted(self, flags: int = 0) -> bytes:
         """Stand in for `recv` while large frames are about."""
-        return self._capacity.recv(flags)
+        return self.capacity.recv(flags)
 
     def _receive_by(self, recv: Callable[[int], bytes]) -> None:
         if not self.closing:

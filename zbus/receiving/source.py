@@ -157,7 +157,7 @@ class FrameSource(Source):
         queue = self.queue
         if queue.closing:
             return False
-        if queue.narrowed:
+        if queue.capacity.narrowed:
             queue.widen_if_empty()
         return True
 
