@@ -58,7 +58,7 @@ def ingress(roster: Roster, gate: Gate) -> Iterator[Ingress]:
         blocking=False,
         capacity=100,
         max_event_bytes=10_000,
-        hear=lambda *_: 0.0,
+        on_notice=lambda *_: 0.0,
     )
     yield made
     made.withdraw()
