@@ -1,7 +1,7 @@
-"""The command `zbus`: a client of the public API, one file a command.
+"""The command `zbus`: a client of the public API, with one file for each command.
 
-It needs click and rich (the extra `cli`), which the library does not, so nothing here imports them before
-`main` has seen that they are there.
+It needs click and rich (the extra `cli`), which the library does not need. So they are imported only after
+`main` has checked that they are installed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from .standard_streams import guard
 
 __all__ = ["main"]
 
-# It names those packages, not this one's extra: nobody knows how this one was installed, and to an index its
-# name may mean a stranger's code.
+# Names the packages, not the extra `zbus[cli]`: we don't know where this package was installed from, and on an
+# index the name may be another project's.
 _HINT = "zbus: the command line needs click and rich: pip install click rich"
 
 
 def main() -> None:
-    """Run the command that `sys.argv` names and exit the process with its exit code.
+    """Run the command in `sys.argv`, and exit the process with its exit code.
 
-    0 is success, 1 a failure, 2 a wrong command line, 128 + n an end by signal n. It is success, too, when
-    the reader of stdout has gone. That stderr takes nothing does not count.
+    0 means success, 1 failure, 2 a wrong command line, 128 + n that signal n ended the command. It is also a
+    success if the reader of stdout has gone away, or if stderr cannot be written.
     """
     guard()
     raise_signals()

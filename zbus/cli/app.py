@@ -1,4 +1,4 @@
-"""The table of commands, and the edge where every failure becomes one line and an exit code."""
+"""The table of commands, and the place where each failure becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["cli", "run"]
 
 
 class _Commands(click.Group):
-    """A group that turns what its commands raise into what click reports."""
+    """A group that turns the exceptions of its commands into those that click reports."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader, for example `head`, has all it wanted
+        except BrokenPipeError:  # the reader, for example `head`, has read enough
             mute()
             return 0
         except zbus.Error as error:
             raise click.ClickException(error.message) from error
-        except OSError as error:  # for example a full disk under a redirected stdout
+        except OSError as error:  # for example stdout is redirected to a full disk
             mute()
             raise click.ClickException(error.strerror or str(error)) from error
         return code
@@ -41,7 +41,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(zbus.__version__, message="zbus %(version)s")
 def cli() -> None:
-    """Send, watch and inspect events on a bus between processes that needs no broker.
+    """Send and watch events on a bus between processes, without a broker.
 
     \b
     Example, in two terminals:
@@ -55,8 +55,8 @@ for _command in (demo, ls, send, sub):
 
 
 def run(args: list[str]) -> int:
-    """Run the command that `args` name and return its exit code; no command shows the help."""
-    # The library warns of losses and of peers that do not answer; those are this program's notices.
+    """Run the command in `args` and return its exit code. Without a command, show the help."""
+    # The library logs warnings, for example of lost events; the command shows them as notices.
     logging.basicConfig(format="zbus: %(message)s", level=logging.WARNING)
     try:
         code = cli.main(args or ["--help"], prog_name="zbus", standalone_mode=False)
@@ -67,7 +67,7 @@ def run(args: list[str]) -> int:
     except click.ClickException as error:
         notice(error.format_message())
         return error.exit_code
-    except SystemExit:  # how click ends when the reader of the help has gone
+    except SystemExit:  # raised by click when the reader of the help has gone away
         mute()
         return 0
     except OSError as error:  # the help could not be written

@@ -1,4 +1,4 @@
-"""`zbus demo`: a few processes on a private bus, at full speed."""
+"""`zbus demo`: a few processes at full speed, on a bus of their own."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def _processes(name: str, help: str) -> Callable[[_Function], _Function]:
     type=click.FloatRange(min=0, max=86_400),
     default=8.0,
     show_default=True,
-    help="How long it runs.",
+    help="How long the demo runs.",
 )
-@_processes("--publishers", "Publishing processes, at most 16.")
-@_processes("--subscribers", "Subscribing processes, at most 16.")
+@_processes("--publishers", "Number of publishing processes, at most 16.")
+@_processes("--subscribers", "Number of subscribing processes, at most 16.")
 def demo(seconds: float, publishers: int, subscribers: int) -> None:
     """Show the bus at work, with a few processes at full speed.
 
-    They have a bus of their own, in a temporary directory that goes with them, and end after some seconds or
-    with Ctrl-C.
+    They use a bus of their own, in a temporary directory that is removed afterwards. Ctrl-C ends the demo
+    early.
 
     \b
     Example:
@@ -73,7 +73,7 @@ def demo(seconds: float, publishers: int, subscribers: int) -> None:
 
 
 def _watch(cast: _Cast, screen: _Screen, seconds: float) -> None:
-    """Show a sample of the events and, each second, how many there were."""
+    """Show some of the events, and each second how many there were."""
     now = then = time.monotonic()
     end = now + seconds
     before = cast.received
@@ -89,11 +89,11 @@ def _watch(cast: _Cast, screen: _Screen, seconds: float) -> None:
 
 
 class _Screen:
-    """Lines that scroll and, on a terminal, a status that stays below them; elsewhere that is a line, too."""
+    """Lines that scroll, with a status below them on a terminal. Elsewhere the status is one more line."""
 
     def __init__(self) -> None:
         console = Console(highlight=False)
-        # isatty, not rich's opinion, which the environment may force: a pipe gets no control codes.
+        # isatty rather than what rich thinks, which the environment can override: no control codes in a pipe.
         self._live = (
             Live(console=console, auto_refresh=False, transient=True) if sys.stdout.isatty() else None
         )
@@ -121,7 +121,7 @@ class _Screen:
 
 
 class _Peer:
-    """A process of the demo, and what it last said."""
+    """A process of the demo, and its latest report."""
 
     def __init__(self, role: str, number: int, process: subprocess.Popen[bytes]) -> None:
         self.role = role
@@ -134,7 +134,7 @@ class _Peer:
 
 
 class _Cast:
-    """The processes of the demo; leaving the `with` block ends them, after which the sums are final.
+    """The processes of the demo. Leaving the `with` block ends them; after that the sums are final.
 
     Attributes:
         sent, received, lost: events of all processes.
@@ -152,7 +152,7 @@ class _Cast:
 
     def __exit__(self, *exception: object) -> None:
         ignore_signals()
-        # Publishers first: subscribers then receive all that was sent.
+        # Publishers first, so that subscribers receive everything that was sent.
         for role in ("publisher", "subscriber"):
             _end([peer.process for peer in self._peers.values() if peer.role == role])
         os.close(self._writing)
@@ -183,15 +183,15 @@ class _Cast:
 
     def _start(self, role: str, index: int) -> _Peer:
         command = [sys.executable, "-m", "zbus.cli.demo_peer", role, str(index), self._directory]
-        with hold_signals():  # no process without its place in the table, from which it is ended
-            # A process group of its own: Ctrl-C is for this process, which then ends the others in order.
+        with hold_signals():  # a process that is not in the table would not be ended
+            # In a process group of its own: Ctrl-C reaches only this process, which ends the others in order.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._writing, process_group=0)
             peer = self._peers[process.pid] = _Peer(role, index, process)
         self._screen.line(f"{peer.name}  {describe(role, index)}")
         return peer
 
     def reports(self, timeout: float) -> list[_Peer]:
-        """Return the processes that report, waiting at most `timeout` seconds for one."""
+        """Return the processes that have reported, waiting at most `timeout` seconds for a report."""
         for peer in self._peers.values():
             if not peer.gone and peer.process.poll() is not None:
                 peer.gone = True
@@ -210,7 +210,7 @@ class _Cast:
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Close the stdin of `processes`, which ends them, and see to it that they do."""
+    """End `processes` by closing their stdin, and kill those that don't end in time."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.close()

@@ -1,9 +1,9 @@
-"""A process of `zbus demo`: publishes or subscribes until its stdin ends, and reports on stdout.
+"""A process of `zbus demo`: it publishes or subscribes until its stdin ends, and reports on stdout.
 
     python -m zbus.cli.demo_peer publisher|subscriber NUMBER DIR
 
-Stdin ends when the demo closes it, and also when the demo dies, however it does. A report is a line of
-JSON, short enough for a pipe to take as a whole, so that all processes of a demo share one pipe.
+Stdin ends when the demo closes it, and also when the demo dies. A report is one line of JSON, short enough
+for an atomic write to a pipe, so all processes of a demo share one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["BUS", "describe", "main"]
 BUS = "demo"
 
 _REPORT_SECONDS = 0.5
-# How long a process may take to end; then something is wrong, and a demo leaves nothing behind.
+# A process that has not ended by then is stuck, and exits: a demo leaves nothing behind.
 _STUCK_SECONDS = 5.0
 _SAMPLE_CHARACTERS = 200
-# How long a subscriber's count must stand still for it to have received everything.
+# A subscriber has received everything once its count has not changed for so long.
 _QUIET_SECONDS = 0.2
 _QUIET_TRIES = 15
-# Short queues, so that what a subscriber shows has just been sent.
+# Short queues, so that the events that a subscriber shows were sent just now.
 _CAPACITY = 1000
 _BATCH = 100
 
@@ -46,7 +46,7 @@ _PATTERNS = (
 
 
 def describe(role: str, number: int) -> str:
-    """Return in a few words what the process `number` of a role does."""
+    """Return a short description of what process `number` of a role does."""
     if role == "publisher":
         return ("sends orders one by one", f"sends metrics, {_BATCH} at a time")[number % 2]
     system, kind = _PATTERNS[number % len(_PATTERNS)]
@@ -90,7 +90,7 @@ def _send_metrics(bus: zbus.Bus) -> Iterator[int]:
 
 def _subscribe(bus: zbus.Bus, number: int) -> None:
     system, kind = _PATTERNS[number % len(_PATTERNS)]
-    # A publisher at full speed outruns a subscriber on a busy machine, so this one makes it wait.
+    # On a busy machine a publisher at full speed is faster than a subscriber, so it has to wait.
     subscription = bus.subscribe(system, kind, overflow="block")
 
     def stop() -> None:
@@ -109,16 +109,16 @@ def _subscribe(bus: zbus.Bus, number: int) -> None:
 
 
 class _Reporter:
-    """Tells the demo twice a second what this process has done, and this process when to end.
+    """Reports to the demo twice a second, and tells this process when to end.
 
     Attributes:
         events: how many were sent or received, counted by the process.
-        latest: the last one received, set by the process.
+        latest: the latest event received, set by the process.
         ended: whether stdin has ended.
     """
 
     def __init__(self, stop: Callable[[], None] = lambda: None, lost: Callable[[], int] = lambda: 0) -> None:
-        """Call `stop` when stdin ends; ask `lost` how many events were lost."""
+        """Call `stop` when stdin ends, and `lost` to learn how many events were lost."""
         self.events = 0
         self.latest: zbus.Event | None = None
         self.ended = False
@@ -133,20 +133,20 @@ class _Reporter:
     def __exit__(self, *exception: object) -> None:
         self._done.set()
         self._thread.join()
-        self._tell()
+        self._report()
 
     def _run(self) -> None:
-        self._tell()
+        self._report()
         while not self._done.is_set():
             if select.select([sys.stdin], [], [], _REPORT_SECONDS)[0]:
                 break
-            self._tell()
+            self._report()
         self.ended = True
         self._stop()
         if not self._done.wait(_STUCK_SECONDS):
             os._exit(1)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         sample = human_line(self.latest)[:_SAMPLE_CHARACTERS] if self.latest else ""
         report = {"pid": os.getpid(), "events": self.events, "lost": self._lost(), "sample": sample}
         with suppress(BrokenPipeError):  # the demo has died, so stdin ends too

@@ -1,4 +1,4 @@
-"""An event as one line of text: for people, and as JSON."""
+"""An event as one line: text for people, or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTES_SHOWN = 32
 
 
 def human_line(evt: zbus.Event) -> str:
-    """Return system, kind, path and data, two spaces apart, with nothing that could disturb a terminal."""
+    """Return system, kind, path and data, two spaces apart, with control characters as escapes."""
     fields = [evt.system, evt.kind, evt.path]
     if isinstance(evt.data, bytes):
         more = "…" if len(evt.data) > _BYTES_SHOWN else ""
@@ -28,7 +28,7 @@ def human_line(evt: zbus.Event) -> str:
 
 
 def json_line(evt: zbus.Event) -> str:
-    """Return a JSON object with the six fields of an event; bytes are `{"base64": ...}`."""
+    """Return a JSON object with the six fields of an event. Bytes become `{"base64": ...}`."""
     fields: dict[str, Any] = {
         "system": evt.system,
         "kind": evt.kind,

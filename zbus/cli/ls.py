@@ -25,15 +25,15 @@ _OTHERS_NAMED = 5
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, with counters and origins.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, with counters and origins.")
 @bus_options
 @click.pass_context
 def ls(ctx: click.Context, as_json: bool, bus: str, directory: str | None) -> None:
     """Show who is on the bus, without joining it.
 
-    Each process is a member; if it subscribes it is also a subscriber, with the patterns it listens to.
-    What is dead stays listed until the next process joins and cleans up. Errors and warnings name
-    subscribers by their id; the origin of an event is among those of the member that sent it.
+    Each process is a member. If it subscribes, it is also a subscriber, with the patterns it listens to. Dead
+    processes stay listed until another process joins. Errors and warnings name subscribers by their id. The
+    origin of an event is one of the origins of the member that sent it.
 
     \b
     Example:
@@ -57,12 +57,12 @@ def _draw(found: list[zbus.Peer]) -> None:
     console = Console(highlight=False)
     for line, peer in lines(found, console.width):
         style = "bold" if peer is None else "" if peer.alive else "red"
-        # Text, since in a plain string rich takes square brackets for its markup.
+        # A `Text`, because rich reads square brackets in a plain string as markup.
         console.print(Text(line, style=style), soft_wrap=True)
 
 
 def _nobody(bus: str, path: Path, *, given: bool) -> str:
-    """Say that nobody is on a bus, where that was looked for and why, and where somebody is."""
+    """Return a message that nobody is on a bus: where it was looked for and why, and where somebody is."""
     root, roots = path.parents[1], [*_roots()]
     why = "from --dir" if given else next((why for why, other in roots if why and other == root), "")
     said = [f"nobody is on bus {bus} in {path}" + (f" ({why})" if why else "")]
@@ -77,7 +77,7 @@ def _nobody(bus: str, path: Path, *, given: bool) -> str:
 
 
 def _roots() -> Iterator[tuple[str, Path]]:
-    """Yield the roots that a process of this user may use, each with what says so, if that is said here."""
+    """Yield the roots that processes of this user may use, each with what chose it, if this process knows."""
     user, env = os.geteuid(), os.environ
     for name, below in (("ZBUS_DIR", ""), ("XDG_RUNTIME_DIR", "zbus"), ("TMPDIR", f"zbus-{user}")):
         if value := env.get(name):

@@ -1,4 +1,4 @@
-"""What the commands share: the options that name a bus, opening it, and notices on stderr."""
+"""What the commands have in common: options that name a bus, opening it, and notices on stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def bus_options(command: _Function) -> _Function:
-    """Add `--bus` and `--dir`, which the command gets as `bus` and `directory`."""
+    """Add `--bus` and `--dir`, which are passed to the command as `bus` and `directory`."""
     name = click.option(
         "--bus",
         metavar="NAME",
@@ -27,7 +27,7 @@ def bus_options(command: _Function) -> _Function:
         envvar="ZBUS_BUS",
         show_default=True,
         show_envvar=True,
-        help="The bus.",
+        help="The name of the bus.",
     )
     root = click.option(
         "--dir",
@@ -42,7 +42,7 @@ def bus_options(command: _Function) -> _Function:
 
 @contextmanager
 def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
-    """Open a bus and close it at the end, which a second signal does not cut short."""
+    """Open a bus, and close it at the end. A second signal does not interrupt the closing."""
     bus = zbus.Bus(name, dir=directory)
     try:
         yield bus
@@ -52,6 +52,6 @@ def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
 
 
 def notice(message: str) -> None:
-    """Tell the person at the terminal, on stderr, so that stdout stays data; if it takes that."""
+    """Print a message for people to stderr, so that stdout has only data; ignore it if that fails."""
     with suppress(OSError):
         click.echo(f"zbus: {visible(message)}", err=True)

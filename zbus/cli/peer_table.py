@@ -1,4 +1,4 @@
-"""Peers as lines of text: a table where it fits, else one fact a line. What tells them apart is never cut."""
+"""Peers as lines of text: a table if it fits the terminal, else one fact per line. Ids are never cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["lines"]
 _WIDE = ("process", "pid", "user", "language", "role", "overflow", "state", "id")
 _NARROW = ("process", "pid", "user", "role", "state", "id")
 _PATTERNS = "patterns"
-# A name is what somebody else has chosen; and what is left for patterns must be worth a column.
+# Names are chosen by others, so they are cut. The column of patterns has at least so many characters.
 _NAME_LETTERS = 60
 _LEAST_PATTERNS = 16
 _GAP = "  "
@@ -24,10 +24,11 @@ Row = tuple[dict[str, str], list[str]]
 
 
 def lines(peers: list[zbus.Peer], width: int | None) -> Iterator[tuple[str, zbus.Peer | None]]:
-    """Yield lines that show `peers`, each with the peer it is of; `None` is the header.
+    """Yield the lines that show `peers`, each with its peer, or with `None` for the header.
 
     Args:
-        width: columns of the terminal; `None` if it is none, so that lines may be as long as they get.
+        peers: what to show.
+        width: columns of the terminal; `None` if output goes elsewhere, where lines may have any length.
     """
     rows = [_row(peer) for peer in peers]
     for columns, table in ((_WIDE, rows), (_NARROW, [_narrow(row) for row in rows])):
@@ -61,7 +62,7 @@ def _row(peer: zbus.Peer) -> Row:
 
 
 def _narrow(row: Row) -> Row:
-    """Say what a subscriber does by its overflow alone."""
+    """Leave out what the narrow table has no column for: a subscriber's overflow replaces its role."""
     facts, patterns = row
     return {**facts, "role": facts["role"] if facts["overflow"] == "-" else facts["overflow"]}, patterns
 
@@ -71,12 +72,12 @@ def _pad(text: str, width: int) -> str:
 
 
 def _hang(start: str, texts: list[str], width: int | None) -> Iterator[str]:
-    """Yield texts beside `start`: in one line, or in a column of some `width`, each in lines of its own."""
+    """Yield `texts` to the right of `start`: in one line, or below each other in a column of `width`."""
     if width is None:
         yield start + ", ".join(texts)
         return
     for text in texts:
-        for part in chop_cells(text, max(1, width)) or [text]:  # none if it takes no room, as an accent alone
+        for part in chop_cells(text, max(1, width)) or [text]:  # no parts if it has no width, like an accent
             yield start + part
             start = " " * cell_len(start)
 
@@ -85,7 +86,7 @@ def _stack(row: dict[str, str], patterns: list[str], width: int) -> Iterator[str
     indent = max(map(len, (*row, _PATTERNS))) + len(_GAP)
     for name, text in row.items():
         if text != "-":
-            yield _pad(name, indent) + text  # whole, however narrow it is: an id in two parts is of no use
+            yield _pad(name, indent) + text  # never wrapped: an id in two parts is useless
     if patterns != ["-"]:
         yield from _hang(_pad(_PATTERNS, indent), patterns, width - indent)
     yield ""

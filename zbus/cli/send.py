@@ -15,7 +15,7 @@ __all__ = ["send"]
 
 
 def _refuse_options(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
-    # `-5` is data, so click lets unknown options through as arguments; no argument begins like this one.
+    # `-5` is data, so click passes unknown options on as arguments. But no argument starts with `--`.
     if value is not None and value.startswith("--"):
         raise click.NoSuchOption(value, ctx=ctx)
     return value
@@ -30,7 +30,7 @@ def _refuse_options(ctx: click.Context, param: click.Parameter, value: str | Non
 def send(system: str, kind: str, path: str, data: str | None, bus: str, directory: str | None) -> None:
     """Send one event to every subscriber.
 
-    The data is JSON text, or `-` to read that from stdin; without it the event has no data.
+    The data is JSON text, or `-` to read it from stdin. Without it, the event has no data.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Signals end a command as an exception would: through its `with` blocks, without a traceback."""
+"""Signals end a command like an exception: through its `with` blocks, but without a traceback."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Interrupted(BaseException):
 
 
 def raise_signals() -> None:
-    """From now on raise `Interrupted` for the first signal; what the caller of zbus ignores stays ignored."""
+    """From now on, raise `Interrupted` at the first signal. Signals that were ignored stay ignored."""
     for number in _handled():
         signal.signal(number, _interrupt)
 
 
 def ignore_signals() -> None:
-    """From now on let nothing interrupt: for the way out, which is short and must be complete."""
+    """From now on, ignore signals: for the end of a command, which is short and must be complete."""
     for number in _handled():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Let a signal wait until the end of the block, for steps that belong together."""
+    """Delay signals until the end of the block, for steps that must not be separated."""
     held: list[int] = []
     before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in _handled()}
     try:
@@ -51,7 +51,7 @@ def hold_signals() -> Iterator[None]:
 
 
 def _handled() -> list[signal.Signals]:
-    # A shell starts background jobs with SIGINT ignored, and nohup does so with SIGHUP.
+    # A shell starts background jobs with SIGINT ignored; nohup does the same with SIGHUP.
     return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 

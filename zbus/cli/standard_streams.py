@@ -1,7 +1,7 @@
-"""The standard streams, any of which whoever starts a command may have closed, or directed to a full disk.
+"""The standard streams, any of which may be closed, or redirected to a full disk.
 
-A descriptor from 0 to 2 that is free would be given to the next file that is opened, such as a socket of the
-bus, and what is then written to stdout or stderr would go there. So each gets a stand-in before that.
+If a descriptor from 0 to 2 is free, the next file that is opened gets it, for example a socket of the bus, and
+output to stdout or stderr would go there. So each closed stream is replaced first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _closed: set[str] = set()
 
 
 class _Closed(io.RawIOBase):
-    """What stands for a closed stdout: an error to whoever writes to it, once."""
+    """Replaces a closed stdout: writing to it is an error, once."""
 
     muted = False
 
@@ -36,7 +36,7 @@ class _Closed(io.RawIOBase):
 
 
 def guard() -> None:
-    """Put something in the place of each stream that is closed. Call it before anything is opened."""
+    """Replace each stream that is closed. Call this before anything is opened."""
     for number, name in enumerate(_NAMES):
         try:
             os.fstat(number)
@@ -75,7 +75,7 @@ def check_stdin() -> None:
 
 
 def check_stdout() -> None:
-    """Refuse to print to a stdout that is closed: for commands that are there to print.
+    """Refuse to print to a stdout that is closed; for commands whose purpose is to print.
 
     Raises:
         OSError: it is.
@@ -85,7 +85,7 @@ def check_stdout() -> None:
 
 
 def mute() -> None:
-    """Send what stdout still buffers to nowhere, so that the flush at exit does not fail as well."""
+    """Discard what stdout has buffered, so that the flush at exit does not fail again."""
     _Closed.muted = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -26,20 +26,20 @@ __all__ = ["sub"]
 @click.command()
 @click.argument("pattern")
 @click.argument("kind", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with origin and seq.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, with origin and seq.")
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N events.")
 @click.option(
     "--timeout",
     metavar="S",
     type=click.FloatRange(min=0),
-    help="Give up, with exit code 1, when no event arrives for S seconds.",
+    help="Exit with code 1 if no event arrives for S seconds.",
 )
 @click.option(
     "--overflow",
     type=click.Choice(["drop", "block", "latest"]),
     default="drop",
     show_default=True,
-    help="What a full queue does: lose the newest events, make publishers wait, or keep only the newest of"
+    help="When the queue is full, drop the newest events, make publishers wait, or keep only the newest of"
     " each system, kind and path.",
 )
 @bus_options
@@ -53,10 +53,11 @@ def sub(
     bus: str,
     directory: str | None,
 ) -> int:
-    """Print events as they arrive, one a line, until Ctrl-C.
+    """Print events as they arrive, one per line, until Ctrl-C.
 
-    PATTERN and KIND are dot-separated segments: `*` is any one, `**` any number of them, `(a|b)` either; a
-    lone `*` is everything. Only events go to stdout; notices, for example of lost events, go to stderr.
+    PATTERN and KIND are dot-separated segments: `*` matches one segment, `**` any number of them, `(a|b)`
+    either; a lone `*` matches everything. Only events go to stdout; notices, for example of lost events, go
+    to stderr.
 
     \b
     Examples:
@@ -94,15 +95,15 @@ def _print(
 
 @contextmanager
 def _closed_with_stdout(subscription: zbus.Subscription) -> Iterator[None]:
-    """End the subscription when the reader of a pipe goes, not at the next event, which may never come."""
+    """Close the subscription as soon as the reader of a pipe goes away: the next event may never come."""
     out = sys.stdout.fileno()
     if not stat.S_ISFIFO(os.fstat(out).st_mode):
         yield
         return
     ending, end = os.pipe()
     poll = select.poll()
-    poll.register(out, 0)  # for POLLERR, which needs no asking
-    poll.register(ending, 0)  # for POLLHUP, likewise
+    poll.register(out, 0)  # reports POLLERR without being asked to
+    poll.register(ending, 0)  # and POLLHUP
 
     def watch() -> None:
         poll.poll()
