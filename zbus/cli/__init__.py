@@ -14,8 +14,8 @@ from .standard_streams import guard
 
 __all__ = ["main"]
 
-# Names the packages, not the extra `zbus[cli]`: we don't know where this package was installed from, and on an
-# index the name may be another project's.
+# Names the packages, not the extra `zbus[cli]`: this package may have been installed from anywhere, and on an
+# index its name may be another project's.
 _HINT = "zbus: the command line needs click and rich: pip install click rich"
 
 

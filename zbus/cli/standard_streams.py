@@ -1,7 +1,7 @@
 """The standard streams, any of which may be closed, or redirected to a full disk.
 
-If a descriptor from 0 to 2 is free, the next file that is opened gets it, for example a socket of the bus, and
-output to stdout or stderr would go there. So each closed stream is replaced first.
+If a descriptor from 0 to 2 is free, the next file that is opened gets it, for example a socket of the bus,
+and output to stdout or stderr would go there. So each closed stream is replaced first.
 """
 
 from __future__ import annotations
