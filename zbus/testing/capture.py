@@ -20,7 +20,7 @@ Topic = tuple[str, str, str]
 
 
 class Sent(NamedTuple):
-    """An event as somebody sent it; equal to a plain tuple of the same four."""
+    """An event as it was sent. It equals a plain tuple of the same four values."""
 
     system: str
     kind: str
@@ -31,8 +31,11 @@ class Sent(NamedTuple):
 class Capture(Sequence[Sent]):
     """The events sent so far, oldest first: a list that grows.
 
-    Whatever looks at it sees all that this process has sent before, through any bus object of the same bus.
-    What other processes send arrives a moment later: `wait` for it. What `zbus_faults` loses is not here.
+    It always contains everything that this process has sent so far, through any bus object of the same bus.
+    Events of other processes arrive a moment later: call `wait`. What `zbus_faults` drops is left out.
+
+        zbus.send("orders", "order.created", "/orders/123", {"total": 9.5})
+        assert zbus_capture == [("orders", "order.created", "/orders/123", {"total": 9.5})]
     """
 
     def __init__(self, bus: FaultyBus) -> None:
@@ -47,10 +50,10 @@ class Capture(Sequence[Sent]):
         self._thread = start("zbus-capture", self._read)
 
     def _sent(self) -> dict[Topic, int]:
-        """Return the numbers that the publishers of this process have used so far."""
+        """Return, by topic, the latest number that the publishers of this process have used."""
         sent: dict[Topic, int] = {}
         for node in open_nodes():
-            if isinstance(node, Node) and node.path == self._bus._node.path:
+            if isinstance(node, Node) and node.path == self._bus.path:
                 sent |= node.publisher.sent()
         for topic, first in self._bus.lost.items():
             sent[topic] = first - 1
@@ -71,7 +74,7 @@ class Capture(Sequence[Sent]):
         self._news.notify_all()
 
     def _catch_up(self) -> list[Event]:
-        """Return all events, once those that this process has sent are among them."""
+        """Return all events, as soon as those that this process has sent are among them."""
         due = {topic: seq for topic, seq in self._sent().items() if seq > self._before.get(topic, 0)}
         with self._news:
             if not self._news.wait_for(
@@ -82,14 +85,18 @@ class Capture(Sequence[Sent]):
 
     @property
     def events(self) -> list[Event]:
-        """The same as `Event` objects, which also tell `origin` and `seq`."""
+        """The same events as `Event` objects, which also have `origin` and `seq`."""
         return self._catch_up()
 
     def wait(self, count: int = 1, timeout: float | None = _SECONDS) -> list[Sent]:
         """Wait until at least `count` events were sent, and return all of them.
 
+        Args:
+            count: how many to wait for.
+            timeout: seconds to wait at most; `None` means forever.
+
         Raises:
-            AssertionError: there were fewer after `timeout` seconds; the message shows them.
+            AssertionError: there were fewer when time ran out; the message shows them.
         """
         with self._news:
             if not self._news.wait_for(
@@ -103,7 +110,7 @@ class Capture(Sequence[Sent]):
         self._skip += len(self._catch_up())
 
     def close(self) -> None:
-        """Stop capturing; what was captured stays."""
+        """Stop capturing. What was captured stays."""
         self._sub.close()
         self._thread.join()
 

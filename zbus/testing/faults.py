@@ -1,4 +1,4 @@
-"""Faults on a bus, so that a program can be tested against them."""
+"""Faults on a bus, to test programs against them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..runtime.locks import Lock
 from ..runtime.reports import report
 from ..runtime.threads import Condition, Event, Thread, start
 from ..sending.links import NEVER
+from ..sending.publisher import Publisher
 
 __all__ = ["Faults", "FaultyBus", "OtherProcess"]
 
@@ -43,22 +45,37 @@ with zbus.Bus(name, dir=directory) as bus:
 
 
 class FaultyBus(Bus):
-    """A bus that asks `faults`, once there are any, before it does something."""
+    """A bus that consults `faults`, if it has any, before it sends or subscribes."""
 
     faults: Faults | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """Open the bus; see `Bus`."""
         super().__init__(*args, **options)
-        # Where the lost end of a topic begins, that nothing has followed yet.
+        # By topic: the first number that was lost, if no event has followed it yet.
         self.lost: dict[Topic, int] = {}
 
+    @property
+    def publisher(self) -> Publisher[None]:
+        """What it sends by."""
+        return self._node.publisher
+
+    @property
+    def path(self) -> Path:
+        """The directory of the bus."""
+        return self._node.path
+
+    @property
+    def root(self) -> Path:
+        """The root directory of all buses."""
+        return self.path.parents[1]
+
     def lose(self, system: str, kind: str, send: Callable[[], int]) -> None:
-        """Have what `send` sends go nowhere; it takes its number all the same."""
+        """Call `send`, but drop what it sends. It takes a number all the same."""
         system, kind = plain(system), plain(kind)
-        publisher = self._node.publisher
+        publisher = self.publisher
         vars(publisher)["emit"] = lambda _: None
-        publisher.settled_token = NEVER  # not by the short way, which does not pass there
+        publisher.settled_token = NEVER  # so that `send` takes the long way, which calls `emit`
         try:
             count = send()
         finally:
@@ -69,7 +86,7 @@ class FaultyBus(Bus):
     def subscribe(self, system: str, *args: Any, **options: Any) -> Subscription:
         """Subscribe; see `Bus.subscribe`."""
         if self.faults is not None:
-            self.faults._admit(SUBSCRIBE, system)
+            self.faults._check_denied(SUBSCRIBE, system)
         return super().subscribe(system, *args, **options)
 
     def send(
@@ -98,7 +115,7 @@ class FaultyBus(Bus):
         """Send; see `Bus.send_many`."""
         try:
             rows = items if isinstance(items, list) else list(items)
-        except TypeError:  # which the bus explains
+        except TypeError:  # the bus raises the error that explains it
             return super().send_many(system, kind, items, timeout=timeout)
         self._with_faults(
             system,
@@ -118,7 +135,7 @@ class FaultyBus(Bus):
 
 
 class _Rule:
-    """What happens to the next `count` events, or calls of `send_many`, to matching systems."""
+    """A fault for the next `count` events, or calls of `send_many`, to matching systems."""
 
     def __init__(self, system: str, count: float, seconds: float = 0.0) -> None:
         self.matcher = Matcher(system, "system pattern")
@@ -133,12 +150,17 @@ class _Rule:
 
 
 class Faults:
-    """Lets things go wrong on one bus object, `zbus_bus`, and keeps other processes to stop and to kill."""
+    """Causes faults on one bus object, `zbus_bus`, and starts other processes to stop and to kill.
+
+    def test_a_gap_is_reported(zbus_bus, zbus_faults):
+        zbus_faults.drop("orders")
+        ...
+    """
 
     def __init__(self, bus: FaultyBus) -> None:
         """Made by the fixture `zbus_faults`."""
         self._bus = bus
-        self._gate = Lock()  # a fault is for one send, whatever other threads send
+        self._gate = Lock()  # each fault applies to one send, also when several threads send
         self._drops: list[_Rule] = []
         self._delays: list[_Rule] = []
         self._denied: list[tuple[str, str, str]] = []
@@ -153,30 +175,42 @@ class Faults:
     def drop(self, system: str = "*", count: int = 1) -> None:
         """Lose the next `count` events that `zbus_bus` sends to matching systems.
 
-        They take their numbers, so subscribers see a gap with the next event of the topic, as they do when a
-        queue was full. A call of `send_many` counts as one and is lost as a whole.
+        They take their numbers, so subscribers see a gap at the next event of the topic, as after a full
+        queue. A call of `send_many` counts as one event and is lost as a whole.
+
+        Args:
+            system: a pattern of systems.
+            count: how many.
         """
         self._drops.append(_Rule(system, count))
 
     def delay(self, seconds: float, system: str = "*", count: float = float("inf")) -> None:
-        """Have the next `count` events that `zbus_bus` sends to matching systems arrive `seconds` later.
+        """Delay the next `count` events that `zbus_bus` sends to matching systems by `seconds`.
 
-        `send` returns at once. Order stays: what is sent after a late event is no earlier than that.
+        `send` returns at once. The order stays: an event that is sent after a delayed one arrives after it.
+
+        Args:
+            seconds: how late they arrive.
+            system: a pattern of systems.
+            count: how many; all by default.
+
+        Raises:
+            TypeError, Invalid: `seconds` is not a number from 0.
         """
         self._delays.append(_Rule(system, count, check_timeout(seconds, "seconds")))
 
     def deny(self, system: str = "*", action: str = "*") -> None:
-        """Refuse from now on what a policy could: `zbus_bus` raises `Invalid` for matching systems.
+        """Deny matching systems from now on, as a policy would: `zbus_bus` raises `Invalid`.
 
         Args:
-            system: pattern of systems.
+            system: a pattern of systems.
             action: `"events.send"`, `"events.subscribe"`, or `"*"` for both.
         """
         self._denied.append(("deny", action, system))
         self._policy = Policy(self._denied)
 
     def clear(self) -> None:
-        """End all faults but those of processes."""
+        """End all faults except those of other processes."""
         self._drops.clear()
         self._delays.clear()
         self._denied.clear()
@@ -191,19 +225,23 @@ class Faults:
         capacity: int | None = None,
         reads: bool = True,
     ) -> OtherProcess:
-        """Start another process that subscribes on the same bus, and return it once it has.
+        """Start another process that subscribes on the same bus, and return it once it has subscribed.
 
-        `reads=False` has it never receive, so that its queue fills up. It is killed at the end of the test.
+        The process is killed at the end of the test.
+
+        Args:
+            system, kind, overflow, capacity: as for `Bus.subscribe`.
+            reads: whether it receives events. If not, its queue fills up.
         """
         process = OtherProcess(self._bus, [system, kind or "", overflow, str(capacity or 0)], reads)
         self._processes.append(process)
         return process
 
     def kill(self, pid: int) -> None:
-        """Kill a process, such as one that `zbus.peers` shows, by SIGKILL, which it cannot notice."""
+        """Kill a process with SIGKILL, for example one that `zbus.peers` shows."""
         os.kill(pid, signal.SIGKILL)
 
-    def _admit(self, action: str, system: str) -> None:
+    def _check_denied(self, action: str, system: str) -> None:
         if self._denied:
             what = "subscribe to events from system" if action == SUBSCRIBE else "send events to system"
             check_policy(self._policy, action, what, system)
@@ -212,12 +250,12 @@ class Faults:
         with self._gate:
             system, kind = check_sendable(system, kind)
             check()
-            self._admit(SEND, system)
+            self._check_denied(SEND, system)
             if any(rule.takes(system) for rule in self._drops):
                 self._bus.lose(system, kind, send)
                 return
             seconds = next((rule.seconds for rule in self._delays if rule.takes(system)), 0.0)
-            self._bus.lost.pop(self._bus._node.publisher.stream(system, kind), None)
+            self._bus.lost.pop(self._bus.publisher.stream(system, kind), None)
             if not seconds and not self._waiting:
                 send()
                 return
@@ -242,7 +280,7 @@ class Faults:
             self._hurry.wait(max(0.0, due - time.monotonic()))
             try:
                 send()
-            except Error as error:  # nobody waits for it
+            except Error as error:  # there is no caller to raise it to
                 report("an event that `delay` held back could not be sent", error=error)
             with self._gate:
                 self._waiting -= 1
@@ -259,31 +297,23 @@ class Faults:
             self._thread.join()
         for process in self._processes:
             process.kill()
-        # The next to join clears away what the killed ones left: here already, so that nothing is left.
-        roster = Roster(self._bus._node.path.parents[1], self._bus.name)
+        # The next process to join would remove the files of killed ones. Remove them now.
+        roster = Roster(self._bus.root, self._bus.name)
         roster.reap()
         roster.close()
 
 
 class OtherProcess:
-    """A process of its own on the bus, to be disturbed.
+    """Another process on the bus, to stop and to kill.
 
     Attributes:
         pid: its process id.
     """
 
-    def __init__(self, bus: Bus, words: list[str], reads: bool) -> None:
+    def __init__(self, bus: FaultyBus, words: list[str], reads: bool) -> None:
         """Made by `Faults.subscriber`: start it, and wait until it has subscribed."""
-        node = bus._node
-        command = [
-            sys.executable,
-            "-c",
-            _PROGRAM,
-            node.name,
-            str(node.path.parents[1]),
-            *words,
-            "yes" if reads else "no",
-        ]
+        arguments = [bus.name, str(bus.root), *words, "yes" if reads else "no"]
+        command = [sys.executable, "-c", _PROGRAM, *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         self.pid = self._process.pid
         assert self._process.stdout is not None
@@ -291,15 +321,15 @@ class OtherProcess:
             raise AssertionError(f"the other process ended with code {self._process.wait(_START_SECONDS)}")
 
     def stop(self) -> None:
-        """Stop it, as a debugger would: it keeps its place, and takes nothing."""
+        """Stop it with SIGSTOP, as a debugger would: it stays on the bus but receives nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it by SIGKILL, which it cannot notice, and wait until it is gone. Twice is fine."""
+        """Kill it with SIGKILL, and wait until it is gone. Killing twice is fine."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
