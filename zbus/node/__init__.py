@@ -1,1 +1,1 @@
-"""Internal: one process's place on a bus, which a `Bus` is only a handle on."""
+"""Internal: the node, which is what a process has open of a bus. A `Bus` is a handle on one."""

@@ -1,4 +1,4 @@
-"""A handle on a node: what the two kinds of `Bus` share."""
+"""`BusBase`: what `zbus.Bus` and `zbus.aio.Bus` share, which is a handle on a node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["BusBase"]
 
 
 class BusBase(Uncopyable, Generic[SendResult]):
-    """What the two kinds of `Bus` share: a handle on a node, which closes once nobody refers to it."""
+    """A handle on a node. The node is closed once nothing refers to the handle."""
 
     _instead = "share it as it is, and have another process open its own"
 
@@ -27,17 +27,17 @@ class BusBase(Uncopyable, Generic[SendResult]):
 
     @property
     def capacity(self) -> int:
-        """How many events a channel holds, if its subscription does not say otherwise."""
+        """How many events a channel can queue, unless its subscription says otherwise."""
         return self._node.options.capacity
 
     @property
     def capacity_bytes(self) -> int:
-        """How many bytes of events a channel holds, if its subscription does not say otherwise."""
+        """How many bytes of events a channel can queue, unless its subscription says otherwise."""
         return self._node.options.capacity_bytes
 
     @property
     def closed(self) -> bool:
-        """Whether the bus was closed, or belongs to the parent of this forked process."""
+        """Whether the bus is closed, or belongs to the parent of this forked process."""
         return bool(self._node.closed)
 
     def __repr__(self) -> str:
@@ -45,6 +45,6 @@ class BusBase(Uncopyable, Generic[SendResult]):
         return f"<Bus {self.name!r} at {where}{', closed' if self.closed else ''}>"
 
     def __del__(self) -> None:
-        node = vars(self).get("_node")  # not there if it could not be opened
+        node = vars(self).get("_node")  # missing if the bus could not be opened
         if node is not None and not node.closed and not node.inherited:
             close_in_background(node.close)

@@ -1,4 +1,4 @@
-"""What a node knows of its channels."""
+"""What a node knows about its channels."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..roster.process_info import own_process_info
 
 __all__ = ["ChannelRecord", "ChannelRecords"]
 
-# A context has room for 8,192 sockets, of which a `block` channel takes seven. And the time to close them all
-# grows with the square of their number: a second for 1,000 with topics of 250 bytes, minutes for 8,000.
+# A context has room for 8,192 sockets, and a `block` channel takes seven. Besides, the time to close all
+# channels grows with their number squared: 1 s for 1,000 with topics of 250 bytes, minutes for 8,000.
 _MAX_CHANNELS = 1000
 _PATTERNS_SHOWN = 100
 _PATTERN_BYTES_SHOWN = 32_768  # nobody reads more than 64 KiB of an entry
 
 
 class ChannelRecord(NamedTuple):
-    """What a node knows of one of its channels: not the channel itself, so that it can be dropped."""
+    """What a node knows about one channel: not the channel itself, so that can be garbage collected."""
 
     source: Source
     ingress: Ingress
@@ -33,13 +33,13 @@ class ChannelRecord(NamedTuple):
 
 
 class ChannelRecords(dict[SocketQueue, ChannelRecord]):
-    """The channels of a node, by their queues. Other threads may change it meanwhile."""
+    """The channels of a node, by their queues. Other threads may change it at any time."""
 
     def check_quota(self) -> None:
-        """Refuse one more when there are too many.
+        """Check that one more channel is allowed.
 
         Raises:
-            Unavailable: there are. Retryable.
+            Unavailable: there are too many. Retryable.
         """
         if len(self) >= _MAX_CHANNELS:
             raise Unavailable(
@@ -50,11 +50,11 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
             )
 
     def ingresses(self) -> set[Ingress]:
-        """Return the ingresses that they receive by."""
+        """Return the ingresses of all channels."""
         return {record.ingress for record in [*self.values()]}
 
     def describe(self, ingress: Ingress, member: str) -> dict[str, Any]:
-        """Return what the entry of an ingress says about itself; `member` is the id of the process's."""
+        """Return the description for the entry of an ingress; `member` is the id of the member file."""
         patterns = [record.patterns for record in [*self.values()] if record.ingress is ingress]
         sizes = itertools.accumulate(len(orjson.dumps(pattern)) for pattern in patterns)
         shown = [
@@ -69,13 +69,13 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
         return min(filter(None, (source.expect(topics) for source in sources)), default=0.0)
 
     def end(self) -> None:
-        """End all channels; what they hold can still be received."""
-        for queue in [*self]:  # makes nothing that garbage collection could come amid
+        """Close all channels; what they have queued can still be received."""
+        for queue in [*self]:  # copied without running Python code, so no finalizer interferes
             record = self.get(queue)
             record.source.close() if record else queue.close()
 
     def after_fork_in_child(self, reason: str) -> None:
-        """In a forked child: have every use of a channel fail at once."""
+        """In a forked child: make every use of a channel raise."""
         for record in [*self.values()]:
-            with suppress(Exception):  # another thread of the parent was about to change it
+            with suppress(Exception):  # a thread of the parent may have been changing it
                 record.source.after_fork_in_child(reason)

@@ -1,4 +1,4 @@
-"""The default bus: what the functions of `zbus`, and those of `zbus.aio`, use."""
+"""The default bus, which the functions of `zbus` use; those of `zbus.aio` have another."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ B = TypeVar("B", bound=BusBase[Any])
 
 
 class DefaultBus(Generic[B]):
-    """One bus of a process. It opens at its first use, and again after it was closed, or after a fork.
+    """One bus of a process. It opens at its first use, and again after it was closed or after a fork.
 
     Attributes:
-        bus: the one that is open, or was.
+        bus: the bus that was opened last.
     """
 
     def __init__(self, open: Callable[[], B]) -> None:
         """Prepare to `open` the bus."""
         self.bus: B | None = None
         self._open = open
-        # Re-entrant, since a signal handler may use the bus while its thread is about to open it.
+        # Re-entrant: a signal handler may use the bus while its thread is opening it.
         self._lock = Lock()
 
     def get(self) -> B:
@@ -38,12 +38,12 @@ class DefaultBus(Generic[B]):
         if bus is not None and not bus.closed:
             return bus
         try:
-            # At the end of the process somebody may hold it who is no more.
+            # At the end of the process, a thread that no longer exists may hold the lock.
             if not self._lock.acquire(timeout=_OPENING_SECONDS if process_exiting() else TIMEOUT_MAX):
                 raise Unavailable("another thread is opening the default bus: try again", retryable=True)
             if self.bus is None or self.bus.closed:
                 opened = self._open()
-                if self.bus is None or self.bus.closed:  # else a signal handler was faster
+                if self.bus is None or self.bus.closed:  # otherwise a signal handler was faster
                     self.bus = opened
             return self.bus
         finally:

@@ -1,4 +1,4 @@
-"""The policy check: the one place where a bus asks its policy."""
+"""`PolicyCheck`: the only place where a bus asks its policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["PolicyCheck"]
 
 
 class PolicyCheck:
-    """Asks the policy of one bus. No lock is held meanwhile: a policy is anybody's code, and may log."""
+    """Asks the policy of one bus. It holds no lock, because a policy is user code and may log."""
 
     def __init__(self, policy: PolicyFunction | None) -> None:
         """Ask `policy`; `None` allows everything."""
@@ -18,11 +18,11 @@ class PolicyCheck:
         self._asking: set[int] = set()
 
     def check(self, action: str, what: str, resource: str) -> None:
-        """Raise if `action` on `resource` is denied; `what` says it in words.
+        """Raise if `action` on `resource` is denied; `what` describes the action in words.
 
         Raises:
             Invalid: it is denied.
-            Unavailable: this thread is amid asking it already: it uses the bus whose policy it is.
+            Unavailable: the policy itself uses the bus, from within this check.
         """
         if self._policy is None:
             return

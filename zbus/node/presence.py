@@ -1,7 +1,7 @@
-"""What a process shows on the roster: its member file, and the socket and entry of each ingress.
+"""What a process has on the roster: its member file, and the socket and entry of each ingress.
 
-Others may remove some of it, or the whole directory, and make a new one. A process looks for that at each
-join and once a second, and shows all of it again: under the same ids and epochs, so that publishers know it.
+Somebody may remove these files, or the whole directory. A process checks for that at each join and once a
+second, and creates missing files again, with the same ids and epochs, so that publishers recognize it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..runtime.threads import sleep
 
 __all__ = ["Presence"]
 
-# In which members notice that the token was removed: they look once a second.
+# By then every member, which looks once a second, has noticed that the token was removed.
 _NOTICE_SECONDS = 1.25
 _LISTEN_TIMEOUT = 0.1
 
 
 class Presence:
-    """One process on one roster.
+    """The files of one node on the roster.
 
     Attributes:
         roster: the roster.
@@ -37,12 +37,12 @@ class Presence:
 
     @map_os_errors("open the bus")
     def __init__(self, dir: str | os.PathLike[str] | None, bus: str, *, listed: bool = True) -> None:
-        """Open the roster and, to be `seen`, show a member on it, and clean up for a moment; see `Roster`."""
+        """Open the roster. If this process is to be `listed`, create a member file, and remove dead files."""
         check_memory()
         self.roster = Roster(dir, bus)
         try:
             if self.roster.token_missing:
-                sleep(_NOTICE_SECONDS)  # else they would not know of this one, nor it of them
+                sleep(_NOTICE_SECONDS)  # otherwise they would not see this process, nor would it see them
             self.member = Member(self.roster, own_process_info()) if listed else UnlistedMember()
             try:
                 self.roster.reap() if listed else None
@@ -62,9 +62,9 @@ class Presence:
         *,
         create: bool,
     ) -> None:
-        """Show again what is no longer there; `create` the directory if it is missing.
+        """Create missing files again, and with `create` also the directory.
 
-        A full `block` ingress whose socket is gone gets a new one only once there is room, and a later call.
+        A full `block` ingress whose socket is missing gets a new one in a later call, once there is room.
 
         Raises:
             PermissionDenied, Unavailable: the directory cannot be used.
@@ -83,7 +83,7 @@ class Presence:
         timeout, full = _LISTEN_TIMEOUT, 0
         for ingress in missing:
             if not ingress.restore(describe(ingress), timeout):
-                timeout = 0.0  # for all of them together
+                timeout = 0.0  # for all ingresses together
                 full += 1
         roster.touch()
         roster.notify_previous()
@@ -98,7 +98,7 @@ class Presence:
     def restore_or_report(
         self, ingresses: Iterable[Ingress], describe: Callable[[Ingress], dict[str, Any]]
     ) -> None:
-        """Do what `restore` does, in the background: an error is logged, once while it stays."""
+        """Do the same as `restore`, but log an error, once for as long as it stays the same."""
         try:
             self.restore(ingresses, describe, create=False)
         except Error as error:
