@@ -16,7 +16,7 @@ def test_a_channel_that_closes_meanwhile_is_not_shown_again(
 ) -> None:
     sub = bus.subscribe("b", overflow="block")
     node = bus._node
-    (ingress,) = node._all_ingresses()
+    (ingress,) = node._channels.ingresses()
     show = node._roster.restore
     (node.path / ingress.entry.name).unlink()
 

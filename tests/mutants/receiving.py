@@ -74,16 +74,16 @@ MUTANTS = [
     ),
     Mutant(
         "latest reads ahead into a queue of as many frames as keys",
-        "node/node.py",
-        "own = request if overflow.queues_frames else self.options",
+        "node/channels.py",
+        "own = request if overflow.queues_frames else self._options",
         "own = request",
         (_QUEUES + "test_the_capacity_of_latest_is_of_keys_and_not_of_what_its_thread_has_yet_to_read",),
     ),
     Mutant(
         "a channel's own capacity is that of its bus",
-        "node/node.py",
-        "own = request if overflow.queues_frames else self.options",
-        "own = self.options",
+        "node/channels.py",
+        "own = request if overflow.queues_frames else self._options",
+        "own = self._options",
         _EXACT,
     ),
     Mutant(

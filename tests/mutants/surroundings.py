@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "a bus whose close is interrupted counts as closed",
         "node/node.py",
-        "        for ingress in self._closing_ingresses or ():\n",
-        "        self._finished = True\n        for ingress in self._closing_ingresses or ():\n",
+        "        self._channels.close()\n",
+        "        self._finished = True\n        self._channels.close()\n",
         ("live/test_steps.py::test_a_bus_whose_close_is_interrupted_anywhere_is_closed_by_the_next",),
     ),
     Mutant(

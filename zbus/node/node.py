@@ -1,11 +1,24 @@
-"""A node: one process's place on a bus, and its end.
+"""A node: everything that one `Bus` object has open, and the order in which it is closed.
 
-A `Bus` is only a handle on it. The handle may be garbage collected; the node stays until it is closed, so
-that its sockets are never garbage, which Python would finalize in any order.
+A `Bus` is only a handle on a node. The handle may be garbage collected; the node lives until it is closed, so
+that its sockets never become garbage, which Python would finalize in any order.
 
-It owns one ZeroMQ context, one publisher, one ingress shared by its `drop` and `latest` channels and one for
-each `block` channel. Nothing of ZeroMQ is created before it is needed, so a bus that only sends has no
-forwarder and one that never does anything has no threads.
+A node owns one ZeroMQ context, its publisher (the sending half) and its channels (the receiving half). Each
+part is created when it is first needed: a bus that only sends has no forwarder, an unused bus has no threads.
+
+The end of a node, in this order:
+
+1. `refuse`: every new call raises `Canceled`.
+2. `withdraw`: the ingresses leave the roster, so publishers that look next disconnect.
+3. The sending sockets close. libzmq still writes what they hold. Duplicates of their connections show when
+   the peers have read it (`PendingConnections`).
+4. The channels end. They can still be drained: a channel's socket closes once nobody is receiving from it.
+5. When the last of those sockets is closed, `_finish` closes the ingresses, the member file, the roster and
+   the context. That may be after `close` has returned.
+6. `close` waits until the peers have read everything, or until `linger` is over.
+
+A signal handler that raises may interrupt any step. The next `close` then starts again at the first one, so
+each step may run twice.
 """
 
 from __future__ import annotations
@@ -15,25 +28,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import zmq
 
 from ..errors import Canceled, Unavailable
 from ..options import BusOptions, SubscriptionOptions, SubscriptionRequest
 from ..policy import SEND, SUBSCRIBE
-from ..protocol.decoder import Decoder
-from ..protocol.patterns import prefixes
 from ..receiving.channel_base import ChannelBase
-from ..receiving.ingress import Ingress
-from ..receiving.overflow import OVERFLOW_POLICIES
 from ..receiving.queue import SocketQueue
-from ..roster.directory import clock
 from ..roster.location import bus_name
 from ..runtime import housekeeping
 from ..runtime.context import LazyContext
 from ..runtime.deferred_calls import DeferredCalls
-from ..runtime.descriptors import CHANNEL, INGRESS, check_headroom, close_connections, raise_limit
+from ..runtime.descriptors import close_connections, raise_limit
 from ..runtime.lifecycle import check_subscribing, close_in_background, process_exiting, register, unregister
 from ..runtime.locks import Lock
 from ..runtime.malloc_trim import trim_memory
@@ -45,32 +53,31 @@ from ..sending.exit_bus import ExitContext, FlushEachSend
 from ..sending.flush import FirstWrites, flushing
 from ..sending.links import Links
 from ..sending.publisher import Attempts, Publisher
-from .channel_records import ChannelRecord, ChannelRecords
+from .channels import Channels
 from .policy_check import PolicyCheck
 from .presence import Presence
 
 __all__ = ["Node"]
 
 _HOUSEKEEPING_TIMEOUT = 0.1
-# How often, and with which pauses, what is left of cleaning up goes on each second: a tenth of the time.
+# Each second, so many rounds of removing dead files, with such pauses: a tenth of the time.
 _REAP_ROUNDS = 5
 _REAP_PAUSE = 0.08
-_CLOSE_TRIES = 5  # each waits a while for a send to end; more only if that one hangs
-_MIN_FRAME_BYTES = 276  # libzmq's handshake needs as much
+_CLOSE_TRIES = 5  # each waits 0.2 s for a send of another thread to end; then a thread goes on trying
 
 SendResult = TypeVar("SendResult")
 ChannelT = TypeVar("ChannelT", bound=ChannelBase)
 
 
 class Node(Generic[SendResult]):
-    """One process's place on a bus.
+    """What one `Bus` object has open.
 
     Attributes:
         name: of the bus.
         options: of the bus, checked.
-        path: the directory.
+        path: the directory of the bus.
         publisher: the sending half.
-        closed: why it is closed, or empty.
+        closed: why it is closed; empty while it is open.
     """
 
     def __init__(
@@ -93,12 +100,17 @@ class Node(Generic[SendResult]):
         self._roster, self._member = self._presence.roster, self._presence.member
         self.path = self._roster.path
         self._context = LazyContext(ExitContext if exiting else zmq.Context)
-        # Re-entrant: garbage collection may close a channel while this thread joins another.
+        # Re-entrant: garbage collection may close a channel while this thread opens another.
         self._lock, self._close_lock = Lock(), Lock()
-        self._shared: Ingress | None = None
-        self._records = ChannelRecords()
         self._deferred = DeferredCalls(self._lock)
-        self._closing_ingresses: list[Ingress] | None = None  # what `close` is to close in the end
+        self._channels = Channels(
+            self._roster,
+            self._member,
+            self._context,
+            self.options,
+            on_closed=self._on_channel_closed,
+            on_dropped=self._on_channel_dropped,
+        )
         self.closed, self._finished = "", False
         self._links = Links(
             self._roster,
@@ -151,8 +163,8 @@ class Node(Generic[SendResult]):
                 self._check_open()
                 check_subscribing()
                 self._watch_presence()
-                self._presence.restore(self._all_ingresses(), self._describe, create=True)
-                return self._join_by(self._ingress_for(request), request, partial(make_channel, bus))
+                self._presence.restore(self._channels.ingresses(), self._channels.describe, create=True)
+                return self._channels.join(request, partial(make_channel, bus))
         finally:
             self._deferred.run()
             emit_reports()
@@ -162,14 +174,14 @@ class Node(Generic[SendResult]):
         self._policy_check.check(SEND, "send events to system", system)
 
     def _watch_presence(self) -> None:
-        """See once a second, from the first use on, that others still find this process."""
-        with suppress(Unavailable):  # no thread: then at each join only
+        """From the first use on, check once a second that this process is still on the roster."""
+        with suppress(Unavailable):  # without a thread, that is checked at each join only
             housekeeping.register(self._housekeep)
 
     def _housekeep(self) -> None:
         def restore() -> None:
             if not self.closed:
-                self._presence.restore_or_report(self._all_ingresses(), self._describe)
+                self._presence.restore_or_report(self._channels.ingresses(), self._channels.describe)
 
         self._lock.run(restore, _HOUSEKEEPING_TIMEOUT)
         self._deferred.run()
@@ -180,85 +192,21 @@ class Node(Generic[SendResult]):
                 break
             sleep(_REAP_PAUSE)
 
-    def _ingress_for(self, request: SubscriptionRequest) -> Ingress:
-        blocking = OVERFLOW_POLICIES[request.overflow].blocking
-        self._records.check_quota()
-        # Its own publisher may still connect to each ingress, the new one too: a descriptor at either end.
-        own = 2 * (len(self._all_ingresses()) + 1)
-        if self._shared is not None and not blocking:
-            check_headroom(CHANNEL + own)
-            return self._shared
-        check_headroom(INGRESS + own)
-        return Ingress(
-            self._context.get(),
-            self._roster,
-            blocking=blocking,
-            capacity=request.capacity if blocking else self.options.capacity,
-            max_event_bytes=max(self.options.max_event_bytes, _MIN_FRAME_BYTES),
-            on_notice=self._records.on_notice,
-        )
-
-    def _join_by(
-        self, ingress: Ingress, request: SubscriptionRequest, make_channel: Callable[..., ChannelT]
-    ) -> ChannelT:
-        fresh = not ingress.entry.epoch
-        overflow = OVERFLOW_POLICIES[request.overflow]
-        own = request if overflow.queues_frames else self.options
-        try:
-            queued, barrier = ingress.connect(
-                prefixes(request.system, request.kind), own.capacity, own.capacity_bytes
-            )
-            queue = SocketQueue(queued, partial(ingress.wake, barrier), self._leave)
-            decoder = Decoder(request.system, request.kind, request.fit, self._member.add)
-            try:
-                source = overflow.source(queue, decoder, request.capacity, request.capacity_bytes)
-                channel = make_channel(request, source, self._discard)
-                patterns = (channel.system, channel.kind or "*", request.overflow)
-                self._records[queue] = ChannelRecord(source, ingress, patterns)
-                announced_at = ingress.publish(queued.socket, self._describe(ingress))
-            except BaseException:
-                self._records.pop(queue, None)
-                queue.close()
-                raise
-        except BaseException:
-            if fresh:
-                ingress.withdraw()
-                ingress.close()
-            raise
-        if fresh:
-            self._roster.reap()
-        if not overflow.blocking:
-            self._shared = ingress
-        decoder.joined(announced_at, clock())
-        return channel
-
-    def _describe(self, ingress: Ingress) -> dict[str, Any]:
-        return self._records.describe(ingress, self._member.id)
-
-    def _leave(self, queue: SocketQueue) -> None:
+    def _on_channel_closed(self, queue: SocketQueue) -> None:
         """Forget a channel whose socket is closed."""
         self._deferred.run(partial(self._forget, queue))
 
-    def _discard(self, queue: SocketQueue) -> None:
-        """Close the queue of a channel that nobody refers to any more."""
+    def _on_channel_dropped(self, queue: SocketQueue) -> None:
+        """Close the queue of a channel that was garbage collected."""
         if not self.inherited:
             self._deferred.run(queue.close)
 
     def _forget(self, queue: SocketQueue) -> None:
-        record = self._records.get(queue)
-        if record is None:
-            return
-        if self._closing_ingresses is None and record.ingress is not self._shared:
-            record.ingress.withdraw()  # first: what an interrupt cuts short is left to the next close
-            record.ingress.close()
-        del self._records[queue]
-        if self._closing_ingresses is not None:
+        if self._channels.remove(queue) and self._channels.closing:
             self._finish()
-        elif record.ingress is self._shared:
-            record.ingress.describe(self._describe(record.ingress))
 
     def flushing(self, timeout: float | None) -> Iterator[float]:
-        """Look until what was sent is handed over, see `Bus.flush`; yield how long to wait meanwhile."""
+        """Yield how long to wait until the peers have taken what was sent; see `Bus.flush`."""
         seconds = self.options.seconds(timeout)
         self._check_open()
         return name_blockers(
@@ -266,19 +214,22 @@ class Node(Generic[SendResult]):
         )
 
     def hand_over(self, since: float) -> Callable[[], None]:
-        """Hand over what was sent, and keep others from sending; see `ends`. The process is about to end."""
+        """Wait until the peers have taken what was sent, and stop others from sending; see `lifecycle`.
+
+        Called just before the process exits, at `since` or later. Returns what lets others send again.
+        """
         resume = self.publisher.pause()
         seconds = max(0.0, since + self.options.linger - time.monotonic())
-        with suppress(BaseException):  # not even a second Ctrl-C keeps it from its end
+        with suppress(BaseException):  # a second Ctrl-C must not keep the process from exiting
             for pause in flushing(self._context.threads(), self._links.idents, seconds):
                 sleep(pause)
         return resume
 
     def close(self) -> None:
-        """Leave the bus; see `Bus.close`. Who calls it meanwhile waits for the end.
+        """Leave the bus; see `Bus.close` and the head of this file. A second caller waits for the first.
 
-        A signal handler may call it amid anything that its thread does here. What it interrupts must go on
-        first, so then new uses are refused at once, and a helper closes the rest as soon as it may.
+        A signal handler may call this while its thread is using the node. What it interrupts has to finish
+        first, so new calls are refused at once, and a thread closes the rest as soon as it can.
         """
         if self.inherited or self._close_lock.held():
             return
@@ -292,8 +243,8 @@ class Node(Generic[SendResult]):
 
     @property
     def _in_use_here(self) -> bool:
-        """Whether this thread is amid a join or the end of a channel: then this is a signal handler."""
-        return self._lock.held() or any(ingress.in_use_here for ingress in self._all_ingresses())
+        """Whether this thread is opening or closing a channel: then this is a signal handler."""
+        return self._lock.held() or self._channels.in_use_here
 
     def _close_until_done(self) -> None:
         while not self._try_to_close():
@@ -316,75 +267,65 @@ class Node(Generic[SendResult]):
                 return True
             deadline = time.monotonic() + self.options.linger
             self._refuse()
-            self._withdraw()
+            self._channels.withdraw()
             connections = self.publisher.close(deadline)
             if connections is None:
                 return False
-            self._closing_ingresses = [*self._all_ingresses()]
+            self._channels.start_closing()
         try:
             housekeeping.unregister(self._housekeep)
-            self.end_channels()
+            self._channels.end()
             with self._lock:
                 self._finish()
             connections.wait(deadline)
-        finally:  # also when somebody will not wait
+        finally:  # also if the wait is interrupted
             connections.close()
         return True
 
     def leave(self) -> None:
-        """Remove this process from the roster, when nobody waits for a close any more."""
-        self._withdraw()
+        """Remove this process from the roster, in a process that exits without closing the node."""
+        self._channels.withdraw()
         self._member.close()
-
-    def _withdraw(self) -> None:
-        for ingress in self._all_ingresses():
-            ingress.withdraw()
 
     def end_channels(self) -> None:
-        """End all channels; what they hold can still be received, and the bus still sends."""
-        self._records.end()
-
-    def _all_ingresses(self) -> set[Ingress]:
-        return self._records.ingresses() | ({self._shared} if self._shared else set())
+        """Close all channels; what they have queued can still be received, and the bus can still send."""
+        self._channels.end()
 
     def _finish(self) -> None:
-        """Free what is left, once every channel's socket is closed.
+        """Close what is left, unless a channel's socket is still open: then its end calls this.
 
-        That may be later than `close`: if it was called in a signal handler while this very thread waits in
-        a channel, that channel comes here when the handler has returned.
+        That may be after `close` has returned: if a signal handler calls `close` while its thread waits in a
+        channel, the channel ends when the handler has returned.
         """
-        if self._records or self._finished:
+        if len(self._channels) or self._finished:
             return
-        for ingress in self._closing_ingresses or ():
-            ingress.close()
+        self._channels.close()
         self._member.close()
         self._roster.close()
-        self._context.term()  # takes as long as it lingers
+        self._context.term()  # waits for libzmq's own linger
         unregister(self)
-        self._finished = True  # last: what an interrupt cuts short is left to the next close
+        self._finished = True  # last, so that the next close finishes one that was interrupted
 
     def _check_open(self) -> None:
         if self.closed:
             raise Canceled(self.closed)
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: the sockets are the parent's, so every use fails at once."""
+        """In a forked child: make every use raise, because the sockets are the parent's."""
         self.closed = f"the bus {self.name!r} belongs to the parent process: open a new one after fork"
-        self._finished = True  # there is nothing of ours to close
+        self._finished = True  # nothing here belongs to the child
         self._lock = Lock()
-        self._records.after_fork_in_child(self.closed)
+        self._channels.after_fork_in_child(self.closed)
         steps = self._member.after_fork_in_child, self._roster.after_fork_in_child, self._disconnect
         for step in (partial(self.publisher.after_fork_in_child, self.closed), *steps):
-            with suppress(Exception):  # another thread of the parent was about to change it
+            with suppress(Exception):  # a thread of the parent may have been changing it
                 step()
 
     def _disconnect(self) -> None:
-        # Else the parent's ingress would seem to listen, and its peers to be connected, when it is long gone.
-        ingresses = (*self._all_ingresses(), *(self._closing_ingresses or ()))
-        idents = {*self._links.idents(), *(ingress.id for ingress in ingresses)}
-        close_connections(str(self.path), idents)
+        # Otherwise the parent's ingress would seem to listen, and its peers to be connected, after its death.
+        close_connections(str(self.path), {*self._links.idents(), *self._channels.idents()})
 
     @property
     def inherited(self) -> bool:
-        """Whether it is the parent's. A forked child may collect garbage before anything is disowned."""
+        """Whether it is the parent's. A finalizer in a child may ask before `after_fork_in_child` has run."""
         return self._pid != os.getpid()
