@@ -6,7 +6,6 @@ one stops its forwarder.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from ..protocol.decoder import Decoder
 from ..protocol.patterns import prefixes
 from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
+from ..receiving.overflow import OVERFLOW_POLICIES
 from ..receiving.queue import SocketQueue
 from ..roster.directory import Roster, clock
 from ..roster.members import Member
@@ -76,13 +76,13 @@ class Channels:
             raise
         if fresh:
             self._roster.reap()
-        if request.overflow != "block":
+        if not OVERFLOW_POLICIES[request.overflow].blocking:
             self._shared = ingress
         decoder.joined(announced_at, clock())
         return channel
 
     def _ingress_for(self, request: SubscriptionRequest) -> Ingress:
-        blocking = request.overflow == "block"
+        blocking = OVERFLOW_POLICIES[request.overflow].blocking
         self._records.check_quota()
         # The publisher of this process may yet connect to each ingress, with a descriptor at either end.
         own = 2 * (len(self.ingresses()) + 1)
@@ -103,17 +103,18 @@ class Channels:
         self, ingress: Ingress, request: SubscriptionRequest, make_channel: Callable[..., ChannelT]
     ) -> tuple[ChannelT, Decoder, int]:
         """Connect a new channel to an ingress; return it, its decoder, and when it was announced."""
-        # The capacity of a `latest` channel limits what waits for its reader, not what a thread reads ahead.
-        own = request if request.overflow != "latest" else self._options
+        overflow = OVERFLOW_POLICIES[request.overflow]
+        own = request if overflow.queues_frames else self._options
         queued, barrier = ingress.connect(
             prefixes(request.system, request.kind), own.capacity, own.capacity_bytes
         )
         queue = SocketQueue(queued, partial(ingress.wake, barrier), self._on_closed)
         decoder = Decoder(request.system, request.kind, request.fit, self._member.add)
         try:
-            channel = make_channel(request, decoder, queue, self._on_dropped)
+            source = overflow.source(queue, decoder, request.capacity, request.capacity_bytes)
+            channel = make_channel(request, source, self._on_dropped)
             patterns = (channel.system, channel.kind or "*", request.overflow)
-            self._records[queue] = ChannelRecord(weakref.ref(channel), ingress, patterns)
+            self._records[queue] = ChannelRecord(source, ingress, patterns)
             announced_at = ingress.publish(queued.socket, self.describe(ingress))
         except BaseException:
             self._records.pop(queue, None)
