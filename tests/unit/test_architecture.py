@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +18,7 @@ HINT = "rename it on the page, too"
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|json|toml)|/[\w-]+)")
 _MEMBER = re.compile(r"([A-Z]\w+)\.(\w+)")
 _FUNCTION = re.compile(r"(?:([a-z]\w*)\.)?([a-z_]\w*)\(\)")
+_CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")
 # Not modules of the package: those of others, what a fault is given, and a program.
 _ELSEWHERE = ("os", "zmq", "zbus", "row", "stage", "mkfs")
 
@@ -59,6 +61,16 @@ def functions() -> dict[str, set[str]]:
     return found
 
 
+def defined_by_name(name: str) -> bool:
+    """Return whether the package or its tests have a class, or an alias, of that name."""
+    pattern = re.compile(rf"^(?:class {name}\b|{name}(?:: .*)? = )", re.MULTILINE)
+    return any(
+        pattern.search(path.read_text(encoding="utf-8"))
+        for top in ("zbus", "tests")
+        for path in (ROOT / top).rglob("*.py")
+    )
+
+
 def exists(path: str) -> bool:
     return any((base / path).exists() for base in (ROOT, PACKAGE))
 
@@ -77,6 +89,8 @@ def test_the_classes_and_functions_it_names_are_there(page: Path) -> None:
     for code in sorted(codes(page)):
         if match := _MEMBER.fullmatch(code):
             assert match[2] in classes[match[1]], f"{page.name} names {code}: {HINT}"
+        elif _CLASS.fullmatch(code):
+            assert hasattr(builtins, code) or defined_by_name(code), f"{page.name} names {code}: {HINT}"
         elif match := _FUNCTION.fullmatch(code):
             known = match[2] in defined[match[1] or ""] or match[1] in _ELSEWHERE
             assert known, f"{page.name} names {code}: {HINT}"
