@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +12,12 @@ from pathlib import Path
 import zbus
 from tests.live.process import Worker, receive
 
-from .directory import NAMESPACE, litter
+from .directory import litter
 from .files import Cast, ask
 from .foreign import touch
 from .harness import Row, Stage, files, until
 from .kills import start
+from .meeting import full_temporary_directory, in_a_mount, meeting_place
 
 __all__ = ["placed"]
 
@@ -27,8 +27,8 @@ _OFFSET = 100_000
 
 
 def placed(stage: Stage) -> Iterator[Row]:
-    yield _meeting_place(stage.apart())
-    yield _full_temporary_directory(stage.apart())
+    yield meeting_place(stage.apart())
+    yield full_temporary_directory(stage.apart())
     for what, damage in _REMOVALS.items():
         yield _removed(stage.apart(), what, damage)
     yield _token_removed(stage.apart())
@@ -41,73 +41,6 @@ def placed(stage: Stage) -> Iterator[Row]:
     yield _dead(stage.apart())
     yield _crowded(stage.apart())
     yield _giant(stage.apart())
-
-
-# -- which directory it is
-
-
-def _meeting_place(stage: Stage) -> Row:
-    row = stage.row("`TMP`, `TEMP` and the working directory differ between processes")
-    env = {"ZBUS_DIR": "", "XDG_RUNTIME_DIR": "", "TMPDIR": stage.dir}
-    listener = stage.spawn("listen", env=env).ready()
-    other = {name: str(stage.scratch) for name in ("TMP", "TEMP")}
-    load = stage.spawn("load", 500, within=("env", "-C", "/"), env=env | other | _importable()).ready()
-    number = start(load, "go")
-    load.tell("stop")
-    report = listener.hear()
-    load.tell("enough")
-    load.hear()
-    row.equal("got the first", report["runs"][0][0] <= number, True)
-    row.equal("lost", report["lost"], 0)
-    row.end(listener, load)
-    row.done, row.lost = "a subscriber, and a publisher with others", f"0 of {report['last']:,}"
-    return row
-
-
-def _importable() -> dict[str, str]:
-    return {"PYTHONPATH": str(Path(zbus.__file__).parents[1])}
-
-
-_FULL_TMP = """
-import os, subprocess, zbus
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=1777", "none", "/tmp"], check=True)
-for name in ("ZBUS_DIR", "XDG_RUNTIME_DIR", "TMPDIR"):
-    os.environ.pop(name, None)
-fd = os.open("/tmp/filler", os.O_WRONLY | os.O_CREAT)
-try:
-    while True:
-        os.write(fd, bytes(4096))
-except OSError:
-    pass
-try:
-    print(zbus.Bus())
-except zbus.Unavailable as error:
-    print(error.message)
-"""
-
-
-def _full_temporary_directory(stage: Stage) -> Row:
-    row = stage.row("`/tmp` is full when a process starts, and no other directory is named")
-    if not _in_a_mount("pass", stage)[0]:
-        return row.skip("a mount namespace of one's own is not allowed here")
-    worked, said = _in_a_mount(_FULL_TMP, stage)
-    row.claim(said, worked and "the disk is full" in said and f"/tmp/zbus-{os.geteuid()}" in said)
-    row.done, row.lost = "a new process", "nothing: it is refused"
-    row.show(f"“{said.strip()}”")
-    return row
-
-
-def _in_a_mount(program: str, stage: Stage, within: tuple[str, ...] = NAMESPACE) -> tuple[bool, str]:
-    """Run a program in a mount namespace of its own; return whether it worked, and what it said."""
-    done = subprocess.run(
-        [*within, sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, **_importable(), "ZBUS_DIR": stage.dir, "SCRATCH": str(stage.scratch)},
-    )
-    return not done.returncode, done.stdout or done.stderr[-500:]
 
 
 # -- removed, and made anew
@@ -259,9 +192,9 @@ print(f"{took / 200 * 1000:.3g} {(time.process_time() - cpu) / 200 * 1000:.3g}")
 
 def _not_removable(stage: Stage) -> Row:
     row = stage.row("dead subscribers whose files cannot be removed, the directory is read-only")
-    if not _in_a_mount("pass", stage)[0]:
+    if not in_a_mount("pass", stage)[0]:
         return row.skip("a mount namespace of one's own is not allowed here")
-    worked, said = _in_a_mount(_READ_ONLY, stage)
+    worked, said = in_a_mount(_READ_ONLY, stage)
     row.claim(said, worked)
     if worked:
         took, cpu = map(float, said.split())
@@ -318,9 +251,9 @@ def _btrfs(stage: Stage) -> Row:
     if os.geteuid() or shutil.which("mkfs.btrfs") is None:
         return row.skip("it takes root and mkfs.btrfs (apt-get install btrfs-progs)")
     within = ("unshare", "--mount")
-    if not _in_a_mount("import os; os.stat('/dev/loop-control')", stage, within)[0]:
+    if not in_a_mount("import os; os.stat('/dev/loop-control')", stage, within)[0]:
         return row.skip("there are no loop devices here")
-    worked, said = _in_a_mount(_BTRFS, stage, within)
+    worked, said = in_a_mount(_BTRFS, stage, within)
     row.claim(said, worked)
     row.show(said.strip())
     row.done, row.lost = "a member joins twice, sends, and closes", "0 of 2; the joins are refused"
@@ -425,7 +358,7 @@ def _giant(stage: Stage) -> Row:
         "(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     began = time.monotonic()
-    worked, said = _in_a_mount(program, stage, ())
+    worked, said = in_a_mount(program, stage, ())
     row.claim(said, worked)
     row.at_most("`zbus.peers()`, start of Python included, takes", time.monotonic() - began, 5, "s")
     row.at_most("memory", int(said.split()[1]) / 1024, 200, "MiB", speed=False)

@@ -7,8 +7,9 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _REPORTS = "live/test_reports.py::"
+_REPORTING = "live/test_reporting.py::"
 _LOGGING = "live/test_logging.py::"
-_IN_ORDER = (_REPORTS + "test_what_is_reported_under_a_lock_is_said_after_it_in_order",)
+_IN_ORDER = (_REPORTING + "test_what_is_reported_under_a_lock_is_said_after_it_in_order",)
 
 MUTANTS = [
     Mutant(
@@ -38,21 +39,21 @@ MUTANTS = [
         "runtime/reports.py",
         "not _emitting.held()",
         "True",
-        (_REPORTS + "test_a_handler_that_causes_a_report_is_not_called_within_itself",),
+        (_REPORTING + "test_a_handler_that_causes_a_report_is_not_called_within_itself",),
     ),
     Mutant(
         "what a handler raises comes out of a receive",
         "runtime/reports.py",
         "        except Exception:  # of",
         "        except AssertionError:  # of",
-        (_REPORTS + "test_a_handler_that_raises_breaks_nothing",),
+        (_REPORTING + "test_a_handler_that_raises_breaks_nothing",),
     ),
     Mutant(
         "a forked child says what its parent has to",
         "runtime/reports.py",
         "os.register_at_fork(after_in_child=_waiting.clear)",
         "",
-        (_REPORTS + "test_what_waits_in_a_forked_child_is_the_parents",),
+        (_REPORTING + "test_what_waits_in_a_forked_child_is_the_parents",),
     ),
     Mutant(
         "nobody says what was reported amid a send",
@@ -66,14 +67,14 @@ MUTANTS = [
         "runtime/housekeeping.py",
         "            emit_reports()\n",
         "",
-        (_REPORTS + "test_what_nobody_says_housekeeping_does",),
+        (_REPORTING + "test_what_nobody_says_housekeeping_does",),
     ),
     Mutant(
         "the end of the process leaves reports unsaid",
         "runtime/lifecycle.py",
         "    _close_all()\n    emit_reports()\n",
         "    _close_all()\n",
-        (_REPORTS + "test_the_end_of_the_process_says_what_waits",),
+        (_REPORTING + "test_the_end_of_the_process_says_what_waits",),
     ),
     Mutant(
         "a policy that uses its bus is asked for ever",

@@ -7,11 +7,12 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _AIO = "live/test_aio.py::"
+_WAKER = "live/test_waker.py::"
 _TWINS = "live/test_twins.py::"
 _SEND = ("live/test_steps.py::test_a_send_that_is_interrupted_anywhere_leaves_the_publisher_to_others",)
 _COUNTED = ("live/test_counters.py::test_what_goes_wrong_is_counted_for_others_to_read",)
 _TURNS = (_AIO + "test_busy_loops_of_send_and_receive_let_others_have_their_turn",)
-_BUSY = (_AIO + "test_what_nobody_receives_is_noticed_once_or_twice",)
+_BUSY = (_WAKER + "test_what_nobody_receives_is_noticed_once_or_twice",)
 
 MUTANTS = [
     Mutant(
@@ -40,21 +41,21 @@ MUTANTS = [
         "aio/waker.py",
         "            self._armed = False\n            self.loop.remove_reader(self._descriptor)",
         "            self.loop.remove_reader(self._descriptor)",
-        (*_BUSY, _AIO + "test_a_waker_that_was_disarmed_wakes_the_next_who_waits"),
+        (*_BUSY, _WAKER + "test_a_waker_that_was_disarmed_wakes_the_next_who_waits"),
     ),
     Mutant(
         "a waiter that is cancelled is not forgotten",
         "aio/channel.py",
         "                self._forget(waiter)\n",
         "                pass\n",
-        (_AIO + "test_a_cancelled_iteration_leaves_no_waiter",),
+        (_WAKER + "test_a_cancelled_iteration_leaves_no_waiter",),
     ),
     Mutant(
         "a time-out leaves its timer",
         "aio/waker.py",
         "            timer.cancel()",
         "            pass",
-        (_AIO + "test_a_wait_that_ends_early_leaves_no_timer",),
+        (_WAKER + "test_a_wait_that_ends_early_leaves_no_timer",),
     ),
     Mutant(
         "closing wakes no task",
