@@ -37,7 +37,7 @@ def test_a_channel_passes_thousands_of_subscriptions_to_its_forwarder(zbus_dir: 
         blocking=False,
         capacity=100,
         max_event_bytes=10_000,
-        hear=lambda *_: 0.0,
+        on_notice=lambda *_: 0.0,
     )
     try:
         room, _ = ingress.connect(tuple(f"s{number}\0".encode() for number in range(3_000)), 100, 1 << 20)

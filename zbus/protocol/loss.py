@@ -1,15 +1,27 @@
-"""Loss accounting: what number each stream should show next.
+"""Loss accounting: which number each stream should show next.
 
-A *stream* is one (origin, system, kind): its events are numbered from 1 without holes, and a channel
-sees all of them or none. So a hole is a loss, exactly. The first number seen needs care: what came
-before it was either sent before this channel joined, which is no loss, or dropped since. The stamp tells
-when the stream was *born*: one that is younger than the channel was meant for it from number 1. And it tells
-as of when the publisher had *settled* who listens, and the *first* number it sent since. While that time is
-before the join, numbers may have holes: what arrives was on its way to another channel of the same process.
-After that, `first` was the first that was meant for this one.
+A *stream* is one (origin, system, kind). Its events are numbered from 1 without holes, and a channel gets all
+of them or none. So once a channel counts a stream, a hole in the numbers is exactly a loss.
 
-A publisher that gave up a joiner, and settled again since, tells it by a *mark* from which number on it was
-counted in. So a stream remembers from where it counts, and what a mark adds before that is missing too.
+The first frame of a stream needs care. What came before it was either sent before this channel joined, which
+is not a loss, or was meant for this channel and dropped. The stamp of the frame decides. It says when the
+stream was *born*, when the publisher last *settled* who listens, and the *first* number it sent after that.
+The join is two times, because nobody can tell when between them a publisher learned of the channel:
+
+              announced_at              joined_at
+    ───────────────┼────────────────────────┼─────────────────▶ time
+                   │                        │
+     settled here: │ settled after announced_at:
+     the publisher │ the channel was meant from number `first` on
+     did not know  │                        │
+     this channel  │                        │ born here: the channel was meant from number 1 on
+
+A frame from a publisher that settled before `announced_at` is here only because another channel of this
+process subscribed to it. The stream is not counted yet, and holes in it mean nothing.
+
+A publisher that gave up this channel while it joined, and settled again later, sends a *mark*. It says from
+which number on the channel should have been counted in. So a stream remembers where it began to count, and
+what a mark adds before that is lost too.
 """
 
 from __future__ import annotations
@@ -22,13 +34,21 @@ __all__ = ["MAX_GAP", "MAX_TOPICS", "Stream", "Streams"]
 
 MAX_TOPICS = 65_536
 MAX_GAP = 2**40
-"""A stream cannot lose more at once: that is a million events a second for twelve days. More is a forgery."""
+"""A stream cannot lose more at once: that is a million events a second for twelve days. More is forged."""
 
 Key = tuple[bytes, bytes, bytes]
 
 
 class Stream:
-    """One (system, kind, origin) as a channel sees it: its names, the verdict, and what comes next."""
+    """One (system, kind, origin) as a channel sees it.
+
+    Attributes:
+        system, kind, origin: its names; `system_key` and so on are the same as bytes of a frame.
+        wanted: whether the channel's patterns select it.
+        begin: the number from which on it is counted, -1 while it is not.
+        next: the number that is due, -1 while it is not counted.
+        width: how many digits `next` has.
+    """
 
     __slots__ = (
         "begin",
@@ -49,24 +69,24 @@ class Stream:
         self.kind = key[1].decode()
         self.origin = key[2].decode()
         self.wanted = wanted
-        # -1 is no number that a stamp can bear: none is due yet. Without an origin nothing is numbered.
+        # No stamp has the number -1, so nothing is due yet. Frames without an origin are never numbered.
         self.begin_at(-1)
 
     def begin_at(self, due: int) -> None:
-        """Begin to count with the number that is due."""
+        """Count from the number `due` on, which is expected next."""
         self.begin = due
         self.expect(due)
 
     def expect(self, due: int) -> None:
-        """Set the number that is due, and `width`, how many digits it has."""
+        """Expect the number `due` next."""
         self.next = due
         self.width = len(str(due))
 
     def jump(self, seq: int) -> Gap | None:
-        """Return the gap before `seq`, which is not the number that was due.
+        """Return the gap before `seq`, or `None` if nothing is missing.
 
-        A number lower than that is no loss: its publisher began again under the same origin. Nor is any,
-        if none was due (-1).
+        A number lower than the one due is not a loss: the publisher began again under the same origin.
+        Nothing is missing either while the stream is not counted.
         """
         if self.wanted and 0 <= self.next < seq:
             return Gap(self.origin, self.system, self.kind, self.next, seq - 1)
@@ -74,15 +94,15 @@ class Stream:
 
 
 class Streams:
-    """The streams a channel knows, bounded.
+    """The streams that a channel knows, a bounded number.
 
-    Two generations instead of an ordered list, because that costs nothing per event: a lookup in the
-    young one succeeds for all that is in use; when it is full it becomes the old one, and that is
-    forgotten. So at least the `limit` most recently used streams are known, and at most twice as many.
+    There are two generations instead of a list in order of use, because then a lookup costs nothing extra.
+    Streams in use are in the young generation. When that is full it becomes the old one, and the old one is
+    forgotten. So the `limit` most recently used streams are always known, and at most twice as many.
     """
 
     def __init__(self, wants: Callable[[str, str], bool], limit: int = MAX_TOPICS) -> None:
-        """Judge each new topic once with `wants(system, kind)`."""
+        """Ask `wants(system, kind)` once for each new stream whether the channel selects it."""
         self._wants = wants
         self._limit = limit
         self._young: dict[Key, Stream] = {}
@@ -96,10 +116,12 @@ class Streams:
         return len(self._young) + len(self._old)
 
     def joined(self, announced_at: int, now: int) -> None:
-        """Note when this channel joined (CLOCK_MONOTONIC in microseconds).
+        """Note when this channel joined, in microseconds of CLOCK_MONOTONIC.
 
-        No publisher that had settled until `announced_at` counts it in; from `now` on every one does. If they
-        are unknown (-1), the first sight of a stream is never a loss.
+        Args:
+            announced_at: just before the channel was announced; who settled until then did not know of it.
+            now: when the join was complete; every publisher that settles from then on knows of it. If both
+                are unknown (-1), nothing before the first frame of a stream counts as lost.
         """
         known = now >= 0
         self._announced_at = announced_at
@@ -107,9 +129,10 @@ class Streams:
         self._forgetful = not known
 
     def due(self, seq: int, born: int, settled: int, first: int) -> int:
-        """Return what was due when a stream shows `seq` and none of its numbers is known.
+        """Return which number was due when `seq` is the first seen of a stream; see the top of this file.
 
-        The others are of its stamp, -1 if untold. Returns -1 if this frame was not meant for the channel.
+        The other arguments come from the same stamp and are -1 if it does not tell them. Returns -1 if the
+        frame was not meant for this channel, so the stream is not counted yet.
         """
         self._latest_born = max(self._latest_born, born)
         if born > self._joined_at:
@@ -121,9 +144,10 @@ class Streams:
         return first if 0 < first <= seq and not self._forgetful else seq
 
     def head(self, stream: Stream, settled: int, first: int) -> Gap | None:
-        """Return what a mark adds to the losses of a stream in use: the gap before it began to be counted.
+        """Return the gap that a mark reveals before the number from which a stream was counted, if any.
 
-        Both numbers are of the mark's stamp. To a channel that joined later than `settled` it says nothing.
+        `settled` and `first` come from the mark's stamp. A mark that settled before this channel was
+        announced is for another one.
         """
         if (
             not stream.wanted
@@ -136,14 +160,14 @@ class Streams:
         return Gap(stream.origin, stream.system, stream.kind, first, last)
 
     def find(self, key: Key) -> Stream | None:
-        """Return the stream of `key` if it is known, and keep it known."""
+        """Return the stream of `key` if it is known, and move it to the young generation."""
         stream = self._young.get(key)
         if stream is None and (stream := self._old.pop(key, None)) is not None:
             self._keep(key, stream)
         return stream
 
     def add(self, key: Key) -> Stream:
-        """Return a new stream; `key` is UTF-8."""
+        """Add the stream of `key`, which is UTF-8, and return it."""
         stream = Stream(key, self._wants(key[0].decode(), key[1].decode()))
         self._keep(key, stream)
         return stream
@@ -151,7 +175,7 @@ class Streams:
     def _keep(self, key: Key, stream: Stream) -> None:
         if len(self._young) >= self._limit:
             if self._old:
-                # What is forgotten may come back, and then neither number 1 nor `first` is due any more.
+                # A forgotten stream may come back, and then neither number 1 nor `first` is due any more.
                 self._joined_at = max(self._joined_at, self._latest_born)
                 self._forgetful = True
             self._young, self._old = {}, self._young

@@ -1,8 +1,10 @@
-"""Marks: how a publisher tells a joiner that it gave up what that one has missed.
+"""Marks: how a publisher tells a subscriber that it had given up what that subscriber missed.
 
-A mark is a batch without items. Its `seq` is the number that the next event of the topic will bear, and its
-`settled` and `first` say from which number on those were counted in who had joined by then. So a channel that
-began to count later knows what is missing before that, exactly, and to all others the mark says nothing new.
+A mark is a batch without items. Its `seq` is the number that the next event of the topic will have. Its
+`settled` and `first` say: a channel that had joined by `settled` should have got every number from `first`
+on. A
+    channel
+that began to count later now knows exactly what it missed. To every other channel the mark says nothing new.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ Key = tuple[str, str, str]
 
 
 class Topic:
-    """A (system, kind) that a publisher sends to: since when, the last number, and the form of its frames."""
+    """A (system, kind) that a publisher sends to.
+
+    Attributes:
+        born: when it began to number this topic, in microseconds of CLOCK_MONOTONIC.
+        seq: the number of the latest event.
+        template: makes its frames, see `frame_template`.
+        announced: bytes of large frames that may still follow without another notice.
+    """
 
     __slots__ = ("announced", "born", "seq", "template")
 
@@ -26,11 +35,11 @@ class Topic:
         self.born = born
         self.seq = 0
         self.template = b""
-        self.announced = 0  # bytes of large frames that may follow without another notice
+        self.announced = 0
 
 
 class Marks:
-    """The marks of one publisher: what is owed, and what waits to be sent.
+    """The marks of one publisher: those it may have to send, and those it must send now.
 
     Attributes:
         waiting: frames to be sent before the next event.
@@ -41,20 +50,20 @@ class Marks:
         self._owed: dict[int, dict[Key, tuple[Topic, int]]] = {}
 
     def note(self, key: Key, topic: Topic, late: Iterable[int]) -> None:
-        """Note that the next event of a stream is the first since the publisher settled, if it is.
+        """Remember the next number of a stream for everybody who was given up, unless one is remembered.
 
-        `late` says as of when somebody was left out.
+        `late` are the times at which the publisher settled without somebody.
         """
         for since in late:
             self._owed.setdefault(since, {}).setdefault(key, (topic, topic.seq + 1))
 
     def tell(self, returned: Iterable[int]) -> None:
-        """Make the marks for those who were left out as of these times, and are there now."""
+        """Make the marks for those who were given up at these times and have answered now."""
         for since in returned:
             for (origin, system, kind), (topic, first) in self._owed.get(since, {}).items():
                 stamp = Stamp(origin, 0, topic.born, since, first)
                 self.waiting.append(frame_template(system, kind, stamp) % (b"", topic.seq + 1, EMPTY_BATCH))
 
     def keep(self, late: Iterable[int]) -> None:
-        """Forget what is owed to nobody any more."""
+        """Forget all times but these."""
         self._owed = {since: self._owed[since] for since in late if since in self._owed}

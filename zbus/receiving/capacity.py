@@ -1,15 +1,17 @@
 """Capacity: how much may queue in the SUB socket of one channel, in events and in bytes.
 
-libzmq counts frames. So a queue of large ones is narrowed to a few frames once it holds half of the bytes
-that it may, until the reader has emptied it. How many bytes it holds is what publishers announce (see
-`notices`) less what was read.
+libzmq bounds a queue in frames, not in bytes. So once a queue holds half of the bytes it may hold, it is
+narrowed to a few frames until the reader has emptied it. The bytes it holds are those that publishers
+announced (see `notices`) minus those that were read.
 
-libzmq applies a changed high-water mark to a living pipe, but it can stop that pipe for good (all of this
-seen at 4.3.5): the writer counts what it has not yet been told was read, up to half the former mark, and a
-reader that has read everything tells nothing more. So a queue that was narrowed and is empty is made anew:
-the socket is connected once more. A forwarder that blocks never gives a pipe up, and goes on when the mark
-rises.
-An inproc pipe never goes below the sum of what its two ends had when it was connected: that is few.
+libzmq applies a changed high-water mark to a living pipe, but that can stop the pipe for good (seen with
+4.3.5). The writer counts frames as unread until the reader reports them, which it does every half of the
+former mark. A reader that has read everything reports nothing more. So a narrowed queue that is empty is
+replaced: the socket disconnects and connects again. With a blocking forwarder that is not needed: it keeps
+trying, and continues when the mark rises.
+
+The mark of an inproc pipe never drops below what its two ends had when they connected. So they connect with
+a low mark, which is raised at once.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ from ..runtime.malloc_trim import note_large_bytes
 
 __all__ = ["Capacity"]
 
-# Frames that queue while it is narrow: one of the forwarder's end, the others of the channel's.
+# Frames that may queue while it is narrowed: one at the forwarder's end, the others at the channel's.
 _NARROW_EVENTS = 4
-# What a small frame takes in memory at least, of a hundred bytes (measured).
+# The memory that a frame of a hundred bytes takes at least (measured).
 _LEAST_BYTES = 256
 _LOOK_EVERY = 16
 
 
 class Capacity:
-    """The capacity of one channel's queue. But for `pending`, used under the lock of the `SocketQueue`.
+    """The bounds of one channel's queue. Hold the lock of the `SocketQueue`, except for `pending`.
 
     Attributes:
         socket: of the channel.
@@ -49,7 +51,7 @@ class Capacity:
         self._recv: Callable[[int], bytes] = super(zmq.Socket, socket).recv
         self._limit = capacity_bytes // 2
         self._wide = self.events - _NARROW_EVENTS + 1
-        self._announced = 0  # only who announces writes this one, and only the reader the other
+        self._announced = 0  # written by the announcing thread only, `_read` by the reader only
         self._read = 0
         self._unsure = 0
         self._reads = 0
@@ -57,7 +59,7 @@ class Capacity:
         self._blocking = blocking
 
     def open(self) -> None:
-        """Connect the socket, and take the whole capacity."""
+        """Connect the socket with its whole capacity."""
         self.socket.rcvhwm = max(1, min(self.events, _NARROW_EVENTS) - 1)
         self.socket.connect(self._back)
         if self._wide > 1:
@@ -65,12 +67,12 @@ class Capacity:
 
     @property
     def pending(self) -> int:
-        """How many bytes of large frames were announced and not read."""
+        """How many bytes of large frames were announced and not read yet."""
         return self._announced - self._read
 
     @property
     def idle(self) -> bool:
-        """Whether nothing has to be counted."""
+        """Whether no large frames are about, so nothing has to be counted."""
         return not self.narrowed and self.pending <= 0
 
     @property
@@ -79,16 +81,16 @@ class Capacity:
         return not self.narrowed and self.pending > self._limit + min(self._unsure, self._limit)
 
     def announce(self, size: int, *, counts: bool) -> None:
-        """Note that so many bytes of large frames are about to come.
+        """Note that so many bytes of large frames are about to arrive.
 
-        Unless it `counts` already, some of them may have been read.
+        If reading was not counted until now (`counts`), some of them may have been read already.
         """
         if not counts:
             self._unsure = size
         self._announced += size
 
     def recv(self, flags: int) -> bytes:
-        """Receive as the socket does, and count."""
+        """Receive a frame as the socket does, and count its bytes."""
         if self.narrowed:
             self.widen_if_empty()
         try:
@@ -106,7 +108,7 @@ class Capacity:
         return frame
 
     def widen_if_empty(self) -> None:
-        """Take the whole capacity again if the queue is empty."""
+        """Give a narrowed queue its whole capacity back if it is empty."""
         if self.narrowed and not self._waiting():
             self.narrowed = False
             if self._blocking:
@@ -116,7 +118,7 @@ class Capacity:
             self.open()
 
     def adjust(self) -> None:
-        """See whether the queue is empty, or has to be narrowed, or may be what it was."""
+        """Narrow the queue if it holds too many bytes, or widen it if it is empty."""
         if not self._waiting():
             self._announced, self._unsure = min(self._read, self._announced), 0
             self.widen_if_empty()

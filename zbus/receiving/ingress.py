@@ -1,15 +1,27 @@
-"""An ingress: a forwarder that is on the roster, and the way to join it strictly.
+"""An ingress: a forwarder that is listed in the bus directory, and how a channel joins it.
 
-Joining is three waits on the *probe*, an XPUB at the forwarder's front that sees every subscription
-just as a connected publisher does:
+A join must not return before every publisher will send to the channel. ZeroMQ does not tell when a
+subscription has arrived, but one connection keeps the order of what it carries. So the ingress has a *probe*:
+an XPUB at the front of its own forwarder, which sees subscriptions as a connected publisher does.
 
-1. the channel's prefixes, then its *barrier*, a topic that exists once: when the probe has read it, the
-   prefixes are on their way, in order, to every publisher;
-2. the next *sentinel*, which tells publishers which epoch their link has reached. Another socket holds
-   it, so that it outlives the channel; it comes second, since another pipe may overtake;
-3. the entry with that epoch, and the token.
+    step                        channel's SUB      marker SUB      probe             publisher
+    1 connect   subscribe       prefixes
+                subscribe       barrier                            waits for it
+                                                                   barrier is here   prefixes are on the way
+    2 publish   subscribe                          sentinel n      waits for it
+                                                                   sentinel is here  sentinel n follows them
+    3           write the entry of epoch n, then the token                           sees the token, reads
+    epoch n,
+                                                                                     waits for sentinel n
 
-From then on a publisher that looks at the token knows whether its link has caught up.
+- A *barrier* is a topic that exists once, for one channel. When the probe has read it, the prefixes before it
+have
+  passed the forwarder.
+- A *sentinel* names the ingress and its epoch. A publisher that has read sentinel n has all prefixes of epoch
+n.
+  Another socket, the marker, holds it, so that it stays when the channel closes. That socket has another
+  pipe, which may overtake the channel's. So the sentinel is subscribed only after step 1.
+- A `block` channel holds its own sentinel: see `publish`.
 """
 
 from __future__ import annotations
@@ -43,9 +55,9 @@ def sentinel(ident: str, epoch: int) -> bytes:
 
 
 class Ingress:
-    """One way into this process: shared by all `drop` channels, or owned by one `block` channel.
+    """One endpoint of this process, shared by its channels or owned by one `block` channel.
 
-    Not thread-safe, but for `wake`: the bus joins one channel at a time.
+    Not thread-safe, except `wake`: the node joins one channel at a time.
     """
 
     def __init__(
@@ -58,9 +70,12 @@ class Ingress:
         max_event_bytes: int,
         on_notice: Callable[[Ingress, AnnouncedBytes], float],
     ) -> None:
-        """Start the forwarder; nobody knows of it until the first `publish`.
+        """Start the forwarder; no other process finds it until the first `publish`.
 
-        `on_notice` is called with what publishers announce, see `NoticeListener`.
+        `on_notice` is called with what publishers announce; see `NoticeListener`.
+
+        Raises:
+            Unavailable: the socket cannot be bound, or there are too few descriptors, threads or memory.
         """
         self._context = context
         self._roster = roster
@@ -70,7 +85,7 @@ class Ingress:
         self._barriers = 0
         self._withdrawn = False
         self._sentinels: list[int] = []  # subscribed to, the latest last
-        # Re-entrant: a garbage-collected channel may close while this thread joins another.
+        # Re-entrant: garbage collection may close a channel while this thread joins another.
         self._lock = Lock()
         check_memory()
         scratch = roster.scratch_path(self.id)
@@ -88,7 +103,7 @@ class Ingress:
                 f"cannot listen in {roster.path}: {error.strerror}", retryable=True, errno=error.errno
             ) from error
         self._marker: zmq.Socket[bytes] | None = None
-        with ExitStack() as undo:  # in reverse, unless all of it can be had
+        with ExitStack() as undo:  # in reverse order, if something cannot be had
             undo.callback(roster.withdraw, self.id)
             undo.callback(self._forwarder.close)
             self._probe = self._socket(zmq.XPUB)
@@ -102,15 +117,18 @@ class Ingress:
     def _socket(self, socket_type: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(socket_type)
         socket.linger = 0
-        socket.sndhwm = 0  # subscriptions beyond 1000 would be cut, silently
+        socket.sndhwm = 0  # else libzmq silently drops subscriptions beyond 1,000
         return socket
 
     def connect(
         self, prefixes: tuple[bytes, ...], capacity: int, capacity_bytes: int
     ) -> tuple[Capacity, bytes]:
-        """Return the queue of a SUB whose subscriptions have passed the forwarder, and its barrier topic.
+        """Connect a SUB, and return it with its bounds once its subscriptions have passed the forwarder.
 
-        At most `capacity` frames queue for it, and about `capacity_bytes` bytes.
+        This is step 1 above. At most `capacity` frames queue, and about `capacity_bytes` bytes.
+
+        Returns:
+            The bounds, which have the socket, and the barrier topic of the channel.
         """
         socket = self._socket(zmq.SUB)
         queued = Capacity(socket, self._forwarder.back, capacity, capacity_bytes, blocking=self._blocking)
@@ -127,17 +145,21 @@ class Ingress:
         return queued, barrier
 
     def publish(self, socket: zmq.Socket[bytes], info: dict[str, Any]) -> int:
-        """Move to the next epoch, which includes `socket`; return the time until which nobody knew of it."""
+        """Announce the next epoch, which includes `socket`: steps 2 and 3 above.
+
+        Returns:
+            When nobody could know of it yet, in microseconds of CLOCK_MONOTONIC; see `loss`.
+        """
         if self.entry.epoch and not self._roster.has_socket(self.id):
             raise Unavailable(
                 f"this process's socket was removed from {self._roster.path}, so nobody finds it any more:"
                 " close the bus and open another"
             )
-        # Never one that was tried before: its sentinel may have been shown already.
+        # Never an epoch that was tried before: publishers may have seen its sentinel.
         self._sentinels.append((self._sentinels or [0])[-1] + 1)
         entry = self.entry._replace(epoch=self._sentinels[-1])
         if self._blocking:
-            # The only channel holds its own sentinel: a second subscriber could fill up and hold it.
+            # The only channel holds its own sentinel. A second SUB could fill up and stop the forwarder.
             self._marker = socket
         elif self._marker is None:
             self._marker = self._socket(zmq.SUB)
@@ -155,7 +177,7 @@ class Ingress:
         return announced_at
 
     def listed(self) -> bool:
-        """Return whether others find this ingress, or are not to: not yet, or no more."""
+        """Return whether all is as it should be: others find it, or it is not published or was withdrawn."""
         return (
             not self.entry.epoch
             or self._withdrawn
@@ -163,10 +185,10 @@ class Ingress:
         )
 
     def restore(self, info: dict[str, Any], timeout: float) -> bool:
-        """Be found again, with the same id and epoch, though somebody removed the socket or the entry.
+        """Put the socket and the entry back after somebody removed them, with the same id and epoch.
 
         Returns:
-            Whether it is, within `timeout` seconds. A full `block` channel holds the forwarder for longer.
+            Whether that was possible within `timeout` seconds. A full `block` channel holds the forwarder up.
 
         Raises:
             Unavailable: the file system refused.
@@ -181,17 +203,17 @@ class Ingress:
             if not self._withdrawn:
                 raise
         finally:
-            if self._withdrawn:  # meanwhile, by a thread that closes it: what was shown again goes
+            if self._withdrawn:  # by a thread that closes it meanwhile: remove them again
                 self.withdraw()
         return True
 
     @property
     def in_use_here(self) -> bool:
-        """Whether this thread is amid a use of it: then this is a signal handler."""
+        """Whether this thread is using it further up the stack. If so, this is a signal handler."""
         return self._lock.held()
 
     def describe(self, info: dict[str, Any]) -> None:
-        """Rewrite what the entry says about itself."""
+        """Rewrite the content of the entry, which is for people and tools."""
         self._roster.describe(self.entry, info)
 
     def _await(self, topic: bytes) -> None:
@@ -205,21 +227,22 @@ class Ingress:
         )
 
     def wake(self, barrier: bytes) -> None:
-        """Send a channel that closes its own barrier, which ends a wait in `recv`. For any thread."""
+        """Send a closing channel its own barrier, which ends a wait in `recv`. Any thread may call this."""
         if self._blocking:
-            # First: a signal handler that sends would wait for what the thread it interrupts is to withdraw.
+            # First, since a signal handler that sends would wait for this channel, and the thread that it
+            # interrupts could never withdraw it.
             self.withdraw()
         with self._lock, suppress(zmq.ZMQError):
             self._probe.send(barrier, zmq.NOBLOCK)
 
     def withdraw(self) -> None:
-        """Leave the roster: publishers that look at it next let go."""
+        """Leave the bus directory: publishers disconnect when they look at it next."""
         self._withdrawn = True
         with suppress(OSError):
             self._roster.withdraw(self.id)
 
     def close(self) -> None:
-        """Stop; every channel must be closed before, or the forwarder may be held by a full one."""
+        """Stop. Close every channel before: a full one could hold the forwarder up."""
         with self._lock:
             if self._marker is not None:
                 self._marker.close()
