@@ -1,6 +1,6 @@
-"""A channel: where a subscriber's events arrive, for programs that wait in a thread.
+"""The channel: where the events of a subscription arrive, for programs that wait in a thread.
 
-Iteration sleeps within libzmq; `receive` and `select` poll, so that they can look at the time.
+Iteration waits in libzmq's `recv`. `receive` and `select` poll instead, because they have a timeout.
 """
 
 from __future__ import annotations
@@ -34,32 +34,37 @@ from .runtime.timeouts import milliseconds
 
 __all__ = ["Channel", "Subscription", "select"]
 
-# While another thread receives from a channel, how long `select` waits before it asks for it again.
+# While another thread receives from a channel, `select` looks at it this often.
 _SHARED_SECONDS = 0.02
 
 
 class Channel(ChannelBase[D]):
-    """The receiving end of a subscription. Any thread may use it, several at once share its events."""
+    """The receiving end of a subscription.
+
+    Events of one publisher arrive in the order in which they were sent. Any thread may receive. If several
+    do, each event goes to one of them.
+    """
 
     def __iter__(self) -> Iterator[Event[D]]:
-        """Yield events until the channel is closed and drained.
-
-        The fastest way to receive: no time-out to look after, so the thread sleeps within libzmq.
-        """
+        """Yield events until the channel is closed and drained. This is the fastest way to receive."""
         # `chain` walks through a batch 25 ns an event faster than `yield from` (measured).
         return chain.from_iterable(self._source.runs(self._report))
 
     def receive(self, timeout: float | None = None) -> Received[D] | Closed:
         """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
 
-        The result also has these as attributes: `result.ok`, `result.event`.
-
         Args:
-            timeout: seconds to wait for an event; `None` is for ever, 0 takes only what is there.
+            timeout: seconds to wait for an event; `None` means forever, 0 takes only what is there.
+
+        Returns:
+            A tuple that also has the attributes `ok` and `event`.
 
         Raises:
-            Timeout: (a `TimeoutError`) nothing arrived in time. Retryable; nothing is lost.
-            Canceled: the bus belongs to the parent of this forked process.
+            TypeError: `timeout` is not a number.
+            Invalid: `timeout` is negative. Not retryable.
+            Timeout: (a `TimeoutError`) no event arrived in time. Retryable; no event is lost.
+            Unavailable: this is a signal handler, and its thread is receiving from this channel.
+            Canceled: the bus belongs to the parent of this forked process. Not retryable.
         """
         seconds = check_timeout(timeout)
         deadline = time.monotonic() + seconds
@@ -72,12 +77,12 @@ class Channel(ChannelBase[D]):
         return Received((evt, True))
 
     def _receive_one(self, deadline: float, seconds: float) -> Event[D] | None:
-        """Receive one frame, and report what went wrong before it."""
+        """Return the next event, or `None` if the next frame has none; report what went wrong."""
         self._check_not_in_use()
         lock = self._source.lock
         try:
             try:
-                # Nobody else has it, as a rule, and then it need not be known for how long to wait (300 ns).
+                # As a rule the lock is free. Then there is no need to know the time, which costs 300 ns.
                 if not lock.acquire(blocking=False) and not lock.acquire(timeout=_left(deadline)):
                     raise no_event_within(seconds)
                 return self._source.left() or self._take(deadline, seconds)
@@ -92,8 +97,8 @@ class Channel(ChannelBase[D]):
         """Return the event in the next frame, waiting for one until `deadline`."""
         source = self._source
         if deadline != inf and source.must_poll():
-            # A poll costs 1.3 us, but unlike an empty recv it raises nothing (3 us) and it survives signals.
-            # Again until the time is really over: pyzmq returns early after several signals.
+            # A poll costs 1.3 µs. An empty recv raises, which costs 3 µs, and it does not survive signals.
+            # Poll again until the deadline, because pyzmq returns early after several signals.
             while not zmq_poll([(source.handle, zmq.POLLIN)], min(WAIT_MS, milliseconds(_left(deadline)))):
                 if time.monotonic() >= deadline:
                     raise no_event_within(seconds)
@@ -104,20 +109,28 @@ class Channel(ChannelBase[D]):
             raise Unavailable("a signal handler cannot receive while its thread does: have a thread receive")
 
     def close(self) -> None:
-        """Stop new events. What is buffered stays receivable; a blocked receiver wakes; twice is fine."""
+        """Stop new events.
+
+        Events that have arrived stay receivable; after the last one `receive` returns `(None, False)` and
+        iteration ends. Wakes whoever waits for this channel. Closing twice is fine.
+        """
         self._source.close()
 
 
 def _left(deadline: float) -> float:
-    """Return how many seconds there are until `deadline`; for ever is as long as a lock can wait."""
+    """Return the seconds until `deadline`, at most as many as a lock can wait."""
     return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
 
 
 class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
-    """A subscription: a channel of events until it is closed. Also a context manager and iterable."""
+    """A subscription: what `Bus.subscribe` returns.
+
+    It is iterable, like its channel, and a context manager that closes it. It also closes when nothing refers
+    to it or its channel any more.
+    """
 
     def close(self) -> None:
-        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
+        """Stop new events; those that have arrived stay receivable. Closing twice is fine."""
         self._channel.close()
 
     def __iter__(self) -> Iterator[Event[D]]:
@@ -126,7 +139,7 @@ class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
     def __enter__(self) -> Subscription[D]:
         return self
 
-    def __exit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+    def __exit__(self, exc_type: object, exc: object, traceback: TracebackType | None) -> None:
         self.close()
 
 
@@ -141,22 +154,24 @@ def select(
 @overload
 def select(*channels: Channel[D], timeout: float | None = None) -> Selected[Channel[D], D]: ...
 def select(*channels: Channel, timeout: float | None = None) -> Selected[Channel, Any]:
-    """Wait for several channels: return `(channel, event, True)` of the first that has an event.
+    """Wait until one of several channels has an event; return `(channel, event, True)`.
 
-    First in the order of the arguments, if several have. A channel that is closed and drained counts: then it
-    is `(channel, None, False)`, so leave it out of the next call. The channels may be of different buses.
+    If several have one, the first in the order of the arguments is returned. A channel that is closed and
+    drained is returned too, as `(channel, None, False)`; don't pass it to `select` again. The channels may
+    belong to different buses.
 
         channel, evt, ok = zbus.select(orders.channel(), metrics.channel(), timeout=1.0)
 
     Args:
-        channels: at least one, each from `Subscription.channel`.
-        timeout: seconds to wait for all of them together; `None` is for ever, 0 takes only what is there.
+        channels: one or more, each from `Subscription.channel`.
+        timeout: seconds to wait for an event; `None` means forever, 0 takes only what is there.
 
     Raises:
-        TypeError: something else than a channel.
-        Invalid: no channel at all.
-        Timeout: (a `TimeoutError`) nothing arrived in time. Retryable; nothing is lost.
-        Canceled: a bus belongs to the parent of this forked process.
+        TypeError: an argument is not a channel, or `timeout` is not a number.
+        Invalid: there is no channel, or `timeout` is negative. Not retryable.
+        Timeout: (a `TimeoutError`) no event arrived in time. Retryable; no event is lost.
+        Unavailable: this is a signal handler, and its thread is receiving from one of the channels.
+        Canceled: a bus belongs to the parent of this forked process. Not retryable.
     """
     check_channels(channels, Channel)
     seconds = check_timeout(timeout)
@@ -184,7 +199,7 @@ def select(*channels: Channel, timeout: float | None = None) -> Selected[Channel
 
 def _look(channels: Iterable[Channel], seconds: float) -> Selected[Channel, Any] | None:
     """Return the first channel that is ready; if there is none, wait until one may be, and return `None`."""
-    # One that another thread receives from is left to it, and asked for again soon.
+    # If another thread is receiving from a channel, leave it alone and look again soon.
     free, held = [], False
     for channel in channels:
         if channel._source.lock.acquire(blocking=False):

@@ -141,8 +141,8 @@ MUTANTS = [
     Mutant(
         "a handler that closes what its thread receives from takes the socket away",
         "receiving/queue.py",
-        "        if self.lock.held():\n            return  # a signal handler",
-        "        if False:\n            return  # a signal handler",
+        "        if self.lock.held():\n            return  # this is a signal handler",
+        "        if False:\n            return  # this is a signal handler",
         (_LIFETIMES + "test_a_signal_handler_may_close_what_its_thread_waits_for",),
     ),
     Mutant(

@@ -1,8 +1,8 @@
 """The bus for asyncio: the same names and meanings with `await`, `async for` and `async with`.
 
-Only the waiting differs. A channel sleeps on its socket's descriptor and drains it without blocking; a send
-that has to wait does so between its attempts; what may block otherwise, a join or a close, runs in a thread.
-Use a bus on one event loop at a time. The functions of this module use a default bus, as those of `zbus` do.
+Only the waiting differs. A channel waits for a descriptor and then takes what is there; a send that has to
+wait waits between its attempts; joining and closing, which may block, run in a thread. Use a bus on one event
+loop at a time. The functions of this module use a default bus of their own, as those of `zbus` do.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ async def flush(timeout: float | None = DEFAULT) -> None:
 
 
 async def close() -> None:
-    """Close the default bus, if it is open; the next use opens it again, on whatever loop."""
+    """Close the default bus if it is open. The next use opens it again, on any loop."""
     if _default.bus is not None:
         await _default.bus.close()

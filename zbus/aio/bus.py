@@ -1,4 +1,8 @@
-"""The bus for programs that run on an asyncio event loop."""
+"""The bus for programs that run on an asyncio event loop.
+
+Sending takes the same path as in `zbus.bus`, except that its waits are awaited. Joining and closing may
+block, so they run in a thread.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ from .waker import Waker, until
 
 __all__ = ["Bus", "default"]
 
-# A send that waits for a join looks at the roster so often, as its twin does.
+# How often a send that waits for a joiner looks at the bus directory again; `zbus.Bus` does so as often.
 _LOOK_SECONDS = 0.005
 
 
@@ -81,7 +85,7 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         join_timeout: float = JOIN_TIMEOUT,
         linger: float = LINGER,
     ) -> None:
-        """Open the bus `name`, as `zbus.Bus` does; it needs no event loop yet."""
+        """Open the bus `name`; see `zbus.Bus` for the arguments and errors. It needs no event loop yet."""
         options = BusOptions(
             policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger
         )
@@ -115,10 +119,10 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         type: Any = None,
         on_error: Callable[[Mismatch], object] | None = None,
     ) -> Subscription:
-        """Return a subscription that gets every event sent, by anybody, after this returns.
+        """Return a subscription that gets every matching event that any process sends after this returns.
 
-        The join runs in a thread, so the loop goes on. Otherwise as `zbus.Bus.subscribe`; `on_gap` and
-        `on_error` are plain functions, called in the task that receives.
+        Joining the bus runs in a thread, so the loop is not blocked. `on_gap` and `on_error` are plain
+        functions, called in the task that receives.
         """
         options = SubscriptionOptions(overflow, capacity, capacity_bytes, on_gap, type, on_error)
         request = self._node.check_subscription(system, kind, options)
@@ -128,9 +132,9 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
     async def send(
         self, system: str, kind: str, path: str, data: Any = None, *, timeout: float | None = DEFAULT
     ) -> None:
-        """Send one event to every subscriber on the bus, as `zbus.Bus.send`.
+        """Send one event to every subscriber on the bus.
 
-        If it is cancelled while it waits, the event went to nobody.
+        If this is cancelled while it waits, no subscriber got the event.
         """
         self._turn -= 1
         if not self._turn:
@@ -158,27 +162,34 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         return count
 
     async def _take_turn(self) -> None:
-        """Let the other tasks of the loop run now and then, though nothing has to be waited for."""
+        """Let other tasks of the loop run, after many sends that did not have to wait."""
         self._turn = TURN_EVENTS
         await asyncio.sleep(0)
 
     @details_of(threads.Bus.flush)
     async def flush(self, timeout: float | None = DEFAULT) -> None:
-        """Wait until every subscriber's process has taken what this bus has sent; see `zbus.Bus.flush`."""
+        """Wait until every subscriber's process has taken what this bus has sent so far.
+
+        After that, none of it is lost, however this process ends.
+        """
         for pause in self._node.flushing(timeout):
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Leave the bus. Channels end once drained; what was sent is handed over within `linger` seconds."""
+        """Leave the bus.
+
+        Channels stay receivable until they are drained, and then end. Waits at most `linger` seconds for
+        subscribers to take what was sent. Closing twice is fine.
+        """
         try:
             await run_in_thread("zbus-close", self._node.close)
-        except Unavailable:  # no thread is to be had: better hold up the loop than leave the bus open
+        except Unavailable:  # no thread can be started: better block the loop than leave the bus open
             self._node.close()
 
     async def __aenter__(self) -> Bus:
         return self
 
-    async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: TracebackType | None) -> None:
         await self.close()
 
 

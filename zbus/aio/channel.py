@@ -1,4 +1,9 @@
-"""A channel for asyncio: it sleeps on its socket's descriptor, and drains that without blocking."""
+"""The channel for asyncio: tasks sleep until the descriptor of its source is readable, and never block.
+
+libzmq's descriptor is edge-triggered: it says that something may have changed, and any use of the socket
+takes that away. So a task first takes an event without waiting, and creates a future only if there is none,
+both under the lock of the source. See `waker`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ from math import inf
 from types import TracebackType
 from typing import Any, Generic, cast, overload
 
-from .. import channel
 from ..event import CLOSED, Closed, D, Event, Received
 from ..options import check_timeout
 from ..receiving.channel_base import (
@@ -23,37 +27,41 @@ from ..receiving.channel_base import (
     no_event_within,
 )
 from ..receiving.queue import Ended
-from ..runtime.docstrings import details_of
 from .waker import Waker, until
 
 __all__ = ["TURN_EVENTS", "Channel", "Subscription", "select"]
 
 TURN_EVENTS = 256
-"""What is ready is taken without asking the event loop; so often the others get their turn nevertheless."""
+"""Events that are there are received, and sent, without yielding to the event loop, but not more than this
+many in a row, so that other tasks get their turn."""
 
 
 class Channel(ChannelBase[D]):
-    """The receiving end of a subscription. Several tasks of its loop may share its events."""
+    """The receiving end of a subscription.
+
+    Events of one publisher arrive in the order in which they were sent. Any task of the loop may receive. If
+    several do, each event goes to one of them.
+    """
 
     _turn = TURN_EVENTS
 
     def __aiter__(self) -> Channel[D]:
-        """Give events until the channel is closed and drained. The fastest way to receive."""
+        """Yield events until the channel is closed and drained. This is the fastest way to receive."""
         return self
 
     async def __anext__(self) -> Event[D]:
-        """Return the next event. Cancelling this loses none."""
+        """Return the next event. Cancelling this loses no event."""
         self._turn -= 1
         if not self._turn:
             self._turn = TURN_EVENTS
             await asyncio.sleep(0)
-        # `_wait` for ever, written out: a process that has just woken is slow, so it pays to make fewer
-        # coroutines (measured).
+        # This is `_wait` without a deadline, written out: a process that has just woken up is slow, so one
+        # coroutine less is worth it (measured).
         source = self._source
         while True:
             try:
                 with source.lock:
-                    if (evt := self._source.take()) is None:
+                    if (evt := source.take()) is None:
                         waiter = self._waiter()
             except Ended:
                 raise StopAsyncIteration from None
@@ -67,11 +75,22 @@ class Channel(ChannelBase[D]):
                 self._forget(waiter)
                 raise
 
-    @details_of(channel.Channel.receive)
     async def receive(self, timeout: float | None = None) -> Received[D] | Closed:
         """Return `(event, True)`, or `(None, False)` once the channel is closed and drained.
 
-        Cancelling this loses no event. Otherwise as `zbus.Channel.receive`.
+        Cancelling this loses no event.
+
+        Args:
+            timeout: seconds to wait for an event; `None` means forever, 0 takes only what is there.
+
+        Returns:
+            A tuple that also has the attributes `ok` and `event`.
+
+        Raises:
+            TypeError: `timeout` is not a number.
+            Invalid: `timeout` is negative. Not retryable.
+            Timeout: (a `TimeoutError`) no event arrived in time. Retryable; no event is lost.
+            Canceled: the bus belongs to the parent of this forked process. Not retryable.
         """
         seconds = check_timeout(timeout)
         try:
@@ -81,10 +100,10 @@ class Channel(ChannelBase[D]):
         return Received((evt, True)) if evt is not None else CLOSED
 
     async def _wait(self, deadline: float) -> Event[D] | None:
-        """Return the next event, `None` once there will be none; raise `TimeoutError` after `deadline`."""
+        """Return the next event, or `None` at the end; raise `TimeoutError` after `deadline`."""
         while True:
             late = deadline != inf and time.monotonic() >= deadline
-            # Nothing is awaited between the taking of an event and its return, so nobody can cancel that.
+            # There is no `await` between taking an event and returning it, so a cancellation cannot lose it.
             try:
                 with self._source.lock:
                     evt = self._source.take()
@@ -102,7 +121,7 @@ class Channel(ChannelBase[D]):
             await until(waiter, deadline, (waker,) if waker is not None else ())
 
     def _waiter(self) -> asyncio.Future[None]:
-        """Return a future that is done when there may be something to receive. Under the lock."""
+        """Return a future that is done when there may be something to receive. Hold the lock."""
         waker = self._get_waker()
         waiter = waker.loop.create_future()
         waker.add(waiter)
@@ -117,7 +136,7 @@ class Channel(ChannelBase[D]):
         return cast(Waker | None, self._source.waker)  # nobody else sets it
 
     def _get_waker(self) -> Waker:
-        """Return the waker of this loop. Under the lock."""
+        """Return the waker of the running loop; a channel may move to another one. Hold the lock."""
         waker = self._waker
         if waker is not None and waker.loop is not asyncio.get_running_loop():
             waker.close_soon()
@@ -127,7 +146,11 @@ class Channel(ChannelBase[D]):
         return waker
 
     async def close(self) -> None:
-        """Stop new events. What is buffered stays receivable; waiting tasks wake; twice is fine."""
+        """Stop new events.
+
+        Events that have arrived stay receivable; after the last one `receive` returns `(None, False)` and
+        iteration ends. Wakes whoever waits for this channel. Closing twice is fine.
+        """
         self._source.close()
 
     def __del__(self) -> None:
@@ -137,10 +160,14 @@ class Channel(ChannelBase[D]):
 
 
 class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
-    """A subscription: a channel of events until it is closed. For `async with` and `async for`."""
+    """A subscription: what `Bus.subscribe` returns.
+
+    Use it with `async for`, like its channel, and with `async with`, which closes it. It also closes when
+    nothing refers to it or its channel any more.
+    """
 
     async def close(self) -> None:
-        """Stop new events; what is buffered stays receivable. Closing twice is fine."""
+        """Stop new events; those that have arrived stay receivable. Closing twice is fine."""
         await self._channel.close()
 
     def __aiter__(self) -> Channel[D]:
@@ -149,7 +176,7 @@ class Subscription(SubscriptionBase[Channel[D]], Generic[D]):
     async def __aenter__(self) -> Subscription[D]:
         return self
 
-    async def __aexit__(self, kind: object, value: object, trace: TracebackType | None) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: TracebackType | None) -> None:
         await self.close()
 
 
@@ -163,11 +190,24 @@ async def select(
 ) -> Selected[Channel[D] | Channel[E] | Channel[F], D | E | F]: ...
 @overload
 async def select(*channels: Channel[D], timeout: float | None = None) -> Selected[Channel[D], D]: ...
-@details_of(channel.select)
 async def select(*channels: Channel, timeout: float | None = None) -> Selected[Channel, Any]:
-    """Wait for several channels: return `(channel, event, True)` of the first that has an event.
+    """Wait until one of several channels has an event; return `(channel, event, True)`.
 
-    Cancelling this loses no event. Otherwise as `zbus.select`.
+    If several have one, the first in the order of the arguments is returned. A channel that is closed and
+    drained is returned too, as `(channel, None, False)`; don't pass it to `select` again. The channels may
+    belong to different buses. Cancelling this loses no event.
+
+        channel, evt, ok = await zbus.aio.select(orders.channel(), metrics.channel(), timeout=1.0)
+
+    Args:
+        channels: one or more, each from `Subscription.channel`.
+        timeout: seconds to wait for an event; `None` means forever, 0 takes only what is there.
+
+    Raises:
+        TypeError: an argument is not a channel, or `timeout` is not a number.
+        Invalid: there is no channel, or `timeout` is negative. Not retryable.
+        Timeout: (a `TimeoutError`) no event arrived in time. Retryable; no event is lost.
+        Canceled: a bus belongs to the parent of this forked process. Not retryable.
     """
     check_channels(channels, Channel)
     seconds = check_timeout(timeout)

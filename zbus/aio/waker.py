@@ -1,4 +1,9 @@
-"""The waker: how a coroutine sleeps until a descriptor of libzmq becomes readable."""
+"""How a coroutine sleeps until a descriptor of libzmq becomes readable.
+
+    descriptor readable ──> loop calls `_notice` ──> all waiting futures are done ──> their tasks look
+
+The loop watches the descriptor only while somebody waits, or has just been woken.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,10 @@ __all__ = ["Waker", "until"]
 
 
 class Waker:
-    """Wakes coroutines when a descriptor stirs.
+    """Wakes coroutines when a descriptor becomes readable.
 
-    It watches a duplicate, so that nobody else can close it, or get its number, while the loop has it.
+    It watches a duplicate, so that nobody else can close the descriptor, or reuse its number, while the loop
+    watches it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -27,41 +33,42 @@ class Waker:
         self._notified = False
 
     def add(self, waiter: asyncio.Future[None]) -> None:
-        """Have `waiter` done at the next notification."""
+        """Complete `waiter` at the next notification."""
         self._waiters.add(waiter)
         if not self._armed and self._descriptor >= 0:
             self.loop.add_reader(self._descriptor, self._notice)
             self._armed = True
 
     def remove(self, waiter: asyncio.Future[None]) -> None:
-        """Forget `waiter`, if it still waits."""
+        """Forget `waiter` if it is still waiting."""
         self._waiters.discard(waiter)
 
     def _notice(self) -> None:
-        # The descriptor stays readable until somebody looks into the socket. So the loop calls this once more
-        # before those who were woken have: that call is to be passed over, or they would be woken in vain.
+        # The descriptor stays readable until somebody uses the socket. So the loop calls this once more
+        # before the tasks that were woken have run. That second call must not wake anybody: they would wake
+        # in vain.
         if self._notified:
             self._notified = False
         elif self._waiters:
             self._notified = True
             self.notify()
-        else:  # nobody will look, and the loop would spin
+        else:  # nobody waits, so nobody would use the socket, and the loop would spin
             self._armed = False
             self.loop.remove_reader(self._descriptor)
 
     def notify(self) -> None:
-        """Wake all. On the loop's thread."""
+        """Wake all that wait. Call this in the loop's thread."""
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             _done(waiter)
 
     def notify_threadsafe(self) -> None:
-        """Wake all. Any thread may call this."""
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+        """Wake all that wait. Any thread may call this."""
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
             self.loop.call_soon_threadsafe(self.notify)
 
     def close(self) -> None:
-        """Let go of the descriptor. On the loop's thread, or when the loop is closed."""
+        """Stop watching. Call this in the loop's thread, or when the loop is closed."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             if self._armed and not self.loop.is_closed():
@@ -70,7 +77,7 @@ class Waker:
             os.close(descriptor)
 
     def close_soon(self) -> None:
-        """Let go of the descriptor. Any thread may call this."""
+        """Stop watching. Any thread may call this."""
         try:
             self.loop.call_soon_threadsafe(self.close)
         except RuntimeError:  # the loop is closed
@@ -78,13 +85,13 @@ class Waker:
 
 
 def _done(waiter: asyncio.Future[None]) -> None:
-    """Wake a waiter, unless it was or is cancelled."""
+    """Wake a waiter, unless it was cancelled."""
     if not waiter.done():
         waiter.set_result(None)
 
 
 async def until(waiter: asyncio.Future[None], deadline: float, wakers: Iterable[Waker]) -> None:
-    """Wait until one of `wakers` does its work, or until `deadline` (monotonic)."""
+    """Wait until one of `wakers` completes `waiter`, or until `deadline` of the monotonic clock."""
     timer = None
     if deadline != inf:
         timer = waiter.get_loop().call_later(max(0.0, deadline - time.monotonic()), _done, waiter)

@@ -1,7 +1,7 @@
-"""What the channels of both twins share, which is everything but the waiting.
+"""What the channels of `zbus` and of `zbus.aio` share: everything except the waiting.
 
-It takes events from its source, a `SocketQueue` or, for `latest`, what reads ahead of one. One lock makes the
-receiving of a frame and its accounting one step, so that several threads may share a channel.
+A channel takes events from its `Source`. It reports what went wrong, by `logging` and the callbacks of the
+subscription, always after it has released the lock of the source.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class ChannelBase(Uncopyable, Generic[D]):
     """The receiving end of a subscription.
 
     Attributes:
-        system, kind: the patterns as given; `kind` is `None` for no filter.
-        overflow: what a full queue does: `"drop"`, `"block"` or `"latest"`.
+        system, kind: the patterns as given; `kind` is `None` if every kind matches.
+        overflow: what happens when its queue is full: `"drop"`, `"block"` or `"latest"`.
         capacity: how many events it holds.
-        capacity_bytes: how many bytes of events.
+        capacity_bytes: how many bytes of events it holds, within a factor of two.
     """
 
     _instead = "share it as it is, and have another process subscribe by itself"
@@ -52,8 +52,8 @@ class ChannelBase(Uncopyable, Generic[D]):
         source: Source,
         discard: Callable[[SocketQueue], None],
     ) -> None:
-        """Made by `Bus.subscribe`; `discard` closes a queue without waiting for anything."""
-        self._bus = bus  # which lives as long as a channel of it
+        """Called by `Bus.subscribe`; `discard` closes a queue without waiting for anything."""
+        self._bus = bus  # keeps the bus open as long as a channel of it is in use
         self.system = request.system.pattern
         self.kind = None if request.kind is None else request.kind.pattern
         self.overflow = request.overflow
@@ -70,12 +70,12 @@ class ChannelBase(Uncopyable, Generic[D]):
 
     @property
     def lost(self) -> int:
-        """How many events a full queue dropped so far."""
+        """How many events were dropped so far because the queue was full."""
         return self._decoder.lost
 
     @property
     def gaps(self) -> deque[Gap]:
-        """The latest gaps, at most 1,000, oldest first."""
+        """The latest 1,000 gaps, oldest first."""
         return self._decoder.gaps
 
     @property
@@ -85,17 +85,17 @@ class ChannelBase(Uncopyable, Generic[D]):
 
     @property
     def mismatched(self) -> int:
-        """How many events were skipped because their data is not of the type asked for."""
+        """How many events were skipped because their data does not fit the type asked for."""
         return self._decoder.mismatched
 
     @property
     def mismatches(self) -> deque[Mismatch]:
-        """The latest of these, at most 100, oldest first."""
+        """The latest 100 events that were skipped because of their data, oldest first."""
         return self._decoder.mismatches
 
     @property
     def superseded(self) -> int:
-        """With `latest`, how many events gave way to a newer one of their (system, kind, path)."""
+        """With `latest`, how many events a newer one of the same (system, kind, path) has replaced."""
         return self._source.superseded
 
     def _report(self) -> None:
@@ -107,7 +107,7 @@ class ChannelBase(Uncopyable, Generic[D]):
         while decoder.pending_reports:
             try:
                 item = decoder.pending_reports.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread has taken it
                 return
             if isinstance(item, Gap):
                 numbers = f"{item.first} to {item.last} of {item.origin}"
@@ -136,7 +136,8 @@ class ChannelBase(Uncopyable, Generic[D]):
         report("channel %s %s: %s%s", self.system, self.kind or "*", message, more)
 
     def __del__(self) -> None:
-        # Nobody can receive from it any more, and without this its process would go on taking its events.
+        # Nobody can receive from this channel any more. Without this, the process would still take its
+        # events.
         if not self._source.closing:
             self._discard(self._source.queue)
 
@@ -147,30 +148,30 @@ F = TypeVar("F")
 
 
 class SubscriptionBase(Uncopyable, Generic[ChannelT]):
-    """What the subscriptions of both twins share."""
+    """What the subscriptions of `zbus` and of `zbus.aio` share."""
 
     _instead = ChannelBase._instead
 
     def __init__(self, channel: ChannelT) -> None:
-        """Made by `Bus.subscribe`."""
+        """Called by `Bus.subscribe`."""
         self._channel = channel
 
     def channel(self) -> ChannelT:
-        """Return the channel, always the same object, also after `close`."""
+        """Return the channel. It is always the same object, also after `close`."""
         return self._channel
 
     @property
     def lost(self) -> int:
-        """How many events were dropped because the channel was full."""
+        """How many events were dropped so far because the queue was full."""
         return self._channel.lost
 
 
 Selected = tuple[ChannelT, Event[D], Literal[True]] | tuple[ChannelT, Any, Literal[False]]
-"""What `select` returns: the channel, and what its `receive` would."""
+"""What `select` returns: the channel, and what its `receive` would return."""
 
 
 def first_ready(channels: Iterable[ChannelT]) -> Selected[ChannelT, Any] | None:
-    """Return the first channel that has an event or has ended, as `select` does; under all their locks."""
+    """Return the first channel that has an event or has ended, as `select` does. Hold all their locks."""
     for channel in channels:
         try:
             evt = channel._source.take()
@@ -182,12 +183,12 @@ def first_ready(channels: Iterable[ChannelT]) -> Selected[ChannelT, Any] | None:
 
 
 def no_event_within(timeout: float) -> Timeout:
-    """Return the error of a receive that had `timeout` seconds."""
+    """Return the error of a `receive` or `select` whose timeout is over."""
     return Timeout(f"no event within {timeout:g} s", timeout=timeout)
 
 
 def check_channels(channels: tuple[object, ...], channel_class: type) -> None:
-    """Raise unless there are channels to select from, all of `channel_class`."""
+    """Raise unless `channels` are one or more objects of `channel_class`."""
     if not channels:
         raise Invalid("select needs at least one channel")
     for channel in channels:

@@ -1,8 +1,10 @@
-"""The forwarder: where the events for this process come in, whatever its Python threads are doing.
+"""The forwarder: it receives the events for this process, whatever the Python threads are doing.
 
-An XSUB bound to a unix socket takes events from every publisher on the bus; an XPUB hands them to the
-channels of this process; `zmq.proxy_steerable` moves them, in a C thread that holds no GIL. So a busy
-process still accepts connections, drains its socket, and passes subscriptions upstream.
+    publishers ══ <id>.sock ══ XSUB ── zmq.proxy_steerable ── XPUB ── back ── SUB of each channel
+                      front ──┘        thread without the GIL
+
+So a process that is busy in Python still accepts connections, drains its socket, and passes subscriptions
+upstream.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from ..runtime.timeouts import milliseconds
 
 __all__ = ["Forwarder"]
 
-# Per connection, on top of the channel's own capacity: enough that the I/O thread seldom waits.
+# For each connection, in addition to the channel's capacity: enough that the I/O thread seldom waits.
 _LINK_EVENTS = 1000
 _TERMINATE, _END, _DONE, _FAILED = b"TERMINATE", b"", b"done", b"failed"
-# Of connections that wait to be accepted. Who finds it full tries again after ever longer pauses, and 100,
-# libzmq's own, are less than a crowd that starts at once. The kernel takes as many as it allows.
+# How many connections may wait to be accepted. A peer that finds no place tries again after ever longer
+# pauses, and libzmq's default of 100 is too few when many processes start at once. The kernel limits the
+# number further.
 _BACKLOG = 4096
 
 
@@ -30,8 +33,8 @@ class Forwarder:
     """One XSUB/XPUB pair and the thread between them.
 
     Attributes:
-        front: inproc address of the publishers' side, for a probe.
-        back: inproc address of the channels' side.
+        front: the inproc address of the publishers' side, for a probe.
+        back: the inproc address of the channels' side.
     """
 
     def __init__(
@@ -46,8 +49,8 @@ class Forwarder:
     ) -> None:
         """Bind the unix socket at `path` and start forwarding.
 
-        `blocking` makes a full channel hold the forwarder, and so in the end the publishers; else what a
-        full channel cannot take is dropped for that channel alone.
+        With `blocking`, a full channel stops the forwarder, and so in the end the publishers. Without it,
+        what a full channel cannot take is dropped for that channel alone.
 
         Raises:
             zmq.ZMQError: the path cannot be bound.
@@ -60,10 +63,10 @@ class Forwarder:
         sockets = _sockets(context, zmq.XSUB, zmq.XPUB, zmq.PAIR, zmq.PAIR)
         publishers, channels, steer, self._control = sockets
         publishers.rcvhwm = min(_LINK_EVENTS, capacity)
-        publishers.sndhwm = 0  # else libzmq cuts the subscriptions of a new connection at 1000, silently
+        publishers.sndhwm = 0  # else libzmq silently cuts the subscriptions of a new connection at 1,000
         publishers.setsockopt(zmq.MAXMSGSIZE, max_event_bytes)
         publishers.setsockopt(zmq.BACKLOG, _BACKLOG)
-        channels.sndhwm = 1  # a channel's queue is this plus its own: see `Capacity`
+        channels.sndhwm = 1  # a channel's queue is this plus its own; see `Capacity`
         channels.setsockopt(zmq.XPUB_NODROP, int(blocking))
         try:
             publishers.bind(self._endpoint)  # type: ignore[arg-type]
@@ -80,10 +83,11 @@ class Forwarder:
             raise
 
     def listen_again(self, timeout: float) -> bool:
-        """Listen at the path once more, since its file was removed; return whether it does by now.
+        """Listen at the path again after its file was removed; return whether that is done.
 
-        Connections stay. While a full channel holds the forwarder it cannot: a later call returns what became
-        of it. libzmq would remove the *new* file if the old listener were closed, so that one stays, unused.
+        Connections stay. It cannot be done while a full channel stops the forwarder; then a later call
+        returns whether it was done meanwhile. The old listener stays open, unused: if libzmq closed it, it
+        would remove the *new* file.
         """
         if not self._rebinding:
             self._control.send(_TERMINATE)
@@ -96,8 +100,8 @@ class Forwarder:
         return False
 
     def close(self) -> None:
-        """Stop forwarding and free the sockets; every channel must be closed before."""
-        with suppress(zmq.ZMQError):  # also when it was told before, by a close that was interrupted
+        """Stop forwarding and free the sockets. Close every channel before."""
+        with suppress(zmq.ZMQError):  # a close that was interrupted may have told it before
             self._control.send(_TERMINATE, zmq.NOBLOCK)
             self._control.send(_END, zmq.NOBLOCK)
         self._thread.join()
@@ -105,7 +109,7 @@ class Forwarder:
 
 
 def _sockets(context: Context, *socket_types: int) -> list[zmq.Socket[bytes]]:
-    """Return a new socket of each type, or leave none behind."""
+    """Return a new socket of each type. If one cannot be had, close the others."""
     sockets: list[zmq.Socket[bytes]] = []
     try:
         for socket_type in socket_types:
@@ -119,14 +123,14 @@ def _sockets(context: Context, *socket_types: int) -> list[zmq.Socket[bytes]]:
 
 
 def _forward(*sockets: zmq.Socket[bytes]) -> None:
-    """Forward, but for the moments in which the order that follows TERMINATE is done: an address to bind."""
+    """Forward until TERMINATE arrives. What follows it is an address to bind, or the order to end."""
     publishers, channels, steer = sockets
     use_batch_scheduling()
     try:
         while True:
             zmq.proxy_steerable(publishers, channels, None, steer)
             while (address := steer.recv()) == _TERMINATE:
-                pass  # told twice, by a close that was interrupted and the next
+                pass  # told twice: by a close that was interrupted, and by the next
             if address == _END:
                 break
             steer.send(_bind(publishers, address))

@@ -1,7 +1,8 @@
-"""Notices: what publishers say ahead of large frames, and the thread that hears it.
+"""Notices: publishers announce large frames, and a thread listens for that.
 
-Frames pass this process in C, and nobody sees how large they are before their reader takes them, which may be
-never. So publishers announce large ones. The thread sleeps in libzmq until they do.
+libzmq moves frames through this process in C. Nobody sees how large they are until the reader takes them,
+which may be never. So publishers send a notice ahead of large frames. The thread sleeps in libzmq until one
+arrives.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from ..runtime.threads import sleep, start
 __all__ = ["AnnouncedBytes", "NoticeListener"]
 
 AnnouncedBytes = dict[tuple[str, str], int]
-"""How many bytes of large frames are announced for each topic."""
+"""How many bytes of large frames are announced for each (system, kind)."""
 
-_PAUSE_SECONDS = 0.002  # after each time, so that a fast stream costs little
+_PAUSE_SECONDS = 0.002  # after each notice, so that a fast stream costs little
 
 
 class NoticeListener:
-    """The thread that hears the notices of one ingress."""
+    """The thread that receives the notices of one ingress."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class NoticeListener:
             raise
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread, `timeout` seconds at most. It ends with a notice that says nothing."""
+        """Wait for the thread, at most `timeout` seconds. An empty notice ends it."""
         self._thread.join(timeout)
 
 

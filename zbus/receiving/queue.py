@@ -1,8 +1,8 @@
 """The SUB socket of one channel, from its join to its end.
 
-Receivers take frames under its lock. To close it, any thread (or signal handler) swaps `recv` for what is
-buffered and sends the socket its barrier, which wakes a receiver; whoever has the lock then keeps what had
-arrived, and lets go of the socket.
+Receivers take frames under its lock. Any thread or signal handler may close it: it replaces `recv` by one
+that first copies what has arrived and then closes the socket, and it sends the socket its barrier, which
+wakes a receiver that waits. The thread that has the lock then does the rest.
 """
 
 from __future__ import annotations
@@ -20,40 +20,41 @@ from .capacity import Capacity
 __all__ = ["WAIT_MS", "Ended", "SocketQueue"]
 
 WAIT_MS = 1000
-"""How long to wait in C at most. A signal that comes just before such a wait does not end it, and its handler
-(that of Ctrl-C, for example) only runs when Python code does."""
+"""How long to wait in C at most. A signal that arrives just before such a wait does not end it, and its
+handler (Ctrl-C, for example) only runs when Python code runs."""
 
-# How long `close` waits for a receiver in another thread to notice, which takes microseconds.
+# How long `close` waits for a receiver in another thread to notice. As a rule that takes microseconds.
 _CLOSE_SECONDS = 0.2
 
-# What `close` takes over: from this size on, copying a frame takes longer than keeping it (measured).
-# So many bytes of such frames are copied before it stops copying.
+# For `close`: copying a frame of this size takes longer than keeping it (measured), and how many bytes of
+# such frames are copied before it stops copying.
 _SMALL_BYTES = 8192
 _LARGE_BYTES = 1 << 20
 
-# How long a look at the queue waits for a receiver in another thread: one that has nothing to receive holds
-# the lock for longer. And when to look again.
+# How long `adjust` waits for the lock, which a receiver holds while it has nothing to receive. And when to
+# adjust again, while the queue is narrowed and while reading is counted.
 _LOOK_SECONDS = 0.02
 _NARROW_SECONDS, _COUNTED_SECONDS = 0.05, 1.0
 
 
 def _nothing(*_: object) -> None:
-    """Stand in for what is done once."""
+    """Replaces a callback that must not be called twice."""
 
 
 class Ended(Exception):
-    """Closed and drained."""
+    """The channel is closed and drained."""
 
 
 class SocketQueue:
     """Frames for one channel, until it is closed.
 
     Attributes:
-        lock: held by whoever calls `recv` or waits for the handle.
-        recv: takes zmq flags; returns the next frame, or raises `zmq.ZMQError`, or `Ended`.
-        handle: what to poll for it.
+        lock: hold it to call `recv` or to wait for the handle.
+        recv: takes zmq flags and returns the next frame, or raises `zmq.ZMQError` or `Ended`. It is replaced
+            while large frames are counted, and at the end.
+        handle: the socket, to be polled.
         closing: whether `close` was called.
-        capacity: how much may queue.
+        capacity: its bounds.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class SocketQueue:
     ) -> None:
         """Take over the socket of `capacity`; `recv` waits for `WAIT_MS` at most.
 
-        `wake` sends it its barrier, `on_closed` tells the bus that it is closed.
+        Args:
+            wake: sends the socket its barrier.
+            on_closed: called once when the socket is closed.
         """
         self.lock = Lock()
         self.handle = capacity.socket
@@ -76,22 +79,22 @@ class SocketQueue:
         self._inherited = False
         self._wake = wake
         self._on_closed = on_closed
-        self._frames: deque[bytes | zmq.Frame] = deque()  # what had arrived when it was closed
+        self._frames: deque[bytes | zmq.Frame] = deque()  # that had arrived when it was closed
 
     def close(self) -> None:
         """Stop new frames; what is buffered stays receivable; a blocked receiver wakes; twice is fine."""
         if self._inherited:
             return
         self.closing = True
-        # A receiver comes by here before it waits again; one that waits now gets its barrier.
+        # A receiver takes this before it waits again; one that waits now gets the barrier.
         self.recv = self._buffered
         self._wake()
         if self.lock.held():
-            return  # a signal handler: the receiver it interrupted is the one that wakes
+            return  # this is a signal handler, and the receiver that it interrupted does the rest
         self.lock.run(self._drain, _CLOSE_SECONDS)
 
     def _buffered(self, _: int = 0) -> bytes:
-        """Stand in for `recv` once it closes."""
+        """Replace `recv` when the queue closes."""
         self._drain()
         if not self._frames:
             raise Ended
@@ -99,21 +102,22 @@ class SocketQueue:
         return frame if isinstance(frame, bytes) else frame.bytes
 
     def _drain(self) -> None:
-        """Keep what has arrived, let go of the socket, and tell the bus. Under the lock."""
+        """Keep what has arrived, close the socket, and call `on_closed`. Hold the lock."""
         if not self.handle.closed:
             with suppress(zmq.ZMQError):  # empty
                 self._take_all()
             self.handle.close()
-        # Only then is it done: an interrupt leaves the rest to the next close. Let go of the bus too, so that
-        # it may end before this does.
+        # Last, so that an interrupt leaves it to the next close. The callbacks are dropped too: they refer to
+        # the node, which may end before this queue does.
         self._on_closed(self)
         self._on_closed = self._wake = _nothing
 
     def _take_all(self) -> None:
-        """Take over what is queued, large frames as ZeroMQ holds them: copying all takes seconds, and memory.
+        """Take what is queued out of the socket.
 
-        Copying a small frame takes 250 ns, keeping it 600. But the size is known only once it is done. So all
-        are copied until `_LARGE_BYTES` of large ones have been.
+        Copying a small frame takes 250 ns, and keeping ZeroMQ's own 600. But copying many large frames takes
+        seconds, and memory. The size of a frame is known only after it was received one way or the other. So
+        frames are copied until `_LARGE_BYTES` of large ones have been, and kept from then on.
         """
         recv = super(zmq.Socket, self.handle).recv
         left = _LARGE_BYTES
@@ -127,12 +131,12 @@ class SocketQueue:
                 left -= len(frame)
 
     def announce(self, size: int) -> None:
-        """Count what is received from now on: `size` bytes of large frames are about to come."""
+        """Count what is received from now on: `size` bytes of large frames are about to arrive."""
         self.capacity.announce(size, counts=self.counts)
         self._receive_by(self._counted)
 
     def adjust(self, announced: bool) -> float:
-        """Keep the queue within its bytes; return the seconds after which to look again, or 0."""
+        """Keep the queue within its bytes; return the seconds after which to call this again, or 0."""
         capacity = self.capacity
         if not self.counts:
             return 0.0
@@ -144,13 +148,13 @@ class SocketQueue:
         return _NARROW_SECONDS if capacity.narrowed else _COUNTED_SECONDS
 
     def widen_if_empty(self) -> None:
-        """See whether it is. Under the lock, as `recv`."""
+        """Give a narrowed queue its whole capacity back if it is empty. Hold the lock."""
         if not self.handle.closed:
             self.capacity.widen_if_empty()
 
     @property
     def counts(self) -> bool:
-        """Whether it counts what is received, since large frames are about."""
+        """Whether it counts what is received, because large frames are about."""
         return self.recv == self._counted
 
     def _adjust(self) -> None:
@@ -158,13 +162,13 @@ class SocketQueue:
             self.capacity.adjust()
 
     def _counted(self, flags: int = 0) -> bytes:
-        """Stand in for `recv` while large frames are about."""
+        """Replace `recv` while large frames are about."""
         return self.capacity.recv(flags)
 
     def _receive_by(self, recv: Callable[[int], bytes]) -> None:
         if not self.closing:
             self.recv = recv
-            if self.closing and not self._inherited:  # meanwhile, by another thread
+            if self.closing and not self._inherited:  # another thread has closed it meanwhile
                 self.recv = self._buffered
 
     def after_fork_in_child(self, reason: str) -> None:
