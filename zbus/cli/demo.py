@@ -60,32 +60,36 @@ def demo(seconds: float, publishers: int, subscribers: int) -> None:
     """
     check_stdout()
     with TemporaryDirectory(prefix="zbus-demo-") as directory, _Screen() as screen:
-        with _Cast(directory, screen) as cast:
+        with _DemoProcesses(directory, screen) as processes:
             try:
-                cast.start("subscriber", subscribers)
-                cast.start("publisher", publishers)
+                processes.start("subscriber", subscribers)
+                processes.start("publisher", publishers)
                 screen.line(f"look inside from another terminal: zbus ls --bus {BUS} --dir {directory}")
-                _watch(cast, screen, seconds)
+                _watch(processes, screen, seconds)
             except Interrupted as interrupted:
                 if interrupted.signal != signal.SIGINT:
                     raise
-        screen.line(f"{cast.sent:,} events sent, {cast.received:,} received, {cast.lost:,} lost")
+        screen.line(
+            f"{processes.sent:,} events sent, {processes.received:,} received, {processes.lost:,} lost"
+        )
 
 
-def _watch(cast: _Cast, screen: _Screen, seconds: float) -> None:
+def _watch(processes: _DemoProcesses, screen: _Screen, seconds: float) -> None:
     """Show some of the events, and each second how many there were."""
     now = then = time.monotonic()
     end = now + seconds
-    before = cast.received
+    before = processes.received
     while now < end:
-        for peer in cast.reports(min(end, then + _STATUS_SECONDS) - now):
+        for peer in processes.reports(min(end, then + _STATUS_SECONDS) - now):
             if peer.sample:
                 screen.line(f"{peer.name}  {peer.sample}")
         now = time.monotonic()
         if now >= then + _STATUS_SECONDS:
-            rate = (cast.received - before) / (now - then)
-            screen.status(f"{rate:11,.0f} events/s    {cast.received:,} received    {cast.lost:,} lost")
-            then, before = now, cast.received
+            rate = (processes.received - before) / (now - then)
+            screen.status(
+                f"{rate:11,.0f} events/s    {processes.received:,} received    {processes.lost:,} lost"
+            )
+            then, before = now, processes.received
 
 
 class _Screen:
@@ -133,7 +137,7 @@ class _Peer:
         self.sample = ""
 
 
-class _Cast:
+class _DemoProcesses:
     """The processes of the demo. Leaving the `with` block ends them; after that the sums are final.
 
     Attributes:
@@ -147,7 +151,7 @@ class _Cast:
         self._reading, self._writing = os.pipe()
         self._rest = b""
 
-    def __enter__(self) -> _Cast:
+    def __enter__(self) -> _DemoProcesses:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -200,9 +204,9 @@ class _Cast:
 
     def _read(self) -> list[_Peer]:
         *lines, self._rest = (self._rest + os.read(self._reading, 65_536)).split(b"\n")
-        return [self._note(orjson.loads(line)) for line in lines]
+        return [self._update(orjson.loads(line)) for line in lines]
 
-    def _note(self, report: dict[str, Any]) -> _Peer:
+    def _update(self, report: dict[str, Any]) -> _Peer:
         peer = self._peers[report["pid"]]
         peer.ready = True
         peer.events, peer.lost, peer.sample = report["events"], report["lost"], report["sample"]

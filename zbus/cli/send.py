@@ -38,8 +38,8 @@ def send(system: str, kind: str, path: str, data: str | None, bus: str, director
       echo '[1, 2]' | zbus send metrics cpu /host/1 -
     """
     value = None if data is None else _parse(_read_stdin() if data == "-" else data)
-    with open_bus(bus, directory) as on:
-        on.send(system, kind, path, value)
+    with open_bus(bus, directory) as opened:
+        opened.send(system, kind, path, value)
 
 
 def _read_stdin() -> bytes:

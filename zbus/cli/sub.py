@@ -65,7 +65,10 @@ def sub(
       zbus sub --json --count 10 '*' 'order.*'
     """
     check_stdout()
-    with open_bus(bus, directory) as on, on.subscribe(pattern, kind, overflow=overflow) as subscription:
+    with (
+        open_bus(bus, directory) as opened,
+        opened.subscribe(pattern, kind, overflow=overflow) as subscription,
+    ):
         notice(f"subscribed to {pattern}, {kind or 'every kind'}, on bus {bus}")
         try:
             with _closed_with_stdout(subscription):

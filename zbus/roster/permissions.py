@@ -1,8 +1,8 @@
-"""Who may use a bus directory, and the rights of what is made in it.
+"""Who may use a bus directory, and the permissions of what is created in it.
 
-A directory is its owner's alone, or somebody prepared it for a group: the group may write, nobody else may,
-and the setgid bit hands the group down. What is made in such a directory gets the group's rights, whatever
-the umask. It gets them before it gets its name, so nobody meets it half prepared.
+A directory is private to its owner, or it was prepared for a group: the group may write, nobody else may, and
+the setgid bit passes the group on. Whatever is created in such a directory gets the permissions of the group,
+regardless of the umask, and before it gets its name, so nobody finds it half prepared.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
 
 
 class Permissions(NamedTuple):
-    """The rights of what is made in a directory.
+    """The permissions of what is created in a directory.
 
     Attributes:
-        group: the id of the group it is for; `None` if it is its owner's alone.
-        directory_mode: of a directory.
+        group: the id of the group that may use it; `None` if it is private to its owner.
+        directory_mode: the mode of a directory.
     """
 
     group: int | None = None
@@ -53,30 +53,30 @@ PRIVATE = Permissions()
 
 
 def _prepared(info: os.stat_result) -> Permissions:
-    """Return what a directory hands down."""
+    """Return the permissions of what is created in a directory, from its own mode."""
     if info.st_mode & _GROUP_DIRECTORY == _GROUP_DIRECTORY and not info.st_mode & stat.S_IWOTH:
         return Permissions(info.st_gid, stat.S_IMODE(info.st_mode) | 0o700)
     return PRIVATE
 
 
 def permissions_below(directory: Path) -> Permissions:
-    """Return the rights of what is made in `directory`; those of a private one if it is not there."""
+    """Return the permissions of what is created in `directory`; private if it does not exist."""
     with suppress(OSError):
         return _prepared(os.lstat(directory))
     return PRIVATE
 
 
 def check_directory(path: Path, *, default: bool, last: bool, look: bool = False) -> Permissions:
-    """Refuse a directory that somebody else could have prepared for themselves, or can write to.
+    """Refuse a directory that another user controls or can write to.
 
     Args:
         path: the directory.
-        default: whether it is this user's default root, which nobody else may have prepared.
-        last: whether it is the bus directory, not one on the way to it.
-        look: whether it is only looked at, which root may do everywhere.
+        default: whether it is this user's default root, which no other user may have created.
+        last: whether it is the bus directory itself, rather than one of its parents.
+        look: whether it is only read, which root may do everywhere.
 
     Returns:
-        The rights of what is made in it.
+        The permissions of what is created in it.
 
     Raises:
         PermissionDenied: it is refused; the message says what to do.
@@ -134,7 +134,7 @@ def _not_in_group(group: int) -> str:
 
 
 def _is_way(path: Path, info: os.stat_result) -> bool:
-    """Return whether a directory of root leads to another that somebody prepared, as `/run` does."""
+    """Return whether this is a directory of root, such as `/run`, that may contain a prepared one."""
     return info.st_uid == 0 and not info.st_mode & stat.S_IWGRP and _may_pass(path)
 
 
@@ -142,13 +142,13 @@ def _not_for_us(path: Path, info: os.stat_result) -> str:
     owner = _user(info.st_uid)
     if info.st_mode & stat.S_IRWXG == stat.S_IRWXG:
         return (
-            f"belongs to {owner}, and is not prepared for its group: files made in it would be their makers'"
-            f" alone. Its owner can change that: chmod 2770 {path}"
+            f"belongs to {owner}, and is not prepared for its group: each user could use only their own"
+            f" files in it. Its owner can change that: chmod 2770 {path}"
         )
     if permissions_below(path.parent).group is not None:
         return (
             f"belongs to {owner}, for them alone, though {path.parent} is prepared for a group: once nobody"
-            " uses it, remove it, and it is made anew for the group"
+            " uses it, remove it, and it is created again for the group"
         )
     as_owner = f"run this as {owner}, or " if os.geteuid() == 0 else ""
     return f"belongs to {owner}, for them alone: {as_owner}share another directory with them. {_to_share()}"
@@ -162,10 +162,10 @@ def _to_share() -> str:
 
 
 def check_parent(path: Path) -> None:
-    """Refuse to have root make `path` in a directory of somebody else's, whom it would shut out.
+    """Refuse to create `path` as root in a directory of another user, who then could not use it.
 
     Raises:
-        PermissionDenied: that is so.
+        PermissionDenied: it is refused.
     """
     parent = next((parent for parent in path.parents if os.path.lexists(parent)), path)
     with file_errors("use", parent):
@@ -176,16 +176,16 @@ def check_parent(path: Path) -> None:
         _refuse(
             path,
             f"would be root's, in a directory of {_user(info.st_uid)}, who could not use it: run this as that"
-            f" user, or make it first, for them: install -d -o {info.st_uid} -m 700 {path}. {_to_share()}",
+            f" user, or create it for them first: install -d -o {info.st_uid} -m 700 {path}. {_to_share()}",
         )
 
 
 def make_directory(path: Path, permissions: Permissions) -> None:
-    """Make a directory, unless there is one.
+    """Create a directory unless it exists.
 
     Raises:
         OSError: the file system refused.
-        PermissionDenied: it lets nobody hand down a group.
+        PermissionDenied: this process may not create it there, or may not set the setgid bit.
     """
     try:
         if permissions.group is None:
@@ -200,22 +200,23 @@ def make_directory(path: Path, permissions: Permissions) -> None:
             raise
         _refuse(
             path,
-            f"is missing, and {path.parent} belongs to {_user(owner)}: this process may not make it there."
+            f"is missing, and {path.parent} belongs to {_user(owner)}: this process may not create it there."
             f" {_to_share()}",
         )
 
 
 def _make_for_group(path: Path, permissions: Permissions) -> None:
-    """Make it under another name, so that nobody finds it before the group has its rights.
+    """Create it under another name, so that nobody finds it before it has the permissions of the group.
 
-    To rename it may replace another, made just now, as long as that is empty. Who has that one open notices.
+    The rename may replace a directory that was created at the same time, if that is empty. Whoever has that
+    one open notices.
     """
     scratch = path.with_name(f".{os.urandom(8).hex()}.new")
     scratch.mkdir(permissions.directory_mode & 0o777)
     try:
         fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _hand_down(fd, permissions)
+            _pass_on_group(fd, permissions)
         finally:
             os.close(fd)
         scratch.rename(path)
@@ -231,15 +232,15 @@ def _make_for_group(path: Path, permissions: Permissions) -> None:
                 " RestrictSUIDSGID= may not): give it UMask=0007, or prepare this directory, too:"
                 f" install -d -g {permissions.group} -m 2770 {path}",
             )
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # else there is one now
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # otherwise it exists by now
             raise
 
 
-def _hand_down(fd: int, permissions: Permissions) -> None:
+def _pass_on_group(fd: int, permissions: Permissions) -> None:
     assert permissions.group is not None
     if os.fstat(fd).st_gid != permissions.group:
         os.fchown(fd, -1, permissions.group)
-    # Not without need, since a service may be denied it though the kernel has set the bit.
+    # Only if needed: a service may not be allowed to, although the kernel has already set the bit.
     if stat.S_IMODE(os.fstat(fd).st_mode) != permissions.directory_mode:
         os.fchmod(fd, permissions.directory_mode)
     if stat.S_IMODE(os.fstat(fd).st_mode) != permissions.directory_mode:
@@ -247,9 +248,9 @@ def _hand_down(fd: int, permissions: Permissions) -> None:
 
 
 def set_permissions(path: Path, permissions: Permissions) -> None:
-    """Give a socket of ours, which the umask has had a say in, the rights of its directory.
+    """Give a socket, whose mode depends on the umask, the permissions of its directory.
 
-    In a private directory no others get to it, whatever its mode.
+    In a private directory the mode does not matter, since no other user can reach the socket.
 
     Raises:
         OSError: the file system refused.
@@ -259,7 +260,7 @@ def set_permissions(path: Path, permissions: Permissions) -> None:
     if os.chmod in os.supports_follow_symlinks:
         os.chmod(path, permissions.file_mode, follow_symlinks=False)
         return
-    # Others of the group may put a link in its place, and `chmod` of root would follow it.
+    # Another user of the group could replace it by a link, which a `chmod` by root would follow.
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):

@@ -76,10 +76,10 @@ def _open(path: Path, mode: int) -> int:
         try:
             return open_regular(path, os.O_RDWR)
         except FileNotFoundError:
-            _make(path, mode)
+            _create(path, mode)
         except PermissionError as error:
             raise PermissionDenied(
-                f"{path} is for its maker alone: in a directory prepared for a group, its owner must"
+                f"only the owner of {path} may use it: in a directory prepared for a group, the owner must"
                 f" give it to the group: chmod 660 {path}",
                 path=str(path),
             ) from error
@@ -89,7 +89,7 @@ def _open(path: Path, mode: int) -> int:
             raise
 
 
-def _make(path: Path, mode: int) -> None:
+def _create(path: Path, mode: int) -> None:
     """Create a token, complete before it gets its name, unless somebody else is faster."""
     scratch = path.with_name(f"{os.urandom(8).hex()}.new")
     fd = create_regular(scratch, mode)
