@@ -44,6 +44,8 @@ ALSO = {
     "protocol/marks": {"collections"},
     "policy": {"tomllib", "os.PathLike"},
 }
+# Names of Python's own that begin with an underscore: of named tuples and of `os`, and two of `threading`.
+NO_SECRETS = {"_replace", "_asdict", "_exit", "_at_fork_reinit", "_delete"}
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -109,6 +111,20 @@ def test_no_module_reaches_into_another(path: Path) -> None:
     for module, name in imports(path):
         own = module.split(".")[0] != "zbus" or name == "__version__"
         assert own or not name.startswith("_"), f"{dotted(path)} imports {module}.{name}"
+
+
+@each_file
+def test_no_module_uses_private_attributes_of_another(path: Path) -> None:
+    """A name with an underscore is used in its own file, and on `self` by classes that inherit it."""
+    tree = ast.parse(path.read_bytes())
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    own = {node.attr for node in attributes if ast.unparse(node.value) in ("self", "cls")}
+    own |= {node.name for node in ast.walk(tree) if isinstance(node, Function | ast.ClassDef)}
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in attributes:
+        private = node.attr.startswith("_") and not node.attr.startswith("__")
+        if private and node.attr not in own | NO_SECRETS:
+            assert ast.unparse(node.value) == "super()", f"{dotted(path)}:{node.lineno} uses {node.attr}"
 
 
 @pytest.mark.parametrize("name", INTERNAL)

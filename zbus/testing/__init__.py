@@ -1,11 +1,11 @@
 """A pytest plugin for programs that use zbus: a private bus, what was sent on it, and faults.
 
-It is there wherever zbus and pytest are installed; nothing has to be imported. The fixtures:
+pytest loads it wherever zbus is installed; nothing has to be imported. The fixtures:
 
-- `zbus_dir`: a private directory for buses, also for processes that the test starts;
-- `zbus_bus`: a bus in it, which is the default bus, too; fails a test that leaves something open;
-- `zbus_capture`: what was sent on it, as a list;
-- `zbus_faults`: loses, delays and denies, and has other processes to stop and to kill.
+- `zbus_dir`: a private directory for buses, which processes that the test starts use as well;
+- `zbus_bus`: a bus in it, which is also the default bus; a test that leaves something open fails;
+- `zbus_capture`: what was sent on that bus, as a list;
+- `zbus_faults`: drops, delays and denies events, and starts other processes to stop and to kill.
 """
 
 from __future__ import annotations

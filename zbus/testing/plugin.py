@@ -20,9 +20,9 @@ __all__ = ["zbus_bus", "zbus_capture", "zbus_dir", "zbus_faults"]
 
 @pytest.fixture
 def zbus_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Give the path of a private root directory, which is also set as `$ZBUS_DIR`.
+    """Return the path of a private root directory, which `$ZBUS_DIR` names too.
 
-    It is short enough for sockets. At the end of the test nobody may be on a bus in it any more.
+    It is short enough for sockets. The test fails if somebody is still on a bus in it at the end.
     """
     from zbus.testing.private_bus import private_directory
 
@@ -31,10 +31,14 @@ def zbus_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def zbus_bus(zbus_dir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[zbus.Bus]:
-    """Open a private bus. The functions of the module, such as `zbus.send`, use it too.
+    """Return a private bus. The functions of the module, such as `zbus.send`, use it too.
 
-    It is closed at the end of the test, with its subscriptions. Other buses that the test opened on the same
-    bus must be closed by then, else the test fails.
+        def test_an_order_is_announced(zbus_bus, zbus_capture):
+            place_order(123)
+            assert [evt.path for evt in zbus_capture] == ["/orders/123"]
+
+    It is closed at the end of the test, together with its subscriptions. The test fails if other bus objects
+    that it opened on the same bus are still open then.
     """
     from zbus.testing.private_bus import private_bus
 
@@ -43,7 +47,7 @@ def zbus_bus(zbus_dir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[zbus.Bu
 
 @pytest.fixture
 def zbus_capture(zbus_bus: zbus.Bus) -> Iterator[Capture]:
-    """Capture what is sent on the private bus from now on, by whomever."""
+    """Return a list of what any process sends on the private bus from now on; see `Capture`."""
     from zbus.testing.capture import Capture
     from zbus.testing.faults import FaultyBus
 
@@ -55,7 +59,7 @@ def zbus_capture(zbus_bus: zbus.Bus) -> Iterator[Capture]:
 
 @pytest.fixture
 def zbus_faults(zbus_bus: zbus.Bus) -> Iterator[Faults]:
-    """Let things go wrong on the private bus."""
+    """Return an object that causes faults on the private bus; see `Faults`."""
     from zbus.testing.faults import Faults, FaultyBus
 
     assert isinstance(zbus_bus, FaultyBus)

@@ -1,4 +1,4 @@
-"""A private directory and a private bus for one test, and a check that the test left nothing open."""
+"""A private directory and a private bus for one test, which fails if it leaves something open."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def private_bus(directory: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus
     path = str(locate(directory, bus.name))
     deadline = time.monotonic() + _CLOSE_SECONDS
     while (left := _left_open(path)) and time.monotonic() < deadline:
-        sleep(0.01)  # one that was dropped is on its way
+        sleep(0.01)  # a bus that was garbage collected closes in a thread
     if left:
         pytest.fail(f"the test should close, or drop, what it opened: {left}")
 
