@@ -23,6 +23,8 @@ import zbus
 from zbus.cli.app import cli
 from zbus.runtime.process_state import ProcessState, process_state
 
+from .process import directory
+
 GROUP = 61_234
 """Of the prepared directories: of no account."""
 
@@ -44,7 +46,7 @@ class Member:
 
     def open(self) -> str:
         """Open a bus; return its directory."""
-        return str(self._open._node.path)
+        return str(directory(self._open))
 
     def subscribe(self, name: str, pattern: str, overflow: str, capacity: int = 65_536) -> None:
         self._subs[name] = self._open.subscribe(pattern, overflow=overflow, capacity=capacity)

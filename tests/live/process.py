@@ -99,3 +99,8 @@ def receive(sub: zbus.Subscription, timeout: float = 5.0) -> zbus.Event:
     assert ok
     assert evt is not None
     return evt
+
+
+def directory(bus: zbus.Bus) -> Path:
+    """Return the directory of a bus, as it shows it."""
+    return Path(repr(bus).removesuffix(">").removesuffix(", closed").rpartition(" at ")[2])

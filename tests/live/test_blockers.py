@@ -22,7 +22,7 @@ from zbus.roster.file_names import Entry
 from zbus.runtime.process_state import ProcessState
 from zbus.sending import blockers
 
-from .process import Spawn, Worker, receive
+from .process import Spawn, Worker, directory, receive
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 LARGE = "x" * 2_000  # so that few fill a connection
@@ -244,7 +244,7 @@ def test_a_flush_names_who_has_not_read_everything(bus: zbus.Bus, spawn: Spawn, 
 
 
 async def flush_twin(bus: zbus.Bus) -> None:
-    twin = aio.Bus(dir=str(bus._node.path.parents[1]))
+    twin = aio.Bus(dir=str(directory(bus).parents[1]))
     try:
         await twin.send("a", "k", "/2", timeout=0)
     except zbus.Timeout:  # a stopped `block` subscriber does not let it join

@@ -17,6 +17,7 @@ from rich.cells import cell_len
 import zbus
 
 from .cli import SECONDS, ZBUS, ended, on_a_terminal, run, subscribed
+from .process import directory
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -156,7 +157,7 @@ def test_a_pipe_gets_one_line_a_peer_however_long() -> None:
 
 def test_names_that_others_chose_cannot_disturb_the_terminal(zbus_dir: str) -> None:
     with zbus.Bus() as bus:
-        place = bus._node.path
+        place = directory(bus)
     odd = {
         "process": "\x1b]0;title\x07\n" + "p" * 500,
         "pid": 7,
@@ -182,7 +183,7 @@ def test_names_that_others_chose_cannot_disturb_the_terminal(zbus_dir: str) -> N
 
 def test_a_directory_that_cannot_be_read_is_an_error(zbus_dir: str) -> None:
     with zbus.Bus() as bus:
-        place = bus._node.path
+        place = directory(bus)
     # Root, too, but without its power over files.
     prepare = [] if os.geteuid() else ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     if prepare and not shutil.which(prepare[0]):

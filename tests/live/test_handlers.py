@@ -15,7 +15,7 @@ import zbus
 from zbus.runtime import housekeeping, threads
 from zbus.runtime.lifecycle import open_nodes
 
-from .process import receive
+from .process import directory, receive
 
 # The timer fires at random moments; its handler takes one of its uses in turn, the program one of its own.
 STRESS = """
@@ -153,7 +153,7 @@ def until_gone(bus: zbus.Bus) -> None:
 @pytest.mark.parametrize("overflow", ["drop", "block", "latest"])
 def test_amid_a_join(bus: zbus.Bus, handle: Handle, monkeypatch: pytest.MonkeyPatch, overflow: str) -> None:
     """It may send and close channels, not join; and when it closes the bus, the join ends well."""
-    heard, other = bus.subscribe("a"), zbus.Bus(dir=bus._node.path.parents[1])
+    heard, other = bus.subscribe("a"), zbus.Bus(dir=directory(bus).parents[1])
     first = other.subscribe("x", overflow=overflow)
     monkeypatch.setattr(other._node._roster, "announce", interrupted(other._node._roster.announce))
 
@@ -178,7 +178,7 @@ def test_amid_a_join(bus: zbus.Bus, handle: Handle, monkeypatch: pytest.MonkeyPa
 
 def test_amid_a_send(bus: zbus.Bus, handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may join and close; a send is refused at once."""
-    other = zbus.Bus(dir=bus._node.path.parents[1])
+    other = zbus.Bus(dir=directory(bus).parents[1])
     links = other._node.publisher._links
     monkeypatch.setattr(links, "settle", interrupted(links.settle))
     heard: list[zbus.Subscription] = []
@@ -200,7 +200,7 @@ def test_amid_a_send(bus: zbus.Bus, handle: Handle, monkeypatch: pytest.MonkeyPa
 
 
 def test_amid_a_close(bus: zbus.Bus, handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = zbus.Bus(dir=bus._node.path.parents[1])
+    other = zbus.Bus(dir=directory(bus).parents[1])
     other.send("a", "b", "/1")
     monkeypatch.setattr(other._node._roster, "close", interrupted(other._node._roster.close))
     seen = []
@@ -234,7 +234,7 @@ def test_a_count_amid_a_count_is_not_forgotten(bus: zbus.Bus, handle: Handle) ->
     member._count = slow  # type: ignore[method-assign]
     handle(lambda: member.add("lost", 10))
     member.add("lost", 1)
-    [peer] = zbus.peers(dir=bus._node.path.parents[1])
+    [peer] = zbus.peers(dir=directory(bus).parents[1])
     assert peer.counters["lost"] == 111
 
 

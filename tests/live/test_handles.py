@@ -21,7 +21,7 @@ import pytest
 import zbus
 from zbus import aio
 
-from .process import receive
+from .process import directory, receive
 
 EVENT = ("orders", "order.created", "/orders/1")
 METHODS = ("subscribe", "send", "send_many", "flush", "close")
@@ -165,7 +165,7 @@ REFUSED = (
 @pytest.mark.parametrize("overflow", ["drop", "block", "latest"])
 def test_nothing_is_copied_and_nothing_closes_for_it(bus: zbus.Bus, way: str, overflow: str) -> None:
     sub = bus.subscribe("orders", overflow=overflow)
-    with zbus.Bus(dir=bus._node.path.parents[1]) as plain:
+    with zbus.Bus(dir=directory(bus).parents[1]) as plain:
         for it in (plain, sub, sub.channel()):
             with pytest.raises(TypeError, match=REFUSED):
                 COPIES[way](it)

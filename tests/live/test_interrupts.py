@@ -13,7 +13,7 @@ import pytest
 
 import zbus
 
-from .process import receive
+from .process import directory, receive
 
 ROUNDS = 900
 
@@ -70,7 +70,7 @@ def test_sends_that_are_interrupted(bus: zbus.Bus, interrupts: Interrupts, overf
     sub = bus.subscribe("a", overflow=overflow, capacity=100_000)
     reader = threading.Thread(target=lambda: [None for _ in sub])
     reader.start()
-    with zbus.Bus(dir=bus._node.path.parents[1]) as sender:
+    with zbus.Bus(dir=directory(bus).parents[1]) as sender:
         sender.send("a", "b", "/1")
         for _ in range(ROUNDS):
             interrupts.repeat(lambda: sender.send("a", "b", "/1"))

@@ -14,7 +14,7 @@ import pytest
 
 import zbus
 
-from .process import receive
+from .process import directory, receive
 
 SECONDS = 30
 PATCHES = {
@@ -161,6 +161,6 @@ def test_a_worker_of_gunicorn_sends_and_receives(bus: zbus.Bus, tmp_path: Path, 
         for number in range(3):
             bus.send("to.web", "answer", "/", f"event {number}")
             assert ask(address, "/receive") == f"event {number}"
-    path = bus._node.path
+    path = directory(bus)
     assert len(list(path.glob("*.member"))) == 1, "the worker has left nothing"
     assert len(list(path.glob("*.drop"))) == 1

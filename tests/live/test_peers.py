@@ -16,7 +16,7 @@ import zbus
 from zbus import aio
 from zbus.sending import publisher
 
-from .process import Spawn, receive
+from .process import Spawn, directory, receive
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 ODD = st.recursive(
@@ -38,7 +38,7 @@ TEXT = st.binary(max_size=40) | (ODD | st.dictionaries(FIELDS, ODD)).map(
 def place(zbus_dir: str) -> Path:
     """Make the directory of the default bus, in which nobody is."""
     with zbus.Bus(dir=zbus_dir) as bus:
-        return bus._node.path
+        return directory(bus)
 
 
 def alone() -> zbus.Peer:

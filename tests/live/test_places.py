@@ -17,7 +17,7 @@ import pytest
 import zbus
 from zbus.runtime import housekeeping
 
-from .process import receive
+from .process import directory, receive
 
 NO_TMPFILES = "systemd-tmpfiles is not installed here: apt-get install systemd"
 
@@ -43,10 +43,10 @@ def test_systemd_tmpfiles_spares_a_bus_in_use(
         with zbus.Bus() as bus:
             subs = [bus.subscribe("a"), bus.subscribe("a", overflow="block")]
             bus.send("a", "b", "/1")
-            before = {name: os.stat(bus._node.path / name).st_ino for name in os.listdir(bus._node.path)}
+            before = {name: os.stat(directory(bus) / name).st_ino for name in os.listdir(directory(bus))}
             clean_temporary_files(zbus_dir, tmp_path)
             assert not Path(zbus_dir, "old").exists()
-            after = {name: os.stat(bus._node.path / name).st_ino for name in os.listdir(bus._node.path)}
+            after = {name: os.stat(directory(bus) / name).st_ino for name in os.listdir(directory(bus))}
             assert after == before
             with zbus.Bus() as late:
                 late.send("a", "b", "/2")

@@ -22,7 +22,7 @@ from zbus.runtime import housekeeping
 from zbus.runtime.locks import any_held
 from zbus.testing import Faults
 
-from .process import receive
+from .process import directory, receive
 from .test_foreign import Foreign
 from .test_joins import Mute
 
@@ -105,7 +105,7 @@ def test_a_joiner_that_is_given_up_by_an_asyncio_bus(zbus_dir: str, root: Root) 
 
 def test_a_subscriber_that_is_let_go(bus: zbus.Bus, zbus_faults: Faults, root: Root) -> None:
     """Its queue has taken all the bytes that it may."""
-    with zbus.Bus(dir=bus._node.path.parents[1], capacity_bytes=1 << 20) as publisher:
+    with zbus.Bus(dir=directory(bus).parents[1], capacity_bytes=1 << 20) as publisher:
         said = root(publisher)
         process = zbus_faults.subscriber("a")
         publisher.send("a", "b", "/1")
@@ -120,15 +120,15 @@ def test_a_subscriber_that_is_let_go(bus: zbus.Bus, zbus_faults: Faults, root: R
 
 def test_files_that_are_created_again(bus: zbus.Bus, root: Root) -> None:
     said, sub = root(bus), bus.subscribe("logs", overflow="block")
-    missing = f"files of this process were missing from {bus._node.path}: it has created them again"
+    missing = f"files of this process were missing from {directory(bus)}: it has created them again"
     with bus._node._lock:  # nobody may create any of it meanwhile
-        shutil.rmtree(bus._node.path)
+        shutil.rmtree(directory(bus))
     bus.subscribe("a").close()  # at a join
     said.wait(missing)
     said.messages.clear()
     with bus._node._lock:
-        shutil.rmtree(bus._node.path)
-        os.mkdir(bus._node.path, 0o700)
+        shutil.rmtree(directory(bus))
+        os.mkdir(directory(bus), 0o700)
     said.wait(missing)  # by housekeeping
     assert receive(sub).data == missing
 
@@ -157,7 +157,7 @@ def test_a_full_block_channel_whose_socket_is_gone(bus: zbus.Bus, root: Root) ->
     with pytest.raises(zbus.Timeout):
         for number in range(100_000):
             bus.send("a", "b", "/1", number, timeout=0.2)
-    for path in bus._node.path.glob("*.sock"):
+    for path in directory(bus).glob("*.sock"):
         path.unlink()
     said.wait("files of this process were missing from")
     assert said.messages[0].endswith("but for 1 full 'block' channels: theirs follow once there is room")
@@ -184,13 +184,13 @@ def test_the_default_bus_that_is_not_where_the_environment_says(
     said = root(bus)
     with monkeypatch.context() as patch:
         patch.delenv("ZBUS_DIR")
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime := bus._node.path / "runtime"))
-        patch.setenv("TMPDIR", str(bus._node.path))
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime := directory(bus) / "runtime"))
+        patch.setenv("TMPDIR", str(directory(bus)))
         patch.setattr("zbus.roster.location._other_owner", lambda _: 12345)
         default = DefaultBus(zbus.Bus)
         default.get().close()
     said.wait(f"XDG_RUNTIME_DIR={runtime} belongs to user 12345, and this process is of user")
-    shutil.rmtree(bus._node.path / f"zbus-{os.geteuid()}")
+    shutil.rmtree(directory(bus) / f"zbus-{os.geteuid()}")
 
 
 def test_what_a_channel_has_to_say(
@@ -242,7 +242,7 @@ def test_a_rate_limit_tells_how_many_it_held_back(
 
 
 def test_a_late_event_that_cannot_be_sent(bus: zbus.Bus, zbus_faults: Faults, root: Root) -> None:
-    with zbus.Bus("other", dir=bus._node.path.parents[1]) as other:
+    with zbus.Bus("other", dir=directory(bus).parents[1]) as other:
         said = root(other)
         zbus_faults.delay(3600)
         bus.send("a", "b", "/1", b"x")

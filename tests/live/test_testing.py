@@ -13,7 +13,7 @@ import pytest
 import zbus
 from zbus.testing import Capture, Faults
 
-from .process import receive
+from .process import directory, receive
 from .quiet import fill
 
 
@@ -180,7 +180,7 @@ def test_another_process_that_reads_nothing_fills_up(zbus_bus: zbus.Bus, zbus_fa
 def test_another_process_may_be_stopped_and_killed(zbus_bus: zbus.Bus, zbus_faults: Faults) -> None:
     stopped = zbus_faults.subscriber("a")
     stopped.stop()
-    with zbus.Bus(dir=zbus_bus._node.path.parents[1], join_timeout=0.2) as late:
+    with zbus.Bus(dir=directory(zbus_bus).parents[1], join_timeout=0.2) as late:
         start = time.monotonic()
         late.send("a", "b", "/1")
         assert time.monotonic() - start >= 0.2

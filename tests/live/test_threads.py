@@ -16,7 +16,7 @@ import pytest
 import zbus
 from zbus.runtime import locks, threads
 
-from .process import receive
+from .process import directory, receive
 
 SECONDS = 30
 
@@ -179,7 +179,7 @@ def refuse(*_: object) -> None:
 def test_without_threads_there_is_a_clear_error_and_nothing_is_left(
     bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = bus._node.path
+    path = directory(bus)
     before = {file.name for file in path.iterdir()}
     with zbus.Bus(dir=path.parents[1]) as other:
         ready = {file.name for file in path.iterdir()}
