@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import zbus
 
-__all__ = ["fill", "quiet", "read_all"]
+__all__ = ["fill", "fill_async", "quiet", "read_all"]
 
 _LOOKS = 3
 _LOOK_SECONDS = 0.005
@@ -48,9 +48,25 @@ def fill(send: Callable[[int], object], *others: int) -> int:
         try:
             send(sent + 1)
             sent += 1
-        except zbus.Timeout as error:  # a join goes on only while somebody sends
-            if "joining" not in error.message and quiet(*others):
+        except zbus.Timeout as error:
+            if _is_full(error, *others):
                 return sent
+
+
+async def fill_async(send: Callable[[int], Awaitable[object]]) -> int:
+    """Do the same with a coroutine."""
+    sent = 0
+    while True:
+        try:
+            await send(sent + 1)
+            sent += 1
+        except zbus.Timeout as error:
+            if _is_full(error):
+                return sent
+
+
+def _is_full(error: zbus.Timeout, *others: int) -> bool:
+    return "joining" not in error.message and quiet(*others)  # a join goes on only while somebody sends
 
 
 def read_all(sub: zbus.Subscription, *others: int) -> list[zbus.Event]:

@@ -20,7 +20,7 @@ from zbus import aio
 from zbus.receiving.ingress import Ingress
 
 from .process import Spawn
-from .quiet import quiet
+from .quiet import fill_async
 
 
 @pytest.fixture
@@ -56,14 +56,7 @@ class Ticks:
 
 async def fill(bus: aio.Bus) -> int:
     """Send to a `block` subscriber until it has no room; return how many it took, numbered from 0."""
-    sent = 0
-    while True:
-        try:
-            await bus.send("a", "b", "/1", sent, timeout=0.1)
-            sent += 1
-        except zbus.Timeout as error:  # a join goes on only while somebody sends
-            if "joining" not in error.message and quiet():
-                return sent
+    return await fill_async(lambda number: bus.send("a", "b", "/1", number - 1, timeout=0.1))
 
 
 def test_the_package_offers_it_without_importing_asyncio() -> None:
