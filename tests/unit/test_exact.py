@@ -332,6 +332,9 @@ def test_a_fragment_is_noticed_and_costs_nothing_when_there_is_none(before: str,
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.skipif(
+    orjson.__version__ < "3.13", reason="its Fragments are not counted: every text is verified"
+)
 def test_this_version_of_orjson_can_be_asked() -> None:
     program = "from zbus.sending import sender; assert sender._NO_FRAGMENTS > 0"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
