@@ -1,9 +1,9 @@
-"""Whether JSON text says what was given.
+"""Exact JSON: whether the text that orjson wrote says the same as the value it was made from.
 
-orjson writes some values as others, in silence: NaN and the infinities as null, wherever they are, also as
-keys; two keys of one text as that key twice; a `Fragment` as whatever it holds. So what is looked at is the
-text, beside the value it was made of. Text that we are given is read by `parse_exactly`, which refuses what a
-receiver would have to round or to drop.
+orjson silently writes some values as something else. NaN and the infinities become null, also as keys. Two
+keys with the same text become that key twice. A `Fragment` becomes whatever it holds. `verify` compares the
+text with the value and refuses these. JSON text that somebody gives us (`zbus send`) is read by
+`parse_exactly`, which refuses what a receiver would round or drop.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = [
 
 Fragment = orjson.Fragment
 
-# A float in what `marshal` writes: a letter and eight bytes, the exponent last, all ones if it is not finite.
-# A text that looks so by chance costs only time.
+# A float as `marshal` writes it: a letter and eight bytes, the exponent last. Its bits are all ones if the
+# float is not finite. Text that looks the same by chance costs only time.
 _NON_FINITE = re.compile(rb"g[\s\S]{6}[\xf0-\xff][\x7f\xff]").search
 _OWN_REFERENCES = 1 if sys.version_info < (3, 13) else 0  # orjson's, which the garbage collector does not see
 _SCALARS = (str, int, float, bool)
@@ -44,21 +44,21 @@ _SHOWN_BITS = 256
 
 
 class Inexact(ValueError):
-    """JSON text of which a receiver would get something else."""
+    """A receiver would get something other than what the JSON text says."""
 
 
 Place = tuple[Any, ...]
-"""Where a value is: the place of what holds it, its key or name, and whether it is a key; or just a name."""
+"""Where a value is: the place of its container, its key or name, whether that is a key; or just a name."""
 
 _no_fragments = -1
 
 
 def count_references() -> int:
-    """Return what `sys.getrefcount(Fragment)` tells while no fragment exists; -1 if that tells nothing.
+    """Return the reference count of `Fragment` while no fragment exists; -1 if that cannot be known.
 
-    A fragment may be anywhere in the data, but each one that exists refers to its class, and to ask how many
-    do takes 10 ns. Who else refers to the class is known to the garbage collector; fragments are not. To be
-    called when all of zbus's own modules refer to it.
+    A fragment may be anywhere in the data. But each one refers to its class, and reading that reference count
+    takes 10 ns. The garbage collector knows what else refers to the class, and it does not know fragments.
+    Call this after all modules of zbus that refer to the class were imported.
     """
     global _no_fragments
     before = sys.getrefcount(Fragment)
@@ -68,26 +68,26 @@ def count_references() -> int:
     if counted == 1:
         owners = gc.get_referrers(Fragment)
         known = sum(item is Fragment for owner in owners for item in gc.get_referents(owner))
-        _no_fragments = known + _OWN_REFERENCES + 1  # and that of the call
+        _no_fragments = known + _OWN_REFERENCES + 1  # one of the call
     else:  # orjson before 3.13, whose class is not counted: then every text is verified, which takes 0.5 us
         _no_fragments = -1
     return _no_fragments
 
 
 def fragments_about() -> bool:
-    """Return whether there may be a fragment somewhere in this process."""
+    """Return whether a fragment may exist anywhere in this process."""
     return sys.getrefcount(Fragment) != _no_fragments
 
 
 def verify(value: Any, text: bytes, where: str, *, odd: bool = False) -> None:
-    """Raise `Invalid` unless `text`, which orjson made of `value`, says what `value` does.
+    """Raise `Invalid` unless `text`, which orjson made of `value`, says the same as `value`.
 
-    To be called if the text has a null, if there are `fragments_about`, or if `odd` keys became strings.
+    Call this if the text has a null, if there are `fragments_about`, or if `odd` keys became strings.
     """
     if not odd:
         try:
-            # Plain data, which is all that marshal takes, holds no fragment, and its floats can be searched.
-            # That is 20 times faster than to follow it.
+            # marshal accepts only plain data, so there is no fragment, and its bytes can be searched for
+            # floats that are not finite. That is 20 times faster than following the value.
             if not _NON_FINITE(marshal.dumps(value, 2)):
                 return
         except ValueError:
@@ -105,7 +105,7 @@ def _as_json(parse: Callable[[bytes], Any], text: bytes, where: str) -> Any:
 
 
 def _follow(value: Any, told: Any, where: str) -> bool:
-    """Compare a value with what its text says, null by null, key by key; return whether it has a fragment."""
+    """Compare a value with its text, null by null and key by key; return whether it has a fragment."""
     fragments = False
     todo: list[tuple[Any, Any, Place]] = [(value, told, (where,))]
     while todo:  # no recursion: the caller may be deep in the stack
@@ -127,7 +127,7 @@ def _follow(value: Any, told: Any, where: str) -> bool:
 
 
 def _meant(value: Any) -> Any:
-    """Return what orjson writes for a member of an enum, its value; else `value`."""
+    """Return the value of an enum member, which is what orjson writes for it; anything else as it is."""
     while isinstance(value, Enum) and not isinstance(value, (str, int, list, dict)):
         value = value.value
     return value
@@ -167,7 +167,7 @@ def _check_null_key(key: Any, place: Place) -> None:
 
 
 def _field(value: Any, name: str, place: Place) -> Any:
-    """Return a field of a dataclass as orjson does."""
+    """Return a field of a dataclass as orjson finds it."""
     fields = getattr(value, "__dict__", None)
     if isinstance(fields, dict) and name in fields:
         return fields[name]
@@ -187,7 +187,7 @@ def _differs(place: Place) -> Invalid:
 
 
 def _twins(items: Iterable[tuple[Any, Any]], place: Place) -> Invalid | None:
-    """Return the error that names two keys that are one in JSON."""
+    """Return the error that names two keys that are the same in JSON."""
     names: dict[str, Any] = {}
     for key, _ in items:
         text = orjson.dumps({key: 0}, option=orjson.OPT_NON_STR_KEYS)
@@ -209,11 +209,11 @@ def _name(place: Place) -> str:
 
 
 def unsendable(value: Any, where: str, error: TypeError) -> Invalid:
-    """Find the first value that orjson refuses and say where it is."""
+    """Return an error that names the first value that orjson refuses, and its place."""
     reason = str(error)
     if "Recursion" in reason:
         return Invalid(f"{where} is nested more than 254 deep, or contains itself: flatten it", where=where)
-    # Walk down: the culprit is a child that fails alone, else the value itself.
+    # Walk down: the value to blame is a child that fails by itself, else the value itself.
     for _ in range(256):
         for item, place in _children(value, where):
             try:
@@ -244,18 +244,18 @@ def _children(value: Any, where: str) -> Iterable[tuple[Any, str]]:
         return ((item, f"{where}[{index}]") for index, item in enumerate(value))
     if _meant(value) is not value:
         return [(value.value, where)]
-    # orjson writes dataclasses as objects, without what begins with an underscore.
+    # orjson writes dataclasses as objects, without the fields that begin with an underscore.
     fields = getattr(type(value), "__dataclass_fields__", ())
     shown = [name for name in fields if not name.startswith("_")]
     return ((getattr(value, name, None), f"{where}.{name}") for name in shown)
 
 
 def parse_exactly(text: str | bytes) -> Any:
-    """Return what JSON text says, if that is just what a receiver will get.
+    """Return the value of JSON text if a receiver will get exactly that.
 
     Raises:
         Inexact: some of it would be rounded or dropped: an integer beyond 64 bits, a number with more digits
-            than a double tells, a key that comes twice. The error's text says which.
+            than a double holds, a key that comes twice. The error's text says which.
         ValueError: it is not JSON.
     """
     try:
@@ -287,7 +287,7 @@ def _float(text: str) -> float:
 
 
 def _tells(number: float, text: str) -> bool:
-    """Return whether `number`, rounded to as many digits as `text` has, is what `text` says."""
+    """Return whether `number`, rounded to as many digits as `text` has, equals `text`."""
     mantissa, _, exponent = text.lower().lstrip("-").partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")

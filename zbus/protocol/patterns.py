@@ -1,10 +1,9 @@
-"""Names and the patterns that select them: one grammar for systems and kinds.
+"""Names, and the patterns that select them: one grammar for systems and kinds.
 
-A name is segments joined by dots. A pattern may put in place of a segment `*` (exactly one), `**`
-(zero or more) or `(a|b)` (one of these). Matching happens twice: ZeroMQ compares bytes from the
-start of a frame, so `prefixes` gives it the literal beginning of what a pattern can match, and a
-`Matcher` decides exactly, once per new topic. Everything is checked here, so that code behind this
-file never meets an odd name.
+A name is segments joined by dots. In a pattern a segment may also be `*` (exactly one segment), `**` (zero or
+more) or `(a|b)` (one of these). Matching happens twice. ZeroMQ compares the first bytes of a frame, so
+`prefixes` gives it the literal beginning of what a pattern can match. Then a `Matcher` decides exactly, once
+for each new topic. Names and patterns are checked here, so no other module has to.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ __all__ = ["ALIKE", "Matcher", "alike", "check_name", "check_text", "covers", "o
 
 _ANY = "*"
 _ANY_DEPTH = "**"
-# Alternatives multiply; beyond this many prefixes the cut comes before the bracket instead.
+# Alternatives multiply. If there would be more prefixes than this, they end before the bracket.
 _MAX_PREFIXES = 16
 _MAX_SAMPLES = 4096
 
 ALIKE: set[type] = {str}
-"""Classes of `str` that `alike` has seen and found to be."""
+"""The subclasses of `str` that `alike` has accepted, and `str`."""
 
-_MAX_ALIKE = 1000  # a program that makes classes all the time must not keep them here
+_MAX_ALIKE = 1000  # so that a program that makes classes all the time does not keep them all here
 _ASKED = {"__class__", "__contains__", "__eq__", "__hash__"}
 
 Segment = str | frozenset[str]
 
 
 def plain(value: Any) -> Any:
-    """Return the text of a `str` of any class as a plain `str`; anything else as it is.
+    """Return the text of a `str` or of a subclass as a plain `str`; return anything else as it is.
 
-    A member of a `(str, Enum)` has a text of its own, but prints, hashes and formats as `Kind.CREATED`. Other
-    classes compare in a way of their own. Behind this only the text counts.
+    A member of a `(str, Enum)` prints and formats as `Kind.CREATED`, and other subclasses compare in their
+    own way. After this, only the text counts.
     """
     if type(value) is str or not issubclass(type(value), str):
         return value
@@ -43,9 +42,9 @@ def plain(value: Any) -> Any:
 
 
 def alike(*values: object) -> bool:
-    """Return whether all are `str` of classes that hash, compare and search as `str` itself does; note them.
+    """Return whether all are of classes that hash, compare and search as `str` does; add these to `ALIKE`.
 
-    Enums do. Where this is noted (`ALIKE`), a look-up may take them as they are.
+    Enums are. An object of a class in `ALIKE` can be used for lookups as it is.
     """
     for cls in map(type, values):
         line = cls.__mro__
@@ -58,11 +57,11 @@ def alike(*values: object) -> bool:
 
 
 def check_text(value: object, what: str) -> str:
-    """Return `value` as a plain `str` if it is non-empty text that UTF-8 can carry and that holds no NUL.
+    """Return `value` as a plain `str` if it is not empty, can be encoded as UTF-8, and has no NUL.
 
     Raises:
         TypeError: it is not a `str`.
-        Invalid: it is empty, or holds NUL or a lone surrogate. `what` names it in the message.
+        Invalid: it is empty, or has a NUL or a lone surrogate. `what` names it in the message.
     """
     value = plain(value)
     if type(value) is not str:
@@ -83,9 +82,9 @@ def check_text(value: object, what: str) -> str:
 
 
 def check_name(value: object, what: str) -> str:
-    """Return `value` as a plain `str` if it can be sent as a system or kind, else raise as `check_text` does.
+    """Return `value` as a plain `str` if it can be sent as a system or kind; raise as `check_text` does.
 
-    Beyond that a name has no empty segment and none of the characters of a pattern.
+    A name also has no empty segment, and none of the characters that only patterns use.
     """
     name = check_text(value, what)
     for char in "*()|":
@@ -100,14 +99,19 @@ def check_name(value: object, what: str) -> str:
 
 
 class Matcher:
-    """A compiled pattern; `matches(name)` tells whether a name is selected."""
+    """A compiled pattern.
+
+    Attributes:
+        pattern: its text.
+        segments: its segments; alternatives are a set.
+    """
 
     def __init__(self, pattern: str, what: str = "pattern") -> None:
         """Compile `pattern`.
 
         Raises:
             TypeError: not a `str`.
-            Invalid: not of the grammar; the message names the form to use.
+            Invalid: it breaks the grammar; the message names the form to use.
         """
         text = check_text(pattern, what)
         self.pattern = text
@@ -121,7 +125,7 @@ class Matcher:
         return all(segment == _ANY_DEPTH for segment in self.segments)
 
     def matches(self, name: str) -> bool:
-        """Return whether `name` is selected. Linear in the name for each `**`: never exponential."""
+        """Return whether the pattern selects `name`, in time that is linear for each `**`, never exponential."""
         return _walk(self.segments, name.split("."))
 
 
@@ -156,7 +160,7 @@ def _admits(segment: Segment, word: str) -> bool:
 
 
 def _walk(pattern: list[Segment], words: list[str]) -> bool:
-    # The classic two-finger match: on failure, go back to the last `**` and let it eat one more.
+    # On a mismatch, go back to the last `**` and let it take one word more. Going back further is not needed.
     p = w = 0
     star = mark = -1
     while w < len(words):
@@ -175,9 +179,9 @@ def _walk(pattern: list[Segment], words: list[str]) -> bool:
 
 
 def overlaps(left: Matcher, right: Matcher) -> bool:
-    """Return whether some name is selected by both patterns."""
+    """Return whether both patterns select some name."""
     a, b = left.segments, right.segments
-    # reach[j]: the first i segments of `a` and the first j of `b` can stand for the same words.
+    # reach[j] says whether the first i segments of `a` and the first j of `b` can match the same words.
     reach = [True] + [False] * len(b)
     for j in range(1, len(b) + 1):
         reach[j] = reach[j - 1] and b[j - 1] == _ANY_DEPTH
@@ -201,10 +205,11 @@ def _meet(x: Segment, y: Segment) -> bool:
 
 
 def covers(outer: Matcher, inner: Matcher) -> bool:
-    """Return whether `outer` selects every name that `inner` does; in doubt, `False`.
+    """Return whether `outer` selects every name that `inner` selects; `False` if that would take too long.
 
-    Tried on samples: `*` stands for a word that no literal equals, `**` for none, one and so on, up to one
-    more than `outer` has segments of one word: in so long a run its `**` takes a word, so it takes any more.
+    It tries samples of `inner`. `*` becomes a word that no literal equals. `**` becomes zero, one, and so on
+    words, up to one more than `outer` has segments that match one word. In the longest of these, some `**` of
+    `outer` must match a word, so it would match more words too.
     """
     words = sum(segment != _ANY_DEPTH for segment in outer.segments) + 1
     runs = [".".join([_ANY] * length) for length in range(words + 1)]
@@ -225,8 +230,8 @@ def covers(outer: Matcher, inner: Matcher) -> bool:
 def prefixes(system: Matcher, kind: Matcher | None = None) -> tuple[bytes, ...]:
     """Return the ZeroMQ subscriptions that together admit every topic the patterns can match.
 
-    They may admit more: ZeroMQ compares bytes from the start only, so the caller filters what arrives
-    with `Matcher`. `kind=None` is no filter.
+    They may admit more, because ZeroMQ compares only the first bytes. So the caller filters what arrives with
+    `Matcher`. `kind=None` admits every kind.
     """
     heads, exact = _literal_heads(system.segments)
     if exact and kind is not None and not kind.everything:
@@ -240,7 +245,7 @@ def prefixes(system: Matcher, kind: Matcher | None = None) -> tuple[bytes, ...]:
 
 
 def _literal_heads(segments: list[Segment]) -> tuple[list[str], bool]:
-    """Expand the segments before the first wildcard; also whether that was all of them."""
+    """Return the literal texts of the segments before the first wildcard, and whether that was all."""
     choices: list[list[str]] = []
     count = 1
     exact = True

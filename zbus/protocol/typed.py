@@ -1,6 +1,7 @@
-"""Typed events: data as a dataclass, a msgspec Struct or a pydantic model, checked by a library.
+"""Typed events: data converted to a dataclass, a msgspec Struct or a pydantic model.
 
-Neither library is needed otherwise, and neither is imported before a subscription asks for a type.
+msgspec or pydantic does that. Neither is needed otherwise, and neither is imported before a subscription asks
+for a type.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from ..errors import Invalid
 __all__ = ["Fit", "fitter"]
 
 Fit = Callable[[Any], Any]
-"""Returns data as the type asked for, or raises; the error's text says what does not fit."""
+"""Converts JSON data to the type asked for, or raises an error whose text says what does not fit."""
 
 
 def fitter(type: Any) -> Fit:
-    """Return what turns JSON data into `type`.
+    """Return a function that converts JSON data to `type`.
 
-    pydantic decides what a model of its own accepts; for all else (dataclass, Struct, TypedDict, NamedTuple,
-    `list[int]`, ...) msgspec does if it is installed, else pydantic.
+    pydantic converts to its own models. For every other type (dataclass, Struct, TypedDict, NamedTuple,
+    `list[int]`, ...) it is msgspec if that is installed, else pydantic.
 
     Raises:
-        Invalid: neither is installed, or `type` is not a type they can check.
+        Invalid: neither is installed, or `type` is not a type that they support.
     """
     if _is_model(type):
         return _by_pydantic(type)
@@ -38,14 +39,14 @@ def fitter(type: Any) -> Fit:
 
 
 def _is_model(type: Any) -> bool:
-    """Whether `type` is a pydantic model, or a dataclass that pydantic made."""
+    """Return whether `type` is a pydantic model or a pydantic dataclass."""
     return hasattr(type, "__pydantic_core_schema__") or hasattr(type, "__pydantic_validator__")
 
 
 def _by_msgspec(type: Any) -> Fit:
     msgspec = importlib.import_module("msgspec")
     try:
-        msgspec.json.Decoder(type)  # says now what `convert` would say of each event
+        msgspec.json.Decoder(type)  # raises now what `convert` would raise for each event
     except (TypeError, NameError) as error:
         raise _not_a_type(type, error) from error
     return partial(msgspec.convert, type=type, str_keys=True)
