@@ -34,7 +34,7 @@ __all__ = [
 
 Fragment = orjson.Fragment
 
-# A float as `marshal` writes it: a letter and eight bytes, the exponent last. Its bits are all ones if the
+# A float as `marshal` writes it: a letter and eight bytes. The last bits are the exponent, all ones if the
 # float is not finite. Text that looks the same by chance costs only time.
 _NON_FINITE = re.compile(rb"g[\s\S]{6}[\xf0-\xff][\x7f\xff]").search
 _OWN_REFERENCES = 1 if sys.version_info < (3, 13) else 0  # orjson's, which the garbage collector does not see

@@ -125,7 +125,7 @@ class Matcher:
         return all(segment == _ANY_DEPTH for segment in self.segments)
 
     def matches(self, name: str) -> bool:
-        """Return whether the pattern selects `name`, in time that is linear for each `**`, never exponential."""
+        """Return whether the pattern selects `name`. The time is linear for each `**`, never exponential."""
         return _walk(self.segments, name.split("."))
 
 
