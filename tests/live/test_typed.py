@@ -112,6 +112,15 @@ def test_latest_with_a_type(bus: zbus.Bus) -> None:
     assert [one.event.data for one in told] == ["one"]
 
 
+def test_latest_with_a_type_reports_to_who_iterates_too(bus: zbus.Bus) -> None:
+    told: list[Any] = []
+    sub = bus.subscribe("a", type=int, overflow="latest", on_error=told.append)
+    bus.send("a", "b", "/1", "one")
+    bus.send("a", "b", "/1", 2)
+    assert next(iter(sub)).data == 2
+    assert [one.event.data for one in told] == ["one"]
+
+
 def test_the_number_kept_is_bounded(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a", type=int)
     bus.send_many("a", "b", [("/1", "x")] * 250)

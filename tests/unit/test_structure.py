@@ -98,6 +98,12 @@ def test_dependencies_point_one_way(path: Path) -> None:
         assert name == own or other < line, f"{dotted(path)} imports {module}"
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if place(dotted(path))[1] == "aio"], ids=dotted)
+def test_the_asyncio_twin_does_not_build_on_the_threaded_channel(path: Path) -> None:
+    """What both channels share is in `receiving.channel_base`."""
+    assert "zbus.channel" not in set(inner_imports(path))
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {
         dotted(path): {*inner_imports(path)} for path in FILES if path.stem not in ("__init__", "__main__")
