@@ -6,7 +6,6 @@ A policy protects against mistakes, not against attackers: every process on a bu
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
@@ -70,6 +69,8 @@ class Policy:
         Raises:
             Invalid: the file cannot be read or is not a policy; the message says where. Not retryable.
         """
+        import tomllib  # not at the top: few programs need it, and it would make `import zbus` slower
+
         try:
             with open(path, "rb") as file:
                 table = tomllib.load(file)
