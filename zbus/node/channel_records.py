@@ -25,7 +25,7 @@ _PATTERN_BYTES_SHOWN = 32_768  # nobody reads more than 64 KiB of an entry
 
 
 class ChannelRecord(NamedTuple):
-    """What a node knows about one channel: not the channel itself, so that can be garbage collected."""
+    """What a node knows about one channel: not the channel itself, so that it can be garbage collected."""
 
     source: Source
     ingress: Ingress
