@@ -21,10 +21,14 @@ _SECONDS = 20.0
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the cheap tests first, so that most mistakes show within seconds.
 
-    Several processes (`-n`) share the list out and run all of it at once: there the longest come first, so
-    that none of them is what all wait for in the end.
+    Of several processes (`-n`) each begins with a share of the list: there the longest come first, dealt out
+    like cards, so that none of them is what all wait for in the end.
     """
-    items.sort(key=_cost, reverse=hasattr(config, "workerinput"))
+    items.sort(key=_cost)
+    if hasattr(config, "workerinput"):
+        count = config.workerinput["workercount"]
+        items.reverse()
+        items[:] = [item for first in range(count) for item in items[first::count]]
 
 
 def _cost(item: pytest.Item) -> tuple[int, float]:

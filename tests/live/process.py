@@ -93,7 +93,7 @@ class Worker:
 Spawn = Callable[..., Worker]
 
 
-def receive(sub: zbus.Subscription, timeout: float = 5.0) -> zbus.Event:
+def receive(sub: zbus.Subscription, timeout: float = 30.0) -> zbus.Event:
     """Return the next event of a subscription that is not closed."""
     evt, ok = sub.channel().receive(timeout=timeout)
     assert ok

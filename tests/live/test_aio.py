@@ -112,7 +112,7 @@ async def test_many_sends_that_wait_wait_together(abus: aio.Bus) -> None:
     sub = await abus.subscribe("a", overflow="block", capacity=10)
     sent = await fill(abus)
     waiting = [asyncio.create_task(abus.send("a", "b", "/1", sent + n, timeout=30)) for n in range(50)]
-    got = {(await sub.channel().receive(timeout=5))[0].data for _ in range(sent + 50)}
+    got = {(await sub.channel().receive(timeout=30))[0].data for _ in range(sent + 50)}
     await asyncio.gather(*waiting)
     assert got == set(range(sent + 50))
 
@@ -189,9 +189,9 @@ async def test_a_cancelled_send_went_to_nobody(abus: aio.Bus) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [(await sub.channel().receive(timeout=5))[0].data for _ in range(sent)] == list(range(sent))
+    assert [(await sub.channel().receive(timeout=30))[0].data for _ in range(sent)] == list(range(sent))
     await abus.send("a", "b", "/1", "next")
-    evt, _ = await sub.channel().receive(timeout=5)
+    evt, _ = await sub.channel().receive(timeout=30)
     assert (evt.data, evt.seq) == ("next", sent + 1)
 
 
@@ -245,14 +245,14 @@ def test_a_bus_may_be_used_on_one_loop_after_the_other(zbus_dir: str) -> None:
         with pytest.raises(zbus.Timeout):
             await sub.channel().receive(timeout=0.01)
         await bus.send("a", "b", "/1", number)
-        assert (await sub.channel().receive(timeout=5))[0].data == number
+        assert (await sub.channel().receive(timeout=30))[0].data == number
         return sub
 
     async def go_on(sub: aio.Subscription) -> None:
         with pytest.raises(zbus.Timeout):
             await sub.channel().receive(timeout=0.01)
         await bus.send("a", "b", "/1", "again")
-        assert (await sub.channel().receive(timeout=5))[0].data == "again"
+        assert (await sub.channel().receive(timeout=30))[0].data == "again"
 
     asyncio.run(use(1))
     asyncio.run(go_on(asyncio.run(use(2))))
@@ -280,7 +280,7 @@ asyncio.run(main())
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert sub.channel().receive(timeout=5)[0].data == "last words"
+    assert sub.channel().receive(timeout=30)[0].data == "last words"
     assert len(os.listdir(f"{zbus_dir}/v1/default")) == 4  # ours: token, socket, entry, member
 
 
@@ -304,7 +304,7 @@ async def test_both_kinds_of_bus_meet_on_the_same_bus(abus: aio.Bus, zbus_dir: s
             "/from/asyncio",
             "/from/a/thread",
         }
-        assert {theirs.channel().receive(timeout=5)[0].path for _ in range(2)} == {
+        assert {theirs.channel().receive(timeout=30)[0].path for _ in range(2)} == {
             "/from/asyncio",
             "/from/a/thread",
         }

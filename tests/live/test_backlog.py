@@ -61,7 +61,7 @@ async def test_a_backlog_is_not_copied_and_stays_receivable(
         assert peak < 4 * MIB
         await bus.close()  # and with it the context that the frames are of
         for number in range(COUNT):
-            evt, ok = await sub.channel().receive(timeout=5)
+            evt, ok = await sub.channel().receive(timeout=30)
             assert ok
             assert evt.data == payload(number, sizes)
         assert await sub.channel().receive(timeout=5) == (None, False)

@@ -51,9 +51,9 @@ def test_an_event_that_was_sent_is_a_success_whatever_is_closed(zbus_bus: zbus.B
     every = [*ALL, *FULL]
     assert results("send", "a", "b", "/c", "1", streams=every) == dict.fromkeys(every, ("", "", 0))
     for _ in every:
-        assert sub.channel().receive(timeout=5)[1]
+        assert sub.channel().receive(timeout=30)[1]
     zbus_bus.send("a", "b", "/end")
-    evt, _ = sub.channel().receive(timeout=5)
+    evt, _ = sub.channel().receive(timeout=30)
     assert evt is not None
     assert evt.path == "/end"
 

@@ -75,7 +75,7 @@ def test_the_default_bus_of_asyncio(monkeypatch: pytest.MonkeyPatch, zbus_dir: s
         sub = await aio.subscribe("jobs", overflow="block", capacity=10)
         await aio.send("jobs", "done", "/1", 1)
         assert await aio.send_many("jobs", "done", [("/2", 2), ("/3", 3)]) == 2
-        got = [(await sub.channel().receive(timeout=5))[0] for _ in range(3)]
+        got = [(await sub.channel().receive(timeout=30))[0] for _ in range(3)]
         return [evt.data for evt in got if evt is not None]
 
     assert run_closing(main) == [1, 2, 3]
@@ -89,7 +89,7 @@ def test_one_loop_after_another_uses_it(zbus_dir: str) -> None:
         await aio.send("jobs", "done", "/1", number)
 
     async def take(sub: aio.Subscription) -> Any:
-        evt, _ = await sub.channel().receive(timeout=5)
+        evt, _ = await sub.channel().receive(timeout=30)
         return evt and evt.data
 
     sub = asyncio.run(aio.subscribe("jobs"))

@@ -63,7 +63,7 @@ def test_a_path_that_is_too_long(zbus_dir: str) -> None:
     with zbus.Bus(dir=Path(zbus_dir, "x" * length)) as bus:
         sub = bus.subscribe("a")
         bus.send("a", "b", "/1")
-        assert sub.channel().receive(timeout=5.0)[1]
+        assert sub.channel().receive(timeout=30)[1]
     with pytest.raises(zbus.Invalid, match="108 bytes of at most 107"):
         zbus.Bus(dir=Path(zbus_dir, "x" * (length + 1)))
 
@@ -150,13 +150,13 @@ def fails():
             raise AssertionError("joined on a full disk")
 fails()
 bus.send("a", "b", "/2")
-assert [sub.channel().receive(timeout=5)[0].path for _ in range(2)] == ["/1", "/2"]
+assert [sub.channel().receive(timeout=30)[0].path for _ in range(2)] == ["/1", "/2"]
 assert sub.lost == 0
 os.remove(f"{root}/filler")
 with zbus.Bus() as healed:
     other = healed.subscribe("a")
     bus.send("a", "b", "/3")
-    assert other.channel().receive(timeout=5)[0].path == "/3"
+    assert other.channel().receive(timeout=30)[0].path == "/3"
 bus.close()
 assert os.listdir(f"{root}/v1/default") == ["token"]
 print("survived")
@@ -187,7 +187,7 @@ def test_a_token_cut_short_by_a_crash_is_repaired(zbus_dir: str) -> None:
     with zbus.Bus(dir=zbus_dir) as bus:
         sub = bus.subscribe("a")
         bus.send("a", "b", "/1")
-        assert sub.channel().receive(timeout=5.0)[1]
+        assert sub.channel().receive(timeout=30)[1]
     assert len(token.read_bytes()) == 8
 
 
@@ -204,7 +204,7 @@ def test_garbage_in_the_directory_is_passed_over(zbus_dir: str) -> None:
             (path / name).write_bytes(b"\xff\0garbage")
         sub = bus.subscribe("a")
         bus.send("a", "b", "/1")
-        assert sub.channel().receive(timeout=5.0)[1]
+        assert sub.channel().receive(timeout=30)[1]
         assert [peer.process for peer in zbus.peers() if peer.role == "member"]
     for left in path.iterdir():
         if left.name != "token":
@@ -218,7 +218,7 @@ def test_an_entry_whose_text_is_garbled_still_listens(zbus_dir: str) -> None:
         entry.write_bytes(b"\xff{")
         with zbus.Bus(dir=zbus_dir) as sender:
             sender.send("a", "b", "/1")
-        assert sub.channel().receive(timeout=5.0)[1]
+        assert sub.channel().receive(timeout=30)[1]
         assert [peer.process for peer in zbus.peers() if peer.role == "subscriber"] == ["?"]
 
 
@@ -254,7 +254,7 @@ except zbus.Unavailable as error:
 kept.pop().close()
 bus.send("a", "b", "/1", timeout=5)
 for sub in kept:
-    assert sub.channel().receive(timeout=5)[1]
+    assert sub.channel().receive(timeout=30)[1]
 print(len(kept))
 """
     done = subprocess.run(

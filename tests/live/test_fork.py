@@ -304,7 +304,7 @@ if not pid:
 assert os.waitpid(pid, 0)[1] == 0
 assert sorted(os.listdir(kept.channel()._bus._node.path)) == files
 zbus.send("a", "b", "/1", 1)
-assert kept.channel().receive(timeout=5)[0].data == 1
+assert kept.channel().receive(timeout=30)[0].data == 1
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=30

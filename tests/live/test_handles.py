@@ -184,7 +184,7 @@ async def test_nothing_of_asyncio_is_copied_either(zbus_dir: str, way: str) -> N
                 COPIES[way](it)
         gc.collect()
         await bus.send(*EVENT)
-        assert (await sub.channel().receive(timeout=5))[1]
+        assert (await sub.channel().receive(timeout=30))[1]
 
 
 def test_a_subclass_may_say_how_it_is_sent(zbus_dir: str) -> None:

@@ -39,7 +39,7 @@ def test_200_new_processes_send_one_event_and_exit(spawn: Spawn, zbus_dir: str) 
     for worker in forking:
         assert worker.end() == 0
     for sub in subs:
-        numbers = sorted(sub.channel().receive(timeout=5.0)[0].data for _ in range(200))
+        numbers = sorted(sub.channel().receive(timeout=30)[0].data for _ in range(200))
         assert numbers == list(range(200))
         assert sub.lost == 0
     for bus in buses:
@@ -53,7 +53,7 @@ def test_a_running_publisher_reaches_a_new_subscriber_with_its_next_event(zbus_d
             with zbus.Bus(dir=zbus_dir) as receiver:
                 sub = receiver.subscribe("a")
                 sender.send("a", "b", "/after", number)
-                evt, ok = sub.channel().receive(timeout=5.0)
+                evt, ok = sub.channel().receive(timeout=30)
                 assert ok
                 assert (evt.path, evt.data) == ("/after", number)
 
@@ -64,7 +64,7 @@ def test_the_first_event_of_a_new_publisher_reaches_everybody(bus: zbus.Bus, zbu
         with zbus.Bus(dir=zbus_dir) as sender:
             sender.send("a", "b", "/first", number)
         for sub in subs:
-            assert sub.channel().receive(timeout=5.0)[0].data == number
+            assert sub.channel().receive(timeout=30)[0].data == number
 
 
 class Mute:
@@ -115,7 +115,7 @@ def test_a_mute_peer_is_awaited_once_counted_and_then_left_behind(
             bus.send("a", "b", "/1", number)
             took = time.monotonic() - start
             assert took >= 2.0 if number == 0 else took < 2.0
-            assert sub.channel().receive(timeout=1.0)[0].data == number
+            assert sub.channel().receive(timeout=30)[0].data == number
         assert [peer.counters["join_timeouts"] for peer in zbus.peers() if peer.role == "member"] == [1]
         assert sum("did not finish joining" in record.message for record in caplog.records) == 1
         mute.leave()
@@ -133,7 +133,7 @@ def test_a_block_peer_that_has_not_joined_counts_as_full(zbus_dir: str) -> None:
             sub.channel().receive(timeout=0)  # it went to nobody
         mute.leave()
         bus.send("a", "b", "/1", timeout=5.0)
-        assert sub.channel().receive(timeout=1.0)[1]
+        assert sub.channel().receive(timeout=30)[1]
         mute.roster.close()
 
 
@@ -152,7 +152,7 @@ def test_a_thousand_dead_entries_are_cleared_by_the_next_joins_and_the_living_st
         roster.close()
         with zbus.Bus(dir=zbus_dir) as newcomer:
             newcomer.send("a", "b", "/1")
-        assert sub.channel().receive(timeout=1.0)[1]
+        assert sub.channel().receive(timeout=30)[1]
         for _ in range(100):  # each cleans for a moment only
             if len(left := list(Path(zbus_dir, "v1", "default").glob("*.sock"))) == 1:
                 break
@@ -168,7 +168,7 @@ def test_a_channel_that_closes_takes_no_sentinel_along(bus: zbus.Bus, zbus_dir: 
         start = time.monotonic()
         sender.send("a", "b", "/1", 1)
         assert time.monotonic() - start < 10
-        assert first.channel().receive(timeout=5.0)[0].data == 1
+        assert first.channel().receive(timeout=30)[0].data == 1
 
 
 def test_what_is_lost_as_soon_as_the_token_is_written_is_counted(
@@ -179,7 +179,7 @@ def test_what_is_lost_as_soon_as_the_token_is_written_is_counted(
     with zbus.Bus(dir=zbus_dir) as sender:
         every = bus.subscribe("a")
         sender.send("a", "b", "/1", 0)
-        assert every.channel().receive(timeout=5.0)[0].data == 0  # so it is not on its way any more
+        assert every.channel().receive(timeout=30)[0].data == 0  # so it is not on its way any more
 
         def at_once(roster: Roster, *arguments: Any) -> Any:
             told = announce(roster, *arguments)
@@ -190,8 +190,8 @@ def test_what_is_lost_as_soon_as_the_token_is_written_is_counted(
         monkeypatch.setattr(Roster, "announce", at_once)
         sub = bus.subscribe("a", capacity=2)
         for number in range(1, 6):
-            assert every.channel().receive(timeout=5.0)[0].data == number
-        assert [sub.channel().receive(timeout=5.0)[0].data for _ in range(2)] == [1, 2]
+            assert every.channel().receive(timeout=30)[0].data == number
+        assert [sub.channel().receive(timeout=30)[0].data for _ in range(2)] == [1, 2]
         sender.send("a", "b", "/1", 6)
-        assert sub.channel().receive(timeout=5.0)[0].data == 6
+        assert sub.channel().receive(timeout=30)[0].data == 6
         assert sub.lost == 3

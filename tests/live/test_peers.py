@@ -112,7 +112,7 @@ async def test_the_origin_of_an_asyncio_bus_is_told_too(zbus_dir: str) -> None:
     async with aio.Bus(dir=zbus_dir) as bus:
         sub = await bus.subscribe("a")
         await bus.send("a", "b", "/c")
-        evt, _ = await sub.channel().receive(timeout=5)
+        evt, _ = await sub.channel().receive(timeout=30)
         assert evt is not None
         assert evt.origin in alone_member().origins
 

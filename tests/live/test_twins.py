@@ -23,7 +23,7 @@ def twin(request: pytest.FixtureRequest, zbus_dir: str) -> Twin:
     return TWINS[request.param]
 
 
-async def take(sub: Any, count: int = 1, timeout: float = 5.0) -> list[zbus.Event]:
+async def take(sub: Any, count: int = 1, timeout: float = 30.0) -> list[zbus.Event]:
     """Return the next events of a subscription that is not closed."""
     events = []
     for _ in range(count):
