@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import pytest
-
 import zbus
 from zbus.testing import Faults
 
 from .process import receive
+from .quiet import read_all
 from .test_twins import take, twin
 from .twins import Twin
 
@@ -124,6 +123,5 @@ def test_latest_with_a_type_reports_to_who_iterates_too(bus: zbus.Bus) -> None:
 def test_the_number_kept_is_bounded(bus: zbus.Bus) -> None:
     sub = bus.subscribe("a", type=int)
     bus.send_many("a", "b", [("/1", "x")] * 250)
-    with pytest.raises(zbus.Timeout):
-        sub.channel().receive(timeout=0.5)
+    assert read_all(sub) == []
     assert (sub.channel().mismatched, len(sub.channel().mismatches)) == (250, 100)
