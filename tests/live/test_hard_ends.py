@@ -24,7 +24,7 @@ def collect(sub: zbus.Subscription, count: int) -> list[Any]:
     found: list[Any] = []
     try:
         while len(found) < count:
-            evt, _ = sub.channel().receive(timeout=20)
+            evt, _ = sub.channel().receive(timeout=60)
             assert evt is not None
             found.append(evt.data[0])
     except zbus.Timeout:  # the caller will see what is missing
