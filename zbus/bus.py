@@ -27,7 +27,7 @@ from .options import (
     SubscriptionOptions,
 )
 from .runtime.threads import sleep
-from .sending.publisher import TRY_SECONDS, run_blocking
+from .sending.attempts import TRY_SECONDS, run_blocking
 from .sending.sender import Sender
 
 __all__ = ["Bus", "default"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import zbus
 from zbus import aio
-from zbus.sending import publisher
+from zbus.sending import streams
 
 from .process import Spawn, directory, receive
 
@@ -88,7 +88,7 @@ def test_the_origin_of_an_event_tells_the_member_that_sent_it(bus: zbus.Bus, spa
 
 
 def test_a_new_origin_is_told_before_events_bear_it(bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "MAX_TOPICS", 2)
+    monkeypatch.setattr(streams, "MAX_TOPICS", 2)
     sub = bus.subscribe("a")
     for number in range(240):
         bus.send("a", f"k{number}", "/1")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import zbus
-from zbus.sending import publisher
+from zbus.sending import publisher, streams
 
 from .process import receive
 from .raw import RawSubscriber, clock, joined, stamp_of, touch
@@ -148,7 +148,7 @@ def test_the_head_of_a_stream_in_use_is_counted_when_it_is_lost_after_the_join(
 def test_one_topic_too_many_begins_a_new_origin_for_all(
     bus: zbus.Bus, raw: RawSubscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "MAX_TOPICS", 3)
+    monkeypatch.setattr(streams, "MAX_TOPICS", 3)
     for kind in ("k0", "k1", "k2", "k0", "k3", "k0", "k1", "k4"):
         bus.send("a", kind, "/1")
     stamps = [stamp_of(raw.receive()) for _ in range(8)]

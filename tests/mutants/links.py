@@ -125,8 +125,8 @@ MUTANTS = [
     Mutant(
         "nobody is awaited",
         "sending/links.py",
-        "        if link.shown < entry.epoch and",
-        "        if link.shown > entry.epoch and",
+        "        if link.shown < link.entry.epoch and",
+        "        if link.shown > link.entry.epoch and",
         (_LINKS + "test_two_subscribers_are_both_awaited",),
     ),
     Mutant(

@@ -19,7 +19,8 @@ _NEW = (_STAMPS + "test_whoever_joins_while_a_topic_is_new_gets_it_from_number_1
 _DENIED = (_STAMPS + "test_a_denied_topic_is_denied_each_time",)
 _LIMIT = (_STAMPS + "test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",)
 _TOKEN_AGAIN = (
-    "        if self.token[0] != self.settled_token:\n            self._settle()\n        return self._topics"
+    "        if self.token[0] != self.settled_token:\n            self._settle()\n"
+    "        return self._streams"
 )
 
 MUTANTS = [
@@ -39,28 +40,28 @@ MUTANTS = [
     ),
     Mutant(
         "templates are kept over a new origin",
-        "sending/publisher.py",
+        "sending/streams.py",
         "self._topics.clear()\n            self.current.clear()",
         "self._topics.clear()",
         _ORIGIN,
     ),
     Mutant(
         "topics are kept over a new origin",
-        "sending/publisher.py",
+        "sending/streams.py",
         "self._topics.clear()\n            self.current.clear()",
         "self.current.clear()",
         _ORIGIN,
     ),
     Mutant(
         "no new origin for one topic too many",
-        "sending/publisher.py",
+        "sending/streams.py",
         "self._origin = self._new_origin()\n            self._topics",
         "self._topics",
         _ORIGIN,
     ),
     Mutant(
         "a new origin one topic late",
-        "sending/publisher.py",
+        "sending/streams.py",
         "len(self._topics) >= MAX_TOPICS",
         "len(self._topics) > MAX_TOPICS",
         _ORIGIN,
@@ -69,23 +70,22 @@ MUTANTS = [
         "the token is not looked at again for a first event",
         "sending/publisher.py",
         _TOKEN_AGAIN,
-        "        return self._topics",
+        "        return self._streams",
         _NEW,
     ),
     Mutant(
         "a topic is born after the token was looked at again",
         "sending/publisher.py",
         "        born = clock()\n" + _TOKEN_AGAIN,
-        _TOKEN_AGAIN.removesuffix("        return self._topics")
-        + "        born = clock()\n        return self._topics",
+        _TOKEN_AGAIN.removesuffix("        return self._streams")
+        + "        born = clock()\n        return self._streams",
         (_STAMPS + "test_whoever_joins_at_the_moment_a_topic_is_born_gets_it_from_number_1",),
     ),
     Mutant(
         "a policy is asked once, and a denied topic goes the second time",
         "sending/publisher.py",
         "            self._check_policy(system)\n",
-        "            self._topics.setdefault((system, kind), Topic(0))\n"
-        "            self._check_policy(system)\n",
+        "            self._streams.add(system, kind, 0)\n            self._check_policy(system)\n",
         _DENIED,
     ),
     Mutant(
@@ -97,22 +97,22 @@ MUTANTS = [
     ),
     Mutant(
         "the first number since the settling is the one before",
-        "sending/publisher.py",
-        "self._links.settled, topic.seq + 1)",
-        "self._links.settled, topic.seq)",
+        "sending/streams.py",
+        "topic.born, settled, topic.seq + 1)",
+        "topic.born, settled, topic.seq)",
         _SETTLED,
     ),
     Mutant(
         "a topic is born anew with each settling",
-        "sending/publisher.py",
+        "sending/streams.py",
         "Stamp(self._origin, 0, topic.born,",
-        "Stamp(self._origin, 0, clock(),",
+        "Stamp(self._origin, 0, settled,",
         _BORN,
     ),
     Mutant(
         "a batch takes one number",
         "sending/publisher.py",
-        "topic.seq += count",
+        "topic.seq += events",
         "topic.seq += 1",
         _NUMBERED,
     ),
@@ -120,7 +120,7 @@ MUTANTS = [
         "what is too large takes a number",
         "sending/publisher.py",
         "        if len(frame) > self._max:\n            raise",
-        "        if len(frame) > self._max:\n            topic.seq += count\n            raise",
+        "        if len(frame) > self._max:\n            topic.seq += events\n            raise",
         _REFUSED,
     ),
     Mutant(

@@ -35,7 +35,7 @@ from ..options import (
 )
 from ..runtime.docstrings import details_of
 from ..runtime.threads import run_in_thread
-from ..sending.publisher import Attempts
+from ..sending.attempts import Attempts
 from ..sending.sender import Sender
 from .channel import TURN_EVENTS, Channel, Subscription
 from .waker import Waker, until

@@ -39,13 +39,17 @@ class DefaultBus(Generic[B]):
             return bus
         try:
             # At the end of the process, a thread that no longer exists may hold the lock.
-            if not self._lock.acquire(timeout=_OPENING_SECONDS if process_exiting() else TIMEOUT_MAX):
+            timeout = _OPENING_SECONDS if process_exiting() else TIMEOUT_MAX
+            opened: list[B] = []
+            if not self._lock.run(lambda: opened.append(self._open_once()), timeout):
                 raise Unavailable("another thread is opening the default bus: try again", retryable=True)
-            if self.bus is None or self.bus.closed:
-                opened = self._open()
-                if self.bus is None or self.bus.closed:  # otherwise a signal handler was faster
-                    self.bus = opened
-            return self.bus
+            return opened[0]
         finally:
-            self._lock.release_if_held()
             emit_reports()
+
+    def _open_once(self) -> B:
+        if self.bus is None or self.bus.closed:
+            opened = self._open()
+            if self.bus is None or self.bus.closed:  # otherwise a signal handler was faster
+                self.bus = opened
+        return self.bus

@@ -48,11 +48,12 @@ from ..runtime.malloc_trim import trim_memory
 from ..runtime.os_errors import map_os_errors
 from ..runtime.reports import emit_reports
 from ..runtime.threads import sleep
+from ..sending.attempts import Attempts
 from ..sending.blockers import name_blockers
 from ..sending.exit_bus import ExitContext, FlushEachSend
 from ..sending.flush import FirstWrites, flushing
 from ..sending.links import Links
-from ..sending.publisher import Attempts, Publisher
+from ..sending.publisher import Publisher
 from .channels import Channels
 from .policy_check import PolicyCheck
 from .presence import Presence

@@ -7,16 +7,7 @@ nobody patches, whether zbus was imported before that or after.
 Python may raise KeyboardInterrupt between any two calls, also between `lock.acquire()` and the `try` that
 follows it, or at the beginning of what a `finally` calls. Then the lock would stay locked for good.
 `with lock:` has no such gap. Where a lock is waited for with a timeout, or not at all, it is
-`lock.run(call)`, or by hand
-
-    try:
-        try:
-            ... lock.acquire(timeout=...) ...
-        finally:
-            lock.release_if_held()
-    except BaseException:  # an interrupt may have cut that short
-        lock.release_if_held()
-        raise
+`lock.run(call, timeout)`.
 """
 
 from __future__ import annotations
@@ -83,11 +74,14 @@ class Lock(_RLock):  # type: ignore[misc]  # final in typeshed, not in CPython
     def run(self, call: Callable[[], object], timeout: float = 0) -> bool:
         """Call something under the lock, unless that is not to be had within `timeout` seconds.
 
-        No interrupt leaves it locked. Not for a thread that may hold it already.
+        No interrupt leaves it locked. If this thread holds it already, the call is made at once.
 
         Returns:
             Whether it was called.
         """
+        if self.held():  # so whoever took it releases it
+            call()
+            return True
         try:
             try:
                 if taken := self.acquire(timeout=timeout):
@@ -95,7 +89,7 @@ class Lock(_RLock):  # type: ignore[misc]  # final in typeshed, not in CPython
                 return taken
             finally:
                 self.release_if_held()
-        except BaseException:  # the release, too, may have been cut short
+        except BaseException:  # the release may have been cut short
             self.release_if_held()
             raise
 

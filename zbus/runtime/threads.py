@@ -62,6 +62,10 @@ class _Running(Lock):  # type: ignore[misc]  # as `Lock`
     forbids_calls = False
 
 
+def _nothing() -> None:
+    pass
+
+
 class Thread:
     """A thread of zbus. Like a daemon of `threading`, it does not keep the program from ending."""
 
@@ -72,14 +76,7 @@ class Thread:
 
     def join(self, timeout: float = TIMEOUT_MAX) -> bool:
         """Wait until the thread has ended, `timeout` seconds at most; return whether it has."""
-        try:
-            try:
-                return self._done.acquire(timeout=timeout)
-            finally:
-                self._done.release_if_held()
-        except BaseException:  # see `locks`
-            self._done.release_if_held()
-            raise
+        return self._done.run(_nothing, timeout)
 
     def __repr__(self) -> str:
         return f"<Thread {self.name}>"

@@ -228,7 +228,6 @@ class Links:
             else:
                 dead.append(ident)
         self._roster.remove_dead(dead)
-        self._refresh_senders()
 
     def _refresh_senders(self) -> None:
         sends = {name: lane.send if lane.links else None for name, lane in self._lanes.items()}
@@ -246,7 +245,7 @@ class Links:
 
     def pad(self, size: int) -> None:
         """Have a frame that was just sent take as many places in `block` queues as it is large."""
-        if self.pads(size):
+        if self.block is not None:
             self._lanes["block"].pad(size, self._fillers)
 
     def _link(self, entry: Entry) -> None:
@@ -257,7 +256,7 @@ class Links:
             lane.socket.sndtimeo = self._timeout_ms
             self._lanes[entry.overflow] = lane
         link = self._links[entry.id] = Link(entry, lane, str(self._roster.socket_path(entry.id)))
-        self._expect(link, entry)
+        self._await(link)
         self._connect(link)
         link.generation = self._roster.generation
 
@@ -271,8 +270,11 @@ class Links:
     def _expect(self, link: Link, entry: Entry) -> None:
         """Begin to wait for the epoch of `entry`, unless it has been shown already."""
         link.expect(entry)
-        if link.shown < entry.epoch and link.unread is None:
-            self._awaited[entry.id] = link
+        self._await(link)
+
+    def _await(self, link: Link) -> None:
+        if link.shown < link.entry.epoch and link.unread is None:
+            self._awaited[link.entry.id] = link
 
     def _unlink(self, link: Link) -> None:
         link.lane.links -= 1

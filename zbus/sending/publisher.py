@@ -7,21 +7,20 @@ happen. The blocking lane goes first, so what it refuses went to nobody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
-
-import zmq
 
 from ..errors import Canceled, Invalid, Unavailable
 from ..options import DEFAULT, check_timeout
-from ..protocol.loss import MAX_TOPICS
 from ..protocol.marks import Topic
-from ..protocol.wire import LARGE_BYTES, Stamp, check_sendable, encode_batch, frame_template
+from ..protocol.wire import LARGE_BYTES, check_sendable, encode_batch
 from ..roster.directory import Roster, clock
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from ..runtime.os_errors import map_os_errors
 from ..runtime.reports import emit_reports
 from ..runtime.threads import sleep
+from .attempts import Attempts, Unsent
 from .backlog import Backlog
 from .blockers import BUSY, JOINING, NO_ROOM, send_timeout_error
 from .exit_bus import ExitLock
@@ -30,16 +29,10 @@ from .linger import PendingConnections
 from .links import NEVER, Full, Links
 from .missed_events import MissedEvents
 from .sockets import WOULD_BLOCK
+from .streams import Streams
 
-__all__ = ["TRY_SECONDS", "Attempts", "Publisher", "run_blocking"]
+__all__ = ["Publisher"]
 
-
-Attempts = Iterator[list[zmq.Socket[bytes]]]
-"""Tries to send until it has worked or time is over. After each that failed it yields the sockets on which
-something may happen that makes room, with the lock free, so that its driver may wait in its own way."""
-
-TRY_SECONDS = 0.02
-"""How long one try holds the lock at most: other threads, with time-outs of their own, get in between."""
 
 _CLOSE_SECONDS = 0.2
 # How long a send that has no time waits for one of another thread, which takes microseconds.
@@ -54,12 +47,6 @@ _YIELD_SECONDS = 0.002
 _MAX_YIELDS = 10
 
 SendResult = TypeVar("SendResult")
-
-
-def run_blocking(attempts: Attempts) -> None:
-    """Drive attempts that wait in themselves."""
-    for _ in attempts:
-        pass
 
 
 class Publisher(Generic[SendResult]):
@@ -101,10 +88,8 @@ class Publisher(Generic[SendResult]):
         self.lock = Lock()
         self.senders = 0  # how many threads send or wait to; a hint, since they count without a lock
         self._met = 0.0
-        self._new_origin = new_origin
-        self._origin = new_origin()
-        self._topics: dict[tuple[str, str], Topic] = {}
-        self.current: dict[tuple[str, str], Topic] = {}  # those whose template is of the latest settling
+        self._streams = Streams(new_origin)
+        self.current = self._streams.current  # the very same dict: `send` saves a look-up
         self.token = roster.token
         self.settled_token = NEVER
         self._missed = MissedEvents(links, self.emit, self.notify_returned)
@@ -118,9 +103,9 @@ class Publisher(Generic[SendResult]):
         self._first_frame = False  # whether the latest frame was the first of its topic, or since a settling
         links.wait_at_most(try_seconds)
 
-    def drive(self, system: str, kind: str, raw: bytes, body: bytes, timeout: float | None) -> SendResult:
-        """Send one event, encoded by `Sender.send`, the long way; return what `drive` makes of the work."""
-        return self._drive(self._attempts(system, kind, raw, body, 1, timeout))
+    def drive(self, unsent: Unsent, timeout: float | None) -> SendResult:
+        """Send the long way, with retries until `timeout`; return what the driver returns."""
+        return self._drive(self._attempts(unsent, timeout))
 
     def give_way(self) -> None:
         """Let a thread that sends at full speed go on for a while, if threads keep meeting here.
@@ -148,7 +133,7 @@ class Publisher(Generic[SendResult]):
 
     def _check_topic(self, system: str, kind: str) -> None:
         """Check a topic, unless that was done, while the lock is free."""
-        if type(system) is not str or type(kind) is not str or (system, kind) not in self._topics:
+        if type(system) is not str or type(kind) is not str or (system, kind) not in self._streams:
             check_sendable(system, kind)
             self._check_policy(system)
 
@@ -167,9 +152,9 @@ class Publisher(Generic[SendResult]):
         system, kind = check_sendable(system, kind)
         if not count:
             return 0, None
-        return count, self._drive(self._attempts(system, kind, b"", body, count, timeout))
+        return count, self.drive(Unsent(system, kind, b"", body, count), timeout)
 
-    def _transmit(self, system: str, kind: str, raw: bytes, body: bytes, count: int) -> None:
+    def _transmit(self, unsent: Unsent) -> None:
         """Send one frame now, under the lock; raise `zmq.Again` or `Full` if that cannot be."""
         if self._backlog.check_due and self._backlog.make_room(
             _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
@@ -177,18 +162,16 @@ class Publisher(Generic[SendResult]):
             self.settled_token = NEVER
         if self.token[0] != self.settled_token:
             self._settle()
-        try:
-            topic = self.current[system, kind]
-        except (KeyError, TypeError):
-            topic = self._bring_up_to_date(system, kind)
-        frame = topic.template % (raw, topic.seq + 1, body)
+        system, kind, path, body, events = unsent
+        topic = self.current.get((system, kind)) or self._bring_up_to_date(system, kind)
+        frame = topic.template % (path, topic.seq + 1, body)
         if len(frame) > self._max:
             raise self._too_large(frame)
         self._missed.send_marks()
         if (size := len(frame)) > self.small_bytes:
             self._backlog.announce(topic, system, kind, size)
         self.emit(frame)
-        topic.seq += count
+        topic.seq += events
         if size > self.small_bytes:
             self._backlog.add(topic, size)
             self._links.pad(size)
@@ -226,31 +209,23 @@ class Publisher(Generic[SendResult]):
 
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
-        return self._origin, system, kind
+        return self._streams.id(system, kind)
 
     def sent(self) -> dict[tuple[str, str, str], int]:
         """Return the number of the latest event of each stream."""
         with self.lock:
-            return {self.stream(*topic): state.seq for topic, state in self._topics.items()}
+            return self._streams.sent()
 
-    def _attempts(
-        self, system: str, kind: str, raw: bytes, body: bytes, count: int, timeout: float | None
-    ) -> Attempts:
+    def _attempts(self, unsent: Unsent, timeout: float | None) -> Attempts:
         """Try until the frame is sent or `timeout` is over."""
         seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         begun = time.monotonic()
         deadline = begun + seconds
         self._check_usable()
-        self._check_topic(system, kind)
+        self._check_topic(unsent.system, unsent.kind)
         while True:
             self._check_usable()
-            try:
-                obstacle = self._attempt(
-                    max(0.0, deadline - time.monotonic()), system, kind, raw, body, count
-                )
-            except BaseException:  # see `locks`
-                self.lock.release_if_held()
-                raise
+            obstacle = self._attempt(unsent, max(0.0, deadline - time.monotonic()))
             if not obstacle:
                 if self._first_frame or self._flush_each:
                     self._first_frame = False
@@ -265,40 +240,41 @@ class Publisher(Generic[SendResult]):
                 deadline = max(deadline, self._links.answered_at + seconds, cpu_short + seconds)
             if time.monotonic() >= deadline:
                 self._count_timeout()
-                raise send_timeout_error(obstacle, seconds, self._links.snapshot(), system, kind)
+                raise send_timeout_error(
+                    obstacle, seconds, self._links.snapshot(), unsent.system, unsent.kind
+                )
             yield self._links.sockets()
 
-    def _attempt(self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int) -> str:
+    def _attempt(self, unsent: Unsent, left: float) -> str:
         """Try to send, for `left` seconds at most; return what is in the way, or nothing."""
+        seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
         try:
-            seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
-            if not self.lock.acquire(timeout=seconds):
-                return BUSY
-            self.senders += 1
-            try:
-                with map_os_errors("send"):
-                    self._transmit_within(left, system, kind, raw, body, count)
-            finally:
-                self.senders -= 1
-            return ""
+            return "" if self.lock.run(partial(self._transmit_within, unsent, left), seconds) else BUSY
         except WOULD_BLOCK:
             return NO_ROOM
         except Full:
             return JOINING
         finally:
-            self.lock.release_if_held()
             emit_reports()
 
-    def _transmit_within(
-        self, left: float, system: str, kind: str, raw: bytes, body: bytes, count: int
-    ) -> None:
-        if not self._try_seconds:
-            self._links.process_commands()
-        if left >= self._try_seconds:
-            return self._transmit(system, kind, raw, body, count)
+    def _transmit_within(self, unsent: Unsent, left: float) -> None:
+        self.senders += 1
+        try:
+            with map_os_errors("send"):
+                if not self._try_seconds:
+                    self._links.process_commands()
+                if left >= self._try_seconds:
+                    self._transmit(unsent)
+                else:
+                    self._transmit_soon(unsent, left)
+        finally:
+            self.senders -= 1
+
+    def _transmit_soon(self, unsent: Unsent, left: float) -> None:
+        """Transmit while less than one try's time is left."""
         self._links.wait_at_most(left)
         try:
-            self._transmit(system, kind, raw, body, count)
+            self._transmit(unsent)
         finally:
             self._links.wait_at_most(self._try_seconds)
 
@@ -315,28 +291,20 @@ class Publisher(Generic[SendResult]):
         self.block, self.drop = self._links.block, self._links.drop
 
     def _bring_up_to_date(self, system: str, kind: str) -> Topic:
-        try:
-            topic = self._topics[system, kind]
-        except (KeyError, TypeError):
-            topic = self._add_topic(system, kind)
+        """Return a topic that is new, or was not used since the latest settling, with a new template."""
+        topic = self._streams.get(system, kind) or self._add_topic(system, kind)
         self._missed.note_topic(self.stream(system, kind), topic)
-        stamp = Stamp(self._origin, 0, topic.born, self._links.settled, topic.seq + 1)
-        topic.template = frame_template(system, kind, stamp)
-        self.current[system, kind] = topic
+        self._streams.renew(system, kind, topic, self._links.settled)
         self._first_frame = True
         return topic
 
     def _add_topic(self, system: str, kind: str) -> Topic:
-        if len(self._topics) >= MAX_TOPICS:
-            # A channel would forget some of so many numbers. A new origin begins them all again.
-            self._origin = self._new_origin()
-            self._topics.clear()
-            self.current.clear()
+        self._streams.make_room()
         # First the time, then the token again: whoever had joined by then gets this topic from number 1.
         born = clock()
         if self.token[0] != self.settled_token:
             self._settle()
-        return self._topics.setdefault((system, kind), Topic(born))
+        return self._streams.add(system, kind, born)
 
     def _too_large(self, frame: bytes) -> Invalid:
         return Invalid(

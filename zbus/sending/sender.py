@@ -16,6 +16,7 @@ from ..options import DEFAULT
 from ..protocol.exact import Fragment, count_references
 from ..protocol.patterns import ALIKE, alike, check_text, plain
 from ..protocol.wire import check_data, check_sendable, encode_data
+from .attempts import Unsent
 from .publisher import Publisher, SendResult
 
 __all__ = ["Sender"]
@@ -98,7 +99,7 @@ class Sender(Generic[SendResult]):
             pass
         finally:
             publisher.senders -= 1
-        return publisher.drive(plain(system), plain(kind), raw, body, timeout)
+        return publisher.drive(Unsent(plain(system), plain(kind), raw, body, 1), timeout)
 
 
 def _looked_up(*texts: str) -> tuple[str, ...]:

@@ -55,9 +55,10 @@ class Lane:
 
     def pad(self, size: int, fillers: Iterable[bytes]) -> None:
         """Send as many of each filler. A link that is full, or does not get the frame, may miss some."""
+        places = self.pads(size)
         for filler in fillers:
             with suppress(*WOULD_BLOCK):
-                for _ in range(self.pads(size)):
+                for _ in range(places):
                     self.send(filler, zmq.NOBLOCK)
 
 

@@ -1,0 +1,65 @@
+"""Streams: the numbers under which a publisher sends, and the form of its frames.
+
+A stream is a topic and an *origin*, the id under which this publisher numbers its events. A frame of a topic
+differs from the one before in its path, number and data only. All the rest is in the topic's template, which
+is made anew after each settling, because it says as of when everybody who listens is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..protocol.loss import MAX_TOPICS
+from ..protocol.marks import Topic
+from ..protocol.wire import Stamp, frame_template
+
+__all__ = ["Streams"]
+
+Key = tuple[str, str]
+
+
+class Streams:
+    """The streams of one publisher. Not thread-safe: used under the publisher's lock.
+
+    Attributes:
+        current: by (system, kind), the topics whose template is of the latest settling.
+    """
+
+    def __init__(self, new_origin: Callable[[], str]) -> None:
+        """Number under `new_origin()`, and under the next one when there are too many topics."""
+        self.current: dict[Key, Topic] = {}
+        self._topics: dict[Key, Topic] = {}
+        self._new_origin = new_origin
+        self._origin = new_origin()
+
+    def __contains__(self, topic: Key) -> bool:
+        return topic in self._topics
+
+    def get(self, system: str, kind: str) -> Topic | None:
+        """Return a topic, or `None` if nothing was sent to it yet."""
+        return self._topics.get((system, kind))
+
+    def make_room(self) -> None:
+        """Begin a new origin if there are as many topics as a channel can count."""
+        if len(self._topics) >= MAX_TOPICS:
+            self._origin = self._new_origin()
+            self._topics.clear()
+            self.current.clear()
+
+    def add(self, system: str, kind: str, born: int) -> Topic:
+        """Return a topic that began at `born` (see `clock`), unless it is there already."""
+        return self._topics.setdefault((system, kind), Topic(born))
+
+    def renew(self, system: str, kind: str, topic: Topic, settled: int) -> None:
+        """Make the template of a topic for what is sent from now on; everybody is known as of `settled`."""
+        stamp = Stamp(self._origin, 0, topic.born, settled, topic.seq + 1)
+        topic.template = frame_template(system, kind, stamp)
+        self.current[system, kind] = topic
+
+    def id(self, system: str, kind: str) -> tuple[str, str, str]:
+        """Return the (origin, system, kind) of a stream."""
+        return self._origin, system, kind
+
+    def sent(self) -> dict[tuple[str, str, str], int]:
+        """Return the number of the latest event of each stream."""
+        return {self.id(*topic): state.seq for topic, state in self._topics.items()}
