@@ -58,8 +58,8 @@ MUTANTS = [
     Mutant(
         "nobody says what was reported amid a send",
         "sending/publisher.py",
-        "        finally:\n            emit_reports()\n",
-        "        finally:\n            pass\n",
+        "            self.lock.release_if_held()\n            emit_reports()\n",
+        "            self.lock.release_if_held()\n",
         (_REPORTS + "test_a_joiner_that_is_given_up",),
     ),
     Mutant(

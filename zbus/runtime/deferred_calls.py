@@ -1,4 +1,4 @@
-"""Calls that wait for a lock, where the caller must not wait."""
+"""Calls under a lock for callers that must not wait for it: finalizers and signal handlers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ __all__ = ["DeferredCalls"]
 
 
 class DeferredCalls:
-    """Calls to be made under a lock: now or, if it is held, when its holder has let go of it.
+    """Calls to make under a lock: now, or once its holder has released it.
 
-    Garbage collection and signal handlers run anywhere, also in a thread that the holder waits for.
+    Garbage collection and signal handlers may run in any thread at any moment, even in one that the holder of
+    the lock waits for.
     """
 
     def __init__(self, lock: Lock) -> None:
@@ -22,7 +23,7 @@ class DeferredCalls:
         self._calls: deque[Callable[[], object]] = deque()
 
     def run(self, *calls: Callable[[], object]) -> None:
-        """Add calls, and make all that wait if that can be. Whoever lets go of the lock runs this, too."""
+        """Add calls, and make all that wait if the lock is free. Call this after releasing the lock, too."""
         self._calls.extend(calls)
         while self._calls and not self._lock.held() and self._lock.run(self._run_one):
             pass

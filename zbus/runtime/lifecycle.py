@@ -1,4 +1,10 @@
-"""The ends of a process: at its exit every open bus is closed; in a forked child each is disowned."""
+"""The ends of a process: what happens then to every bus that is open.
+
+the main thread ends         channels end, so that threads which consume them can be joined
+atexit, end of a pool worker each open bus is closed
+os._exit, os.exec...         what was sent is handed over; nothing is closed
+fork                         in the child, each use of an inherited bus raises `Canceled`
+"""
 
 from __future__ import annotations
 
@@ -29,7 +35,7 @@ __all__ = [
 
 
 class Closable(Protocol):
-    """A node, as far as its end goes."""
+    """What this module needs of a node."""
 
     closed: str
     path: Path
@@ -38,13 +44,13 @@ class Closable(Protocol):
         """See `Bus.close`."""
 
     def leave(self) -> None:
-        """Remove what others see of it, and wait for nothing."""
+        """Remove its files from the bus directory, and wait for nothing."""
 
     def end_channels(self) -> None:
-        """End all channels; sends go on."""
+        """End all channels; sending goes on."""
 
     def hand_over(self, since: float) -> Callable[[], None]:
-        """Hand over what was sent, lingering from `since` (monotonic) on; return what lets others send on."""
+        """Hand over what was sent, lingering from `since` (monotonic); return a call that resumes sending."""
 
     def after_fork_in_child(self) -> None:
         """In a forked child: have every use fail at once."""
@@ -53,7 +59,7 @@ class Closable(Protocol):
 _GUARDED = "__zbus__"
 _open: set[Closable] = set()
 _inherited: list[Callable[[], None]] = []
-# They end a child without atexit, but run the finalizers of a module of their own, all of the same form.
+# Pools that end a child without atexit. Each runs the finalizers of its own `util` module, all of one form.
 _POOLS = ("multiprocessing", "billiard", "multiprocess")
 _finalized: dict[str, int] = {}
 _main_ended = new_threads_forbidden()
@@ -61,7 +67,7 @@ _hooked = False
 
 
 def register(node: Closable) -> None:
-    """Have `node` closed when the process ends."""
+    """Close `node` when the process ends."""
     _open.add(node)
     _guard_hard_ends()
     for pool in _POOLS:
@@ -76,9 +82,9 @@ def _is_child(process: Any) -> bool:
 
 
 def _guard_hard_ends() -> None:
-    """Have whatever ends this process without atexit hand over first what was sent.
+    """Make every way to end this process without atexit hand over first what was sent.
 
-    So end the workers of many pools. What is left then, others clean up.
+    That is how the workers of many pools end. Other processes clean up what they leave.
     """
     for name in ("_exit", "execv", "execve"):
         if not hasattr(getattr(os, name), _GUARDED):
@@ -93,7 +99,7 @@ def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
         resumes = [node.hand_over(since) for node in open_nodes()]
         try:
             return end(*args, **options)
-        finally:  # only if it could not, as exec may
+        finally:  # reached only if it failed, as exec may
             for resume in resumes:
                 resume()
 
@@ -102,26 +108,26 @@ def _guarded(end: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def close_inherited(close: Callable[[], None]) -> Callable[[], None]:
-    """Call `close` in every forked child: a decorator.
+    """Call `close` in every forked child; a decorator.
 
-    For what another thread of the parent had opened for a node that was not registered yet, or not any more.
+    It is for what another thread of the parent had open for a node that was not registered at that moment.
     """
     _inherited.append(close)
     return close
 
 
 def process_exiting() -> bool:
-    """Return whether this process has closed its buses already, so that nobody would close another one."""
+    """Return whether this process exits and has closed its buses already; nobody would close another one."""
     return new_threads_forbidden()
 
 
 def check_subscribing() -> None:
-    """Have channels end before Python joins the threads that receive from them.
+    """Make channels end before Python joins the threads that receive from them.
 
-    As executors do it. At exit it would be too late: Python waits for all threads but daemons before that.
+    `atexit` would be too late: Python joins all threads except daemons before it calls that.
 
     Raises:
-        Canceled: that has happened.
+        Canceled: the main thread has ended already.
     """
     global _hooked, _main_ended
     if not _hooked:
@@ -149,11 +155,8 @@ def unregister(node: Closable) -> None:
 
 
 def close_in_background(close: Callable[[], object]) -> None:
-    """Have a thread `close` a node, where a wait for others might never end.
-
-    Garbage collection runs anywhere, and so do signal handlers.
-    """
-    with suppress(Unavailable):  # the interpreter is about to end, and will come by itself
+    """Close a node in a thread: in finalizers and signal handlers, waiting for others may never end."""
+    with suppress(Unavailable):  # the interpreter is about to end, and closes it itself
         start("zbus-close", close, wait=False)
 
 
@@ -168,7 +171,7 @@ def _close_all() -> None:
     for node in open_nodes():
         try:
             node.close()
-        except KeyboardInterrupt:  # somebody will not wait for what lingers
+        except KeyboardInterrupt:  # the user does not want to wait for linger
             with suppress(KeyboardInterrupt):
                 node.leave()
 
@@ -177,9 +180,9 @@ def _after_fork_in_child() -> None:
     nodes = open_nodes()
     _open.clear()
     for node in nodes:
-        with suppress(Exception):  # each by itself: the others are the parent's all the same
+        with suppress(Exception):  # one failure must not leave the other buses usable
             node.after_fork_in_child()
-    # Also of a node that another thread of the parent was about to open or to close.
+    # And for a node that another thread of the parent was about to open or to close.
     for close in _inherited:
         close()
 

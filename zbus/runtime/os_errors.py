@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from typing import Any
 
 import zmq
@@ -34,20 +33,30 @@ def os_error(what: str, code: int | None, **details: Any) -> Error:
     return Unavailable(message, retryable=number != errno.EROFS, errno=number, **details)
 
 
-@contextmanager
-def map_os_errors(what: str) -> Iterator[None]:
-    """Turn what the machine refuses into the `Error` that says what to do about it.
+def map_os_errors(what: str) -> _Mapping:
+    """Turn errors of libzmq, the operating system and Python into the `Error` that says what to do.
 
-    It may say so by libzmq, the operating system or Python; `zmq.Again` is no refusal.
+    A context manager or decorator for code that is to `what`, in words. It keeps no state, so it may be used
+    again. `zmq.Again` passes: it means that there is nothing, or no room, now.
     """
-    try:
-        yield
-    except (Error, zmq.Again):
-        raise
-    except MemoryError as error:
-        raise out_of_memory(f"cannot {what}") from error
-    except (zmq.ZMQError, OSError) as error:
-        raise os_error(f"cannot {what}", error.errno) from error
+    return _Mapping(what)
+
+
+class _Mapping(ContextDecorator):
+    # Not a generator, which takes 0.5 us more of a send (measured).
+    def __init__(self, what: str) -> None:
+        self._what = f"cannot {what}"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, type: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, (Error, zmq.Again)):
+            return
+        if isinstance(error, MemoryError):
+            raise out_of_memory(self._what) from error
+        if isinstance(error, (zmq.ZMQError, OSError)):
+            raise os_error(self._what, error.errno) from error
 
 
 def out_of_memory(what: str) -> Unavailable:

@@ -1,8 +1,11 @@
-"""Reports: what zbus says by `logging`, always while its thread holds none of zbus's locks.
+"""Reports: what zbus logs, always while the logging thread holds none of zbus's locks.
 
-A handler is anybody's code. It may send on the very bus that has something to say, or wait for a thread that
-waits for that bus. So what is reported under a lock waits. Whoever has released the lock calls
-`emit_reports`. What is left, the housekeeping thread emits within a second, or the end of the process does.
+A logging handler is users' code. It may send on the very bus that reports, or wait for a thread that waits
+for that bus. So a report made under a lock is queued, and emitted by the first of these:
+
+    the thread itself, by `emit_reports`, once it has released the lock
+    the housekeeping thread, within a second
+    the exit of the process
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class _Report(NamedTuple):
 
 
 class _EmitLock(Lock):  # type: ignore[misc]  # as `Lock`
-    """Held by who is about to say a report. Nobody waits for it, so a handler may do what it likes."""
+    """Held by the thread that emits reports. Nobody waits for it, so handlers may do what they like."""
 
     forbids_calls = False
 
@@ -46,7 +49,7 @@ def report(message: str, *args: object, error: BaseException | None = None) -> N
 
 
 def emit_reports() -> None:
-    """Say what waits, in order, unless this thread holds a lock. What another thread says is not awaited."""
+    """Log the reports that wait, in order, unless this thread holds a lock or another one is at it."""
     while _waiting and not _emitting.held() and not any_held() and _emitting.run(_emit_one):
         pass
 
@@ -62,5 +65,5 @@ def _emit_one() -> None:
                     traceback.print_exc()
 
 
-# What waits in a forked child is the parent's to say.
+# In a forked child: the parent emits what waits.
 os.register_at_fork(after_in_child=_waiting.clear)

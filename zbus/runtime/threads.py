@@ -1,8 +1,8 @@
-"""Threads that are real, whatever is patched, and that no signal meant for the program ends up in.
+"""The threads of zbus: real ones even under gevent or eventlet (see `locks`), which get no signals.
 
-A helper blocks every signal before it does anything else, so a program that waits in `sigwait` gets its
-signals as if zbus were not there. `start` returns once that is so, and never touches the mask of its caller.
-See `locks` for what gevent and eventlet have to do with it.
+A thread of zbus blocks all signals before it does anything else, so a program that waits in `sigwait` gets
+its signals as if zbus were not there. `start` returns once the thread has done so, and never touches the
+signal mask of its caller.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 else:
     sleep = unpatched("time").sleep
 
-# Its hook is to be called after ours, so it comes first. Now, since a child that is forked while another
-# thread imports a module could never import it. A program that is about to end takes no hooks any more.
+# Python calls exit hooks in reverse order, and that of the executors must come after ours. It is imported now
+# because a child forked while another thread imports a module could never import it. A program that is about
+# to end takes no more hooks.
 with suppress(RuntimeError):
     import concurrent.futures.thread as _executors  # noqa: F401
 
@@ -46,11 +47,11 @@ __all__ = [
     "start",
 ]
 
-# How often to look whether a thread that has not begun is still there.
+# How often to check that a thread which has not begun is still there.
 _BEGIN_SECONDS = 0.1
 _SIGNALS = signal.valid_signals()
 _running: set[Thread] = set()
-# Who imports this when the main thread has ended comes too late to be told of the end of the process.
+# If the main thread has ended before this import, no hook will tell of the exit.
 _new_threads_forbidden = bool(getattr(threading, "_SHUTTING_DOWN", False))
 
 Result = TypeVar("Result")
@@ -67,10 +68,10 @@ def _nothing() -> None:
 
 
 class Thread:
-    """A thread of zbus. Like a daemon of `threading`, it does not keep the program from ending."""
+    """A thread of zbus. Like a daemon thread, it does not keep the program from ending."""
 
     def __init__(self, name: str) -> None:
-        """Made by `start`."""
+        """Prepare a thread; use `start`."""
         self.name = name
         self._done = _Running()  # held by the thread itself, so that a fork frees it
 
@@ -83,10 +84,10 @@ class Thread:
 
 
 def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True) -> Thread:
-    """Start a thread that calls `call`; return when it blocks all signals, or at once unless `wait`.
+    """Start a thread that calls `call`; return once it blocks all signals, or at once without `wait`.
 
     Raises:
-        Unavailable: too many threads, or the interpreter is about to end and starts none.
+        Unavailable: there are too many threads (retryable), or the interpreter is about to end.
     """
     thread = Thread(name)
     begun = native.allocate_lock()
@@ -110,7 +111,7 @@ def start(name: str, call: Callable[..., object], *args: Any, wait: bool = True)
 
 
 class _Begin:
-    """Says that a thread has begun. It goes with a thread that got no memory for its first call."""
+    """Tells that a thread has begun. It is freed with a thread that got no memory for its first call."""
 
     def __init__(self, begun: native.LockType) -> None:
         self._begun = begun
@@ -135,28 +136,26 @@ def _run(
 
 
 def _show(name: str) -> None:
-    """Give this thread its name, in the kernel and for what looks at `threading`, such as py-spy."""
+    """Name this thread in the kernel and in `threading`, where tools such as py-spy look."""
     with suppress(OSError), open(f"/proc/self/task/{native.get_native_id()}/comm", "w") as file:
         file.write(name)
-    # Patched, `threading` knows of greenlets only, and would make a hub for this thread.
+    # A patched `threading` knows only greenlets, and would create a hub for this thread.
     if isinstance(sys.modules["_thread"].start_new_thread, BuiltinFunctionType):
         threading.current_thread().name = name
 
 
 def _hide() -> None:
-    """Take this thread out of `threading`, which in CPython 3.11 keeps what it has not started."""
+    """Remove this thread from `threading`: CPython 3.11 keeps threads that it has not started."""
     if isinstance(sys.modules["_thread"].start_new_thread, BuiltinFunctionType):
         with suppress(KeyError):
             threading.current_thread()._delete()  # type: ignore[attr-defined]
 
 
 def before_thread_joins(call: Callable[[], object]) -> bool:
-    """Have `call` called when the main thread ends, before Python joins the threads that are no daemons.
-
-    It comes before those executors that are known by then join theirs.
+    """Call `call` when the main thread ends, before Python and its executors join their threads.
 
     Returns:
-        Whether there is time for that.
+        Whether it is not too late for that.
     """
     register = getattr(threading, "_register_atexit", None)
     try:
@@ -168,27 +167,27 @@ def before_thread_joins(call: Callable[[], object]) -> bool:
 
 
 def forbid_new_threads() -> None:
-    """Start no thread any more: the process ends, and nobody would wait for it."""
+    """Make `start` fail from now on: the process exits, and nobody would wait for a thread."""
     global _new_threads_forbidden
     _new_threads_forbidden = True
 
 
 def new_threads_forbidden() -> bool:
-    """Return whether no thread starts any more."""
+    """Return whether `start` fails because the process exits."""
     return _new_threads_forbidden
 
 
 def running() -> list[Thread]:
-    """Return the threads that zbus runs in this process."""
+    """Return the threads of zbus that run in this process."""
     return [*_running]
 
 
 async def run_in_thread(name: str, call: Callable[..., Result], *args: Any) -> Result:
-    """Call `call` in a thread, while the event loop goes on. Cancelling this leaves the thread running.
+    """Call `call` in a thread and await its result. Cancelling leaves the thread running.
 
-    Not in the loop's default executor: it may be full of those that wait for what this is to do.
+    The loop's default executor will not do: it may be full of calls that wait for this one.
     """
-    loop = sys.modules["asyncio"].get_running_loop()  # which only those import who use it
+    loop = sys.modules["asyncio"].get_running_loop()  # imported already by whoever awaits this
     future: Future[Result] = loop.create_future()
 
     def deliver(result: Any, error: BaseException | None) -> None:
@@ -213,14 +212,14 @@ async def run_in_thread(name: str, call: Callable[..., Result], *args: Any) -> R
 
 
 class Condition(Lock):  # type: ignore[misc]  # as above
-    """A lock whose holder may wait for what others do under it."""
+    """A lock whose holder may wait for what other threads do under it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._waiting: list[Callable[[], None]] = []
 
     def wait_for(self, holds: Callable[[], bool], timeout: float = inf) -> bool:
-        """Wait until `holds()`, `timeout` seconds at most; return whether it does. Under the lock."""
+        """Wait until `holds()` is true, `timeout` seconds at most; return whether it is. Under the lock."""
         deadline = time.monotonic() + timeout
         while not (found := holds()) and (left := deadline - time.monotonic()) > 0:
             gate = native.allocate_lock()
@@ -234,14 +233,14 @@ class Condition(Lock):  # type: ignore[misc]  # as above
         return found
 
     def notify_all(self) -> None:
-        """Have all who wait look again. Under the lock."""
+        """Wake all waiting threads to check again. Under the lock."""
         waiting, self._waiting = self._waiting, []
         for wake in waiting:
             wake()
 
 
 class Event:
-    """A flag to wait for."""
+    """A flag that threads can wait for."""
 
     def __init__(self) -> None:
         self._set = False
@@ -252,7 +251,7 @@ class Event:
         return self._set
 
     def set(self) -> None:
-        """Let all who wait go on, for good."""
+        """Set the flag, for good, and wake all waiting threads."""
         with self._changed:
             self._set = True
             self._changed.notify_all()

@@ -1,10 +1,13 @@
-"""Backlog: the bytes that wait in a publisher for its `drop` subscribers to take them.
+"""Backlog: the bytes that wait in a publisher until its `drop` subscribers read them.
 
-libzmq counts frames, and a mark that is lowered may stop a link for good (see `room`). So a publisher counts
-the bytes of its large frames instead. When they could fill half of what may wait, it sees whether its I/O
-thread has written them all, and waits a little if not. A link whose socket stays full is let go: what waited
-for it is freed, and it is connected again once its process has read what the kernel holds. What it missed is
-told to it.
+libzmq's queues are limited by number of frames, and lowering that limit may stop a link for good (see
+`receiving.capacity`). So a publisher counts the bytes of its large frames itself:
+
+    half of capacity_bytes sent ─► has the I/O thread written everything? ─► yes: count from 0 again
+                                   no: wait a little; if a link's connection stays full, disconnect it
+
+A disconnected link's frames are freed. It is connected again once its process has read what the kernel still
+holds, and it is told how much it missed.
 """
 
 from __future__ import annotations
@@ -22,20 +25,20 @@ from .links import Links
 
 __all__ = ["Backlog"]
 
-_ANNOUNCED_BYTES = 1 << 18  # by a notice, at least
+_ANNOUNCED_BYTES = 1 << 18  # by one notice, at least
 _CHECK_SECONDS = 0.001
-_STEPS = 8  # between half of the limit and all of it, so many looks
+_STEPS = 8  # so many checks between half of the limit and all of it
 
 
 class Backlog:
-    """That of one publisher. Not thread-safe: used under its lock.
+    """The backlog of one publisher. Not thread-safe: used under its lock.
 
     Attributes:
-        check_due: whether it is time for a check.
+        check_due: whether so much was sent that `make_room` must be called.
     """
 
     def __init__(self, links: Links, capacity_bytes: int, emit: Callable[[bytes], None]) -> None:
-        """Count what waits for `links`, up to `capacity_bytes`; `emit` sends a frame to all."""
+        """Count what may wait for `links`, up to `capacity_bytes`; `emit` sends a frame to all of them."""
         self.check_due = False
         self._links = links
         self._emit = emit
@@ -44,28 +47,28 @@ class Backlog:
         self._next = capacity_bytes // 2
 
     def announce(self, topic: Topic, system: str, kind: str, size: int) -> None:
-        """Tell receivers that a large frame is about to come, unless they know."""
+        """Send a notice that a large frame is about to follow, unless an earlier notice covers it."""
         if topic.announced < size:
             step = max(size, _ANNOUNCED_BYTES)
             self._emit(encode_notice(system, kind, step))
             topic.announced += step
 
     def add(self, topic: Topic, size: int) -> None:
-        """Count a large frame that was announced."""
+        """Count a large frame. It was announced."""
         topic.announced -= size
         note_large_bytes(size)
         self._sent += size
         self.check_due = self._sent > self._next
 
     def make_room(self, seconds: float) -> bool:
-        """Wait, for some `seconds`, until all is written; return whether a link was let go instead."""
+        """Wait up to `seconds` until all is written; return whether a link was disconnected instead."""
         stuck = self._await_written(self._links.dropping(), seconds)
         for ident in stuck:
             self._links.disconnect(ident)
         return bool(stuck)
 
     def _await_written(self, idents: Collection[str], seconds: float) -> list[str]:
-        """Wait until all is written; return the ids of the links to let go."""
+        """Wait until everything is written; return the ids of the links to disconnect."""
         stopped = self._links.stopped
         deadline = time.monotonic() + seconds
         full: set[str] = set()
@@ -73,7 +76,7 @@ class Backlog:
             asleep = self._links.asleep()
             now_full = _full(idents)
             full = full & now_full if full else now_full
-            # If it slept all the time, and may write, it has nothing to write.
+            # If the I/O thread slept all the time, and could have written, it has nothing left to write.
             if not now_full and asleep is not None and asleep == self._links.asleep():
                 full = set()
                 break
@@ -92,7 +95,7 @@ class Backlog:
 
 
 def _full(idents: Collection[str]) -> set[str]:
-    """Return which of these have a connection that takes nothing now."""
+    """Return which of these have a connection that the kernel takes no more bytes for."""
     connections = {number: socket_id(peer) for number, _, peer in unix_sockets()}
     poll = select.poll()
     for number, ident in connections.items():

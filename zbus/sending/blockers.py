@@ -1,9 +1,9 @@
-"""Who holds a publisher up: what a send says that found no room, and a flush that was not done in time.
+"""Which subscribers block a publisher: named in the `Timeout` of a `send` or a `flush`.
 
-It is found out only then, so it costs a send nothing. The kernel knows: it tells how many bytes of a
-connection its peer has not read. A connection that takes no more is that of a full subscriber, since libzmq
-writes as long as it can. If no connection is like that, because room was made just now or the kernel does not
-tell, those are likely who have not read everything; else it may be any.
+This is looked up only when a timeout is over, so it costs sends nothing. The kernel knows how many bytes of a
+connection the peer has not read. libzmq writes as long as it can, so a connection that takes no more belongs
+to a full subscriber. If there is none, because room was made just now or the kernel does not tell, a
+subscriber that has not read everything is the likely one; failing that, it may be any of them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
 BUSY = "another thread is sending"
 JOINING = "a subscriber has not finished joining"
 NO_ROOM = "a 'block' subscriber made no room"
-"""What can be in the way of a send."""
+"""What may be in the way of a send."""
 
 _BLOCK = "'block' subscriber"
-# In a message; the details tell all. The letters are of a name or a pattern, which somebody else has chosen.
+# How many are named in a message (its details list all), and how much of a name or pattern.
 _NAMED = 3
 _LETTERS = 60
 # A unix socket takes more only while at most a quarter of its buffer is in use (`unix_writable` in Linux).
@@ -46,12 +46,12 @@ _FULL_SHARE = 4
 
 
 class LinkSnapshot(NamedTuple):
-    """What a publisher is connected to at one moment.
+    """What a publisher is linked to at one moment.
 
     Attributes:
-        directory: of the bus.
-        every: all ingresses.
-        awaited: those of them that have not finished joining.
+        directory: the directory of the bus.
+        every: the entries of all ingresses.
+        awaited: the entries of those that have not finished joining.
     """
 
     directory: Path
@@ -60,18 +60,18 @@ class LinkSnapshot(NamedTuple):
 
 
 class _Blocker(NamedTuple):
-    """What is known of one ingress, and of the connection to it."""
+    """What is known of one ingress and of the connection to it."""
 
     id: str
     about: ProcessInfo
     unread: int
     full: bool
-    stopped: bool | None  # unknown if its process cannot be seen
-    here: bool  # whether it is of this process
+    stopped: bool | None  # `None` if its process cannot be seen
+    here: bool  # whether it belongs to this process
 
 
 def send_timeout_error(obstacle: str, seconds: float, links: LinkSnapshot, system: str, kind: str) -> Timeout:
-    """Return what a send raises that met an `obstacle` for so many seconds; it names who is in the way."""
+    """Return the error of a send that met `obstacle` for so many seconds. It names who is in the way."""
     if obstacle == JOINING:
         found = _inspect(links.directory, links.awaited)
         who = _sentence(found, "subscriber", "has not finished joining")
@@ -84,7 +84,7 @@ def send_timeout_error(obstacle: str, seconds: float, links: LinkSnapshot, syste
             found = [blocker for blocker in every if blocker.unread] or every
             who = _sentence(found, _BLOCK, "made no room", of=len(every))
         elif obstacle == BUSY and full:
-            who = f"{obstacle}, and {who}"  # which is what that thread waits for
+            who = f"{obstacle}, and {who}"  # that is what the other thread waits for
     return Timeout(
         f"{who or obstacle} within {seconds:g} s, so the event went to nobody: send it again, or see with"
         " 'zbus ls' who is on the bus",
@@ -95,7 +95,7 @@ def send_timeout_error(obstacle: str, seconds: float, links: LinkSnapshot, syste
 
 
 def name_blockers(looks: Iterator[float], links: Callable[[], LinkSnapshot]) -> Iterator[float]:
-    """Go through the looks of a flush; should it time out, name who has not read everything."""
+    """Yield what a flush yields; if it times out, name the subscribers that have not read everything."""
     try:
         yield from looks
     except Timeout as error:
@@ -107,7 +107,7 @@ def name_blockers(looks: Iterator[float], links: Callable[[], LinkSnapshot]) -> 
 
 
 def describe_subscriber(directory: Path, entry: Entry) -> str:
-    """Return whose an ingress is, for people: its id, and what is known of its process."""
+    """Return a text for people about an ingress: its id, and what is known of its process."""
     return _whose(_inspect(directory, [entry])[0])
 
 
@@ -128,7 +128,7 @@ def _inspect(directory: Path, entries: Iterable[Entry]) -> list[_Blocker]:
 
 
 def _connection(number: int) -> tuple[int, bool, int]:
-    """Return how many bytes a peer has not read, whether it gets no more before it does, and its process."""
+    """Return how many bytes the peer has not read, whether the connection is full, and the peer's process."""
     unread = unread_bytes(number)
     with suppress(OSError):  # closed meanwhile, by libzmq
         held = socket.socket(fileno=number)
@@ -143,7 +143,7 @@ def _connection(number: int) -> tuple[int, bool, int]:
 def _about(directory: Path, entry: Entry) -> ProcessInfo:
     with suppress(OSError):
         return read_process_info(directory / entry.name)
-    with suppress(OSError):  # by now it has another epoch, or is gone
+    with suppress(OSError):  # meanwhile it has another epoch, or is gone
         for other in filter(None, map(parse_entry, os.listdir(directory))):
             if other.id == entry.id:
                 return read_process_info(directory / other.name)
@@ -163,7 +163,7 @@ def _facts(blocker: _Blocker) -> dict[str, Any]:
 
 
 def _sentence(found: list[_Blocker], noun: str, verb: str, *, of: int = 0) -> str:
-    """Return that one or several subscribers did something, or that one `of` so many may have done it."""
+    """Return a sentence about what these subscribers did, or what one `of` so many may have done."""
     if not found:
         return ""
     names = [_whose(blocker) for blocker in found[:_NAMED]]

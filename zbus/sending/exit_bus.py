@@ -1,9 +1,11 @@
-"""A bus that opens when its process has closed all others on its way out, for what is sent that late.
+"""A bus that is opened while its process exits, after all open buses were closed.
 
-An `atexit` function that was registered before zbus was imported may send then, and so may a logging handler,
-a finalizer, or a `__del__` while modules are torn down. Nobody closes such a bus: there is no later moment.
-So it has no file on the roster and no Python thread, its sockets are never finalized, and each send is handed
-over before it returns.
+Code that runs so late may still send: an `atexit` function registered before zbus was imported, a logging
+handler, a finalizer, a `__del__` while modules are torn down. There is no later moment to close such a bus.
+So it has no file on the roster and no Python thread, its sockets are never finalized, and each `send` waits
+until its event is in the subscribers' processes.
+
+    atexit: buses closed ─► send: opens this bus, sends, flushes, returns ─► ... ─► the process is gone
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ _LOCK_SECONDS = 0.2
 
 
 class FlushEachSend:
-    """Waits until what was just sent is handed over."""
+    """Waits after each send until the peers have read what was sent."""
 
     def __init__(
         self, threads: Callable[[], IoThreads | None], idents: Callable[[], Collection[str]], linger: float
     ) -> None:
-        """Wait `linger` seconds at most, but once only for somebody who takes nothing."""
+        """Wait `linger` seconds at most, but not again while a peer that reads nothing still does not."""
         self._threads = threads
         self._idents = idents
         self._linger = linger
         self._stuck = False
 
-    def wait(self, limit: float) -> None:  # noqa: ARG002  # which is for buses that live on
-        """Wait for the peers."""
+    def wait(self, limit: float) -> None:  # noqa: ARG002  # the limit is for buses that live on
+        """Wait until the peers have read everything."""
         try:
             for pause in flushing(self._threads(), self._idents, 0.0 if self._stuck else self._linger):
                 sleep(pause)
@@ -47,23 +49,23 @@ class FlushEachSend:
 
 
 class ExitLock(Lock):  # type: ignore[misc]  # as above
-    """A lock that somebody may hold who is no more: the interpreter ends its daemon threads anywhere."""
+    """A lock whose holder may be gone: at exit the interpreter stops its daemon threads wherever they are."""
 
     def __enter__(self, blocking: bool = True, timeout: float = -1) -> bool:  # as above
         if not self.acquire(timeout=_LOCK_SECONDS):
-            raise zmq.Again  # which has a send try again, up to its time-out
+            raise zmq.Again  # so the send tries again until its timeout
         return True
 
 
 class ExitSocket(zmq.Socket[bytes]):
-    """A socket that stays open when it is garbage."""
+    """A socket that stays open when it is garbage collected."""
 
     def __del__(self) -> None:
         """Do nothing. pyzmq would close it, and warn."""
 
 
 class ExitContext(zmq.Context[Any]):
-    """A context that stays when it is garbage. pyzmq would wait in it for its sockets."""
+    """A context that survives garbage collection, in which pyzmq would wait for its sockets."""
 
     _socket_class = ExitSocket
 

@@ -1,7 +1,7 @@
-"""Flushing: waiting until the peers' processes have read what was sent, while the bus lives on.
+"""Flush: wait until the subscribers' processes have read what was sent, while the bus stays open.
 
-It asks the kernel what each connection's peer has not read, and whether the I/O thread has written all that
-it can.
+Sent bytes wait in two places: in libzmq, until its I/O thread has written them, and in the kernel, until the
+peer has read them. The kernel tells of both: whether the I/O thread sleeps, and how many bytes are unread.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..runtime.threads import sleep
 
 __all__ = ["FirstWrites", "flush_timeout_error", "flushing"]
 
-# The first pause between two looks, each twice as long as the one before, and the longest.
+# The first pause between two checks, and the longest; each is twice as long as the one before.
 _SOON_SECONDS = 0.00005
 _LATER_SECONDS = 0.005
-# Where I/O threads cannot be seen, how long everything must have been read.
+# Where I/O threads cannot be seen: how long nothing must have been unread.
 _GRACE_SECONDS = 0.02
-# Of the writes that a send waits for: so many always, and then as many as take a twentieth of the time.
+# Of the first writes, a send waits for so many in any case, and then for as many as take a 20th of the time.
 _FIRST_WRITES = 64
 _OTHERWISE_BUSY = 20
 
@@ -30,17 +30,17 @@ _OTHERWISE_BUSY = 20
 def flushing(
     threads: IoThreads | None, idents: Callable[[], Collection[str]], seconds: float
 ) -> Iterator[float]:
-    """Look until the peers have read all that was sent; between two looks yield how long to wait.
+    """Check until the peers have read everything that was sent; between checks yield how long to wait.
 
-    It takes no lock, so a signal handler may run it, and so may a process on its way out.
+    It takes no lock, so a signal handler may run it, and a process that exits may, too.
 
     Args:
-        threads: of the context; `None` if it was not needed yet, so that nothing was sent.
-        idents: returns the ids of the ingresses that are connected.
-        seconds: how long that may take.
+        threads: the I/O threads of the context; `None` if there are none yet, so that nothing was sent.
+        idents: returns the ids of the linked ingresses.
+        seconds: the timeout.
 
     Raises:
-        Timeout: it takes longer.
+        Timeout: a peer has not read everything by then.
     """
     deadline = time.monotonic() + seconds
     behind: list[int] = []
@@ -50,8 +50,8 @@ def flushing(
         if asleep is not None:
             behind = _behind(idents(), behind) if behind else []
             behind = behind or _behind(idents(), None)
-            # A thread that waits for room in a connection is woken before the kernel says that this is empty.
-            # So if it slept all the time, and nothing is unread, it has nothing left to write.
+            # The kernel wakes an I/O thread that waits for room before it says that nothing is unread. So if
+            # the thread slept all the time and nothing is unread, nothing is left to write.
             if not behind and threads.asleep() == asleep and (threads.visible or calm):
                 return
             calm = not behind
@@ -62,7 +62,7 @@ def flushing(
 
 
 def flush_timeout_error(seconds: float, who: str = "", **details: Any) -> Timeout:
-    """Return what a flush raises that took longer than it may; `who` says whom it has waited for."""
+    """Return the error of a flush that timed out; `who` says whom it waited for."""
     return Timeout(
         f"{who or 'a subscriber has not taken what was sent'} within {seconds:g} s: try again, or see with"
         " 'zbus ls' who is on the bus",
@@ -72,21 +72,21 @@ def flush_timeout_error(seconds: float, who: str = "", **details: Any) -> Timeou
 
 
 def _behind(idents: Collection[str], among: Iterable[int] | None) -> list[int]:
-    """Return the descriptors, of all or of `among`, of connections whose peer has not read everything."""
+    """Return the descriptors, all or `among` these, of connections whose peer has not read everything."""
     wanted = set(idents)
     found = unix_sockets(among)
     return [number for number, _, peer in found if socket_id(peer) in wanted and unread_bytes(number)]
 
 
 class FirstWrites:
-    """Waits until the I/O thread has written what was just sent, for sends that are the first of their kind.
+    """Makes the first send of a topic wait until the I/O thread has written it.
 
-    A process that ends at once, however it does, has then handed its event over to the kernel. It costs 0.1
-    ms, so a publisher of many topics does it only as often as it does not feel it.
+    So the event of a process that sends once and ends, in whatever way, is in the kernel by then. That costs
+    0.1 ms, so a publisher of many topics spends only a 20th of its time on it.
     """
 
     def __init__(self, threads: Callable[[], IoThreads | None]) -> None:
-        """Watch the threads that `threads` returns, if there are any."""
+        """Wait for the threads that `threads` returns, if there are any."""
         self._threads = threads
         self._left = _FIRST_WRITES
         self._next = 0.0

@@ -1,10 +1,12 @@
-"""How long a publisher waits for a subscriber that is about to join and does not answer.
+"""How long a publisher waits for a joining subscriber that does not answer.
 
-Slow is not stopped. A wait that is over ends only if the peer's process was seen not to run, or to run freely
-and say nothing. While it, or this process, waits for a CPU, the wait begins again.
+Slow is not stopped. When the timeout is over, the states of the peer's threads decide:
 
-And a publisher spends its join timeout once. After a joiner has cost it the whole join timeout, the next ones
-that are seen not to run cost it a moment each, however many there are.
+    peer stopped, or runs freely and says nothing ─► give up
+    peer, or this process, waits for a CPU        ─► wait for half of the timeout again, MAX_TIMEOUTS at most
+
+And a publisher spends the whole join timeout only once. After one joiner has cost it that, each further one
+costs it a moment, however many there are; after a minute the full timeout is back.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from ..runtime.process_state import ProcessState, listening_process, process_sta
 __all__ = ["MAX_TIMEOUTS", "JoinTimeouts", "JoinWait", "Workload"]
 
 MAX_TIMEOUTS = 30
-"""However busy the machine is, so many timeouts without an answer are the end."""
+"""After so many timeouts without an answer a wait ends, however busy the machine is."""
 
 _SHORT_SECONDS = 0.05
 _SHORT_FOR_SECONDS = 60.0
-# A joiner that does not answer is looked at after the first time, and then ever more seldom.
+# When a joiner that does not answer is first checked, and the longest pause between two checks.
 _CHECK_SECONDS = (0.005, 0.05)
 _MIN_CHECKS = 5
 _BUSY_SHARE = 1 / 3
 
 
 class JoinTimeouts:
-    """How long one publisher waits for joiners that do not answer."""
+    """How long a publisher waits for joiners that do not answer: the timeouts, or the short ones."""
 
     def __init__(self, join_timeout: float, send_timeout: float) -> None:
         self._timeouts = {False: join_timeout, True: send_timeout}
@@ -38,21 +40,21 @@ class JoinTimeouts:
         self._used_up_at = -_SHORT_FOR_SECONDS
 
     def seconds(self, now: float, *, blocking: bool) -> float:
-        """Return how many seconds a joiner may take, one that asks to be waited for (`blocking`) longer."""
+        """Return how many seconds a joiner may take; a `block` subscriber (`blocking`) may take longer."""
         return (self._short if now < self._used_up_at + _SHORT_FOR_SECONDS else self._timeouts)[blocking]
 
     def use_up(self, now: float) -> None:
-        """Note that a joiner was given up after all the time it might take."""
+        """Note that a joiner was given up after all its time: the next ones get the short timeouts."""
         if now >= self._used_up_at + _SHORT_FOR_SECONDS:
             self._used_up_at = now
 
 
 class Workload:
-    """Whether this process gets the CPU that it takes: what was seen of it so far.
+    """How often this process was seen to wait for a CPU.
 
     Attributes:
-        checks: how often it was looked at.
-        busy: how often it was seen to wait for a CPU.
+        checks: how often it was checked.
+        busy: how often it was waiting for a CPU then.
     """
 
     def __init__(self) -> None:
@@ -60,7 +62,7 @@ class Workload:
         self._last: ProcessState | None = None
 
     def check(self, overslept: bool) -> bool:
-        """Check again; return whether it waits for a CPU, as it does too if it has `overslept`."""
+        """Check this process; return whether it waits for a CPU, as it did if it has `overslept`."""
         before, self._last = self._last, process_state(os.getpid())
         waits = overslept or bool(before and self._last and waits_for_cpu(before, self._last))
         self.checks += 1
@@ -69,16 +71,16 @@ class Workload:
 
 
 class JoinWait:
-    """The wait for one subscriber's answer. Times are of `time.monotonic`.
+    """The wait for one joiner's answer. Times are those of `time.monotonic`.
 
     Attributes:
-        due: when to look at the peer next.
-        stopped: whether its process was seen stopped when it was looked at last.
+        due: when to check the peer next.
+        stopped: whether its process was stopped at the last check.
         cpu_short: whether the wait goes on only because the machine is busy.
     """
 
     def __init__(self, path: str, now: float) -> None:
-        """Begin to wait for who listens at `path`."""
+        """Begin to wait for the process that listens at `path`."""
         self.stopped = False
         self.cpu_short = False
         self._path = path
@@ -91,10 +93,7 @@ class JoinWait:
         self._reset(now)
 
     def is_over(self, now: float, timeout: float, own: Workload) -> bool:
-        """Return whether `timeout` seconds have brought no answer, and there is no sense in waiting on.
-
-        Call it when it is `due`.
-        """
+        """Return whether `timeout` seconds are over and there is no point in waiting. Call it when `due`."""
         self._pause = min(2 * self._pause, _CHECK_SECONDS[1], max(_CHECK_SECONDS[0], timeout / 10))
         self.due = now + self._pause
         if now < self._since + timeout / 2:
@@ -105,7 +104,7 @@ class JoinWait:
         self.check_peer()
         self._checks += 1
         self._busy += bool(before and self._peer and waits_for_cpu(before, self._peer))
-        if stopped and not self.stopped:  # it goes on, so its time begins
+        if stopped and not self.stopped:  # it runs again, so its time begins now
             self._reset(now)
         if now < self._since + timeout:
             return False
@@ -121,11 +120,11 @@ class JoinWait:
         return False
 
     def elapsed(self, now: float) -> float:
-        """Return how long the wait has taken so far, since it began or there was found to be sense in it."""
+        """Return how long the wait has taken since it began or was restarted."""
         return now - self._first
 
     def restart(self, now: float) -> None:
-        """Wait on from now, with no end: it was found out that there is sense in it."""
+        """Begin the wait again: the peer turned out to be alive."""
         self._first = now
         self._reset(now)
 

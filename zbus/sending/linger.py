@@ -1,13 +1,15 @@
-"""Handing over: what `send` accepted reaches the peers' processes before the publisher lets go of them.
+"""Linger: what `send` accepted reaches the subscribers' processes before a publisher closes the connections.
 
-libzmq alone would lose the end of a stream when a subscriber is slow: an engine that has stopped reading,
-because its queue is full, takes the end of the connection for an error and drops what the kernel still holds
-(`in_event_internal` in its source at v4.3.5). So a closing publisher keeps a duplicate of each connection's
-descriptor, while libzmq writes what is left and closes its own, until the kernel says that the peer has
-read everything.
+libzmq alone would lose the end of a stream when a subscriber is slow. A receiving engine that has stopped
+reading because its queue is full takes the end of the connection for an error, and drops what the kernel
+still holds (`in_event_internal` in its source at v4.3.5). So the publisher keeps each connection open with a
+duplicate of its descriptor:
 
-Connections are told by the id in the name of the peer's socket, not by its path: a directory has several, if
-a parent of it is a symbolic link or mounted twice.
+    duplicate the descriptors ─► libzmq writes what is left and closes its own ─► wait until the kernel says
+    that the peers have read everything, or until `linger` is over ─► close the duplicates
+
+A connection is found by the id in the name of the peer's socket, not by the path. A directory has several
+paths if a parent of it is a symbolic link or mounted twice.
 """
 
 from __future__ import annotations
@@ -49,6 +51,6 @@ class PendingConnections:
         return any(unread_bytes(held.fileno()) for held in self._sockets)
 
     def close(self) -> None:
-        """Let go of the duplicates."""
+        """Close the duplicates."""
         for connection in self._sockets:
             connection.close()

@@ -1,16 +1,20 @@
-"""A publisher's links: one connection to every ingress on the bus, kept in line with the roster.
+"""A publisher's links: one connection to each ingress on the bus, kept up to date with the roster.
 
-When the token moved, the roster is listed, new ingresses are connected and vanished ones let go, and
-then the sender waits until each link has *shown* the sentinel of its listed epoch: from there on the
-subscriptions of that epoch are in force on this side. Every sentinel is recorded, awaited or not, and
-the roster is read again whenever the token moves meanwhile, so a peer that leaves costs no time-out.
+When the token has moved, the links are *settled*:
 
-Who does not answer is given up in the end (see `join_wait`), and still gets what is sent after its
-subscriptions have arrived. What it misses until then must be told to it: `left_out_since` holds the times as
-of which somebody was left out, `returned_since` those whose joiners have answered since.
+    1. list the roster; connect new ingresses, disconnect those that are gone
+    2. wait until each link has shown the sentinel of the epoch that is listed:
+       from then on the subscriptions of that epoch are in force on this side
+    3. read the token again; if it has moved meanwhile, start over
 
-There is a *lane*, one XPUB, for each overflow policy in use, because `XPUB_NODROP` holds all links of
-a socket for one full one.
+Sentinels are recorded whether they are awaited or not. A peer that leaves moves the token, so nobody waits
+for it until a timeout.
+
+A peer that does not answer is given up in the end (see `join_wait`). It still gets what is sent after its
+subscriptions have arrived, and is told how much it missed before that (see `missed_events`).
+
+There is one *lane*, an XPUB socket, for each overflow policy in use: with `XPUB_NODROP`, one full link blocks
+all links of its socket.
 """
 
 from __future__ import annotations
@@ -38,30 +42,30 @@ __all__ = ["NEVER", "Full", "Links"]
 NEVER = -1
 """No token has this value."""
 
-# While links are awaited, how often they and the roster are looked at: soon, then after an eighth of the time
-# that it has taken so far. And how many at a time: looks are what a crowd that starts at once is slowed by.
+# How often to check the links that are awaited, and the roster: soon, then after an eighth of the time it has
+# taken so far. Only a few at a time: with many processes starting at once, the checks are what takes longest.
 _CHECK_SECONDS = (0.005, 0.05)
 _CHECK_SHARE = 8
 _CHECKED_AT_ONCE = 4
-# As entries are named. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
+# The form of an entry's name. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
 _SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
 
 
 class Full(Exception):
-    """This try to send reached nobody, since somebody has not finished joining; a later one may."""
+    """The frame was sent to nobody because somebody has not finished joining. A later attempt may succeed."""
 
 
 class Links:
     """All links of one publisher. Not thread-safe: used under the publisher's lock.
 
     Attributes:
-        block: sends to the `block` ingresses, or raises `zmq.Again`; `None` while there are none.
-        drop: sends to the `drop` ingresses, never waiting; `None` while there are none.
-        settled: as of when (see `clock`) everybody who listens is known.
-        left_out_since: as of when somebody was left out who has not come back, sorted.
-        returned_since: those of them whose joiners have come back; whoever has told them takes them out.
-        answered_at: when (monotonic) a joiner answered last.
-        cpu_short_at: when it, or this process, was last seen to wait for a CPU.
+        block: sends to all `block` ingresses, or raises `zmq.Again`; `None` if there are none.
+        drop: sends to all `drop` ingresses and never waits; `None` if there are none.
+        settled: as of when (see `clock`) all subscribers are known.
+        left_out_since: as of when joiners were given up that have not answered yet, sorted.
+        returned_since: as of when joiners were given up that have answered; `MissedEvents` empties it.
+        answered_at: when (monotonic) a joiner last answered.
+        cpu_short_at: when (monotonic) a joiner, or this process, was last seen to wait for a CPU.
     """
 
     def __init__(
@@ -77,8 +81,8 @@ class Links:
     ) -> None:
         """Prepare; nothing is connected before the first `settle`.
 
-        `gave_up` is called when a link did not show its epoch within `join_timeout` seconds, or one to a
-        `block` ingress within `send_timeout`.
+        `gave_up` is called when a joiner has not answered within `join_timeout` seconds; with `block`, within
+        `send_timeout`.
         """
         self._roster = roster
         self._context = context
@@ -101,10 +105,10 @@ class Links:
         self.drop: Callable[[bytes], object] | None = None
 
     def settle(self, timeout: float) -> int:
-        """Return the token as of which every ingress on the roster is linked and up to date, or given up.
+        """Return the token as of which each ingress on the roster is linked and up to date, or given up.
 
         Raises:
-            Full: one is not after `timeout` seconds.
+            Full: an ingress is neither after `timeout` seconds.
         """
         now = begun = time.monotonic()
         overslept = False
@@ -130,7 +134,7 @@ class Links:
             now, overslept = time.monotonic(), time.monotonic() > now + 2 * pause
 
     def follow(self) -> memoryview:
-        """Return the token to compare from now on, see `Roster.follow`."""
+        """Return the token to compare with from now on; see `Roster.follow`."""
         return self._roster.follow()
 
     def wait_at_most(self, seconds: float) -> None:
@@ -140,53 +144,53 @@ class Links:
             lane.socket.sndtimeo = self._timeout_ms
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        """Return the sockets that hear from peers what a sender may wait for."""
+        """Return the sockets by which a sender learns of new room and of joiners' answers."""
         return [lane.socket for lane in self._lanes.values()]
 
     def idents(self) -> list[str]:
-        """Return the ids of the ingresses that are connected. Any thread may call this, without the lock."""
+        """Return the ids of the linked ingresses. Any thread may call this, without the lock."""
         return [*self._links]
 
     def snapshot(self) -> LinkSnapshot:
-        """Return what is connected. Any thread may call this, without the lock."""
+        """Return what is linked now. Any thread may call this, without the lock."""
         every, awaited = [*self._links.values()], [*self._awaited.values()]
         return LinkSnapshot(
             self._roster.path, [link.entry for link in every], [link.entry for link in awaited]
         )
 
     def process_commands(self) -> None:
-        """Take in at once what peers have made known, such as room.
+        """Have libzmq process at once what peers have sent, such as news of room.
 
-        A send looks for it every millisecond only, and until then the sockets' descriptors stay readable.
+        A send does so once a millisecond only, and until then the sockets' descriptors stay readable.
         """
         for socket in self.sockets():
             socket.getsockopt(zmq.EVENTS)
 
     def check_returned(self) -> None:
-        """Take in who has come back of those that were given up, and connect those that were let go."""
+        """Note which joiners have answered since they were given up, and reconnect links that were cut."""
         self._read()
         for link in self._links.values():
             if link.unread is None or link.unread.unread():
                 continue
-            if link.was_read:  # a look ago: what the peer had read then, it has passed on
+            if link.was_read:  # at the last check, so by now the peer has passed on what it had read
                 self._connect(link)
             link.was_read = not link.was_read
         self._update_left_out()
         self._refresh_senders()
 
     def asleep(self) -> tuple[int, ...] | None:
-        """Return how often the I/O threads have fallen asleep, if they sleep, see `IoThreads`."""
+        """Return how often the I/O threads have fallen asleep, if they sleep now; see `IoThreads`."""
         threads = self._context.threads()
         return () if threads is None else threads.asleep()
 
     def stopped(self, ident: str) -> bool:
-        """Return whether the process at the other end of a link does not run."""
+        """Return whether the process at the other end of a link is stopped."""
         wait = self._links[ident].wait
         wait.check_peer()
         return wait.stopped
 
     def dropping(self) -> set[str]:
-        """Return the ids of the ingresses that are connected and never hold a publisher."""
+        """Return the ids of the connected ingresses that a publisher drops frames for."""
         return {
             ident
             for ident, link in self._links.items()
@@ -194,7 +198,7 @@ class Links:
         }
 
     def disconnect(self, ident: str) -> None:
-        """Free what waits for a subscriber that takes nothing. It is connected again when it does."""
+        """Free what waits for a subscriber that reads nothing. `check_returned` connects it again later."""
         link = self._links[ident]
         link.unread = PendingConnections([ident])
         link.missed.append((link.entry.epoch, clock()))
@@ -216,7 +220,7 @@ class Links:
             elif known.generation == generation or not known.shown:
                 self._awaited.pop(ident, None)
                 self._forget(self._links.pop(ident))
-            # Else others made the directory anew, and this one has yet to show itself there.
+            # Otherwise others have recreated the directory, and this one is not listed in the new one yet.
         dead = []
         for ident, entry in entries.items():
             link = self._links.get(ident)
@@ -240,11 +244,11 @@ class Links:
         ]
 
     def pads(self, size: int) -> bool:
-        """Return whether a frame of `size` bytes is to be followed by fillers, see `pad`."""
+        """Return whether fillers must follow a frame of `size` bytes; see `pad`."""
         return self.block is not None and self._lanes["block"].pads(size) > 0
 
     def pad(self, size: int) -> None:
-        """Have a frame that was just sent take as many places in `block` queues as it is large."""
+        """Make the frame that was just sent take places in `block` queues in proportion to its size."""
         if self.block is not None:
             self._lanes["block"].pad(size, self._fillers)
 
@@ -268,7 +272,7 @@ class Links:
         link.lane.links += 1
 
     def _expect(self, link: Link, entry: Entry) -> None:
-        """Begin to wait for the epoch of `entry`, unless it has been shown already."""
+        """Wait for the epoch of `entry` from now on, unless it was shown already."""
         link.expect(entry)
         self._await(link)
 
@@ -278,7 +282,7 @@ class Links:
 
     def _unlink(self, link: Link) -> None:
         link.lane.links -= 1
-        with suppress(zmq.ZMQError):  # ENOENT if libzmq has dropped it already
+        with suppress(zmq.ZMQError):  # ENOENT: libzmq has dropped it already
             link.lane.socket.disconnect(link.endpoint)
 
     def _forget(self, link: Link) -> None:
@@ -288,7 +292,7 @@ class Links:
             link.unread.close()
 
     def _read(self) -> None:
-        """Take in what peers subscribed to; libzmq has applied it, only the sentinels are for us."""
+        """Read what peers have subscribed to. libzmq has applied it; only the sentinels are for zbus."""
         for lane in self._lanes.values():
             with suppress(*WOULD_BLOCK):
                 while True:
@@ -310,15 +314,15 @@ class Links:
             self.returned_since += [since for missed, since in link.missed if missed <= link.shown]
             link.missed = [(missed, since) for missed, since in link.missed if missed > link.shown]
         elif epoch == link.shown:
-            link.shown = 0  # the connection went, not just an older epoch: wait for it to come back
+            link.shown = 0  # not an older epoch's: the connection has ended; wait for the next one
             self._expect(link, link.entry)
 
     def _check(self, now: float, asof: int, overslept: bool) -> None:
-        """Look at some of the links that are awaited: remove the dead, give up those whose time is over.
+        """Check some of the links that are awaited: remove the dead, give up those whose time is over.
 
-        What these miss is sent later than `asof`. A `block` ingress has time without end while its process is
-        stopped, or its socket greets: if it is full, its forwarder passes no subscriptions, and it holds its
-        publishers, which can say so.
+        What these miss is sent later than `asof`. A `block` ingress is not given up while its process is
+        stopped or its socket still greets: when it is full, its forwarder passes on no subscriptions either,
+        and then the send itself times out and names it.
         """
         due = [link for link in self._awaited.values() if link.wait.due <= now]
         if not due:
@@ -328,7 +332,7 @@ class Links:
         for link in sorted(due, key=lambda link: link.wait.due)[:_CHECKED_AT_ONCE]:
             if not self._roster.alive(link.entry.id):
                 self._roster.remove_dead([link.entry.id])
-                self._listed = NEVER  # also if nothing could be removed, and so the token did not move
+                self._listed = NEVER  # even if nothing could be removed, so that the token did not move
                 continue
             timeout = self._join_timeouts.seconds(now, blocking=link.lane.blocking)
             if link.wait.is_over(now, timeout, self._workload):
@@ -341,7 +345,7 @@ class Links:
                 self.cpu_short_at = now
 
     def _give_up(self, link: Link, now: float, asof: int) -> None:
-        """Stop waiting for a link, until its epoch moves."""
+        """Stop waiting for a link until its epoch moves."""
         del self._awaited[link.entry.id]
         link.missed.append((link.entry.epoch, asof))
         self._gave_up()
@@ -358,10 +362,10 @@ class Links:
         poller.poll(milliseconds(seconds))
 
     def close(self, deadline: float) -> PendingConnections:
-        """Close the sockets; libzmq still writes what was accepted, until `deadline` (monotonic).
+        """Close the sockets; libzmq goes on writing what was accepted until `deadline` (monotonic).
 
         Returns:
-            The connections, to be waited for and closed when the context has ended.
+            The connections. Wait for them and close them once the context has ended.
         """
         self.block = self.drop = None
         connections = PendingConnections(self.idents())

@@ -1,8 +1,8 @@
-"""Streams: the numbers under which a publisher sends, and the form of its frames.
+"""Streams: how a publisher numbers its events, and the templates of its frames.
 
-A stream is a topic and an *origin*, the id under which this publisher numbers its events. A frame of a topic
-differs from the one before in its path, number and data only. All the rest is in the topic's template, which
-is made anew after each settling, because it says as of when everybody who listens is known.
+A stream is an *origin*, the id under which this publisher numbers events, and a topic. One frame of a topic
+differs from the next only in path, number and data. Everything else is in the topic's template. Each settling
+makes it anew, because it says as of when all subscribers are known.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Streams:
         return self._topics.get((system, kind))
 
     def make_room(self) -> None:
-        """Begin a new origin if there are as many topics as a channel can count."""
+        """Begin a new origin, and all numbers again, if there are as many topics as a channel can count."""
         if len(self._topics) >= MAX_TOPICS:
             self._origin = self._new_origin()
             self._topics.clear()
@@ -51,7 +51,7 @@ class Streams:
         return self._topics.setdefault((system, kind), Topic(born))
 
     def renew(self, system: str, kind: str, topic: Topic, settled: int) -> None:
-        """Make the template of a topic for what is sent from now on; everybody is known as of `settled`."""
+        """Make a new template for a topic; `settled` is as of when all subscribers are known."""
         stamp = Stamp(self._origin, 0, topic.born, settled, topic.seq + 1)
         topic.template = frame_template(system, kind, stamp)
         self.current[system, kind] = topic
