@@ -1,7 +1,7 @@
-"""The clock by which peers compare notes: that of the machine, whatever time namespace they are in.
+"""The clock that all processes of a machine share, in whatever time namespace they are.
 
-CLOCK_MONOTONIC is shared by the processes of a machine, but for those in a time namespace of their own
-(`unshare -T`, a restored container): the kernel adds an offset there, and says which.
+CLOCK_MONOTONIC is the same for all of them, except in a time namespace of its own (`unshare -T`, a restored
+container). There the kernel adds an offset, and says which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CHECK_NS = 1_000_000_000  # a container that is restored gets another offset
 
 
 class _Offset:
-    """What the kernel adds to CLOCK_MONOTONIC for this process, in nanoseconds; `None` if that is unknown."""
+    """What the kernel adds to CLOCK_MONOTONIC in this process, in nanoseconds; `None` if unknown."""
 
     def __init__(self) -> None:
         self._value: int | None = None
@@ -25,7 +25,7 @@ class _Offset:
         self._checked = -_CHECK_NS
 
     def at(self, now: int) -> int | None:
-        """Return it, looked up again if that was too long ago, or if time went backwards."""
+        """Return the offset; look it up again if that was long ago, or if time went backwards."""
         if not 0 <= now - self._checked < _CHECK_NS:
             self._look_up()
             self._checked = now
@@ -34,8 +34,8 @@ class _Offset:
     def _look_up(self) -> None:
         try:
             namespace = os.readlink(f"{_PROC}/ns/time")
-            # The offsets are of the namespace that children will be in. That is this process's own too,
-            # unless it has called `unshare` itself. What was known of its own before stays true.
+            # The offsets are those of the namespace that children will be in. It is this process's own too,
+            # unless it has called `unshare` itself; then what was known of its own before stays true.
             if namespace == os.readlink(f"{_PROC}/ns/time_for_children"):
                 self._namespace, self._value = namespace, _read()
             elif namespace != self._namespace:
@@ -57,7 +57,7 @@ _offset = _Offset()
 
 
 def clock() -> int:
-    """Return the machine's CLOCK_MONOTONIC in microseconds, or -1 if this process cannot tell."""
+    """Return the machine's CLOCK_MONOTONIC in microseconds, or -1 if it cannot be determined."""
     now = time.monotonic_ns()
     offset = _offset.at(now)
     return -1 if offset is None else (now - offset) // 1000

@@ -1,6 +1,7 @@
-"""File descriptors: how many there may be, and what the kernel knows of the sockets that libzmq holds.
+"""File descriptors: the limit of their number, and what the kernel knows of libzmq's sockets.
 
-libzmq aborts the process when it cannot accept a connection for want of one, so zbus keeps well away.
+libzmq aborts the process if it has no descriptor left to accept a connection, so zbus keeps well below the
+limit.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ __all__ = [
 ]
 
 CONTEXT, INGRESS, CHANNEL = 8, 13, 4
-"""How many a context takes, an ingress, and a channel on one that is there."""
+"""How many descriptors a context takes, an ingress, and one more channel on an ingress."""
 
 _HEADROOM = 16
 _LOWEST_LIMIT = 128
-# To try where the hard limit is "unlimited", which the kernel of macOS refuses: it takes as many as its
-# `kern.maxfilesperproc` says, in any case as many as its OPEN_MAX.
+# Tried where the hard limit is "unlimited". The kernel of macOS refuses that: it allows as many as
+# `kern.maxfilesperproc`, and at least OPEN_MAX.
 _LIMITS = (1_048_576, 65_536, 10_240)
 _SOCKET = re.compile(r"([0-9a-f]{8,32})\.(?:new|sock)")
 _LISTING = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 def raise_limit() -> None:
-    """Raise this process's soft limit of open files to its hard limit, or as far as the kernel lets it."""
+    """Raise this process's soft limit of open files to the hard limit, or as far as the kernel allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (hard, *_LIMITS):
         if _number(limit) <= _number(soft):
@@ -65,8 +66,8 @@ def check_headroom(needed: int) -> None:
     """Refuse to open `needed` more descriptors when that comes close to the limit.
 
     Raises:
-        Unavailable: it would; retryable once some are closed. Or the limit is too low to listen at all, since
-            each publisher that connects takes one.
+        Unavailable: it does; retryable once some are closed. Or the limit is too low to subscribe at all,
+            since each publisher that connects takes one.
     """
     limit = _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     if limit < _LOWEST_LIMIT:
@@ -79,10 +80,10 @@ def check_headroom(needed: int) -> None:
 
 
 def check_descriptors(needed: int) -> None:
-    """Refuse to open `needed` more descriptors when so many are not left.
+    """Refuse to open `needed` more descriptors when fewer are left.
 
     Raises:
-        Unavailable: that is so. Retryable.
+        Unavailable: fewer are left. Retryable.
     """
     limit = _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     used = len(_descriptors())
@@ -100,23 +101,23 @@ def _descriptors() -> list[int]:
     try:
         return [int(name) for name in os.listdir(_LISTING)]
     except OSError as error:
-        if error.errno == errno.EMFILE:  # so all that there may be are open
+        if error.errno == errno.EMFILE:  # so as many are open as the limit allows
             return [*range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
-        return []  # neither listing here: the limit was raised, that has to do
+        return []  # no listing on this system: the raised limit has to do
 
 
 def open_files() -> Iterator[tuple[int, str]]:
-    """Yield each descriptor of this process and the path of what it is of, where the kernel tells."""
+    """Yield each descriptor of this process and the path of its file, where the kernel tells."""
     for number in _descriptors():
         with suppress(OSError):
             yield number, os.readlink(f"{_LISTING}/{number}")
 
 
 def unix_sockets(among: Iterable[int] | None = None) -> Iterator[tuple[int, str, str]]:
-    """Yield each unix socket of this process, or `among` these descriptors.
+    """Yield the unix sockets of this process, or those `among` these descriptors.
 
     Yields:
-        Its descriptor, its own name and its peer's, if any.
+        The descriptor, the socket's name and its peer's name; a name may be empty.
     """
     for number in _descriptors() if among is None else among:
         with suppress(OSError):  # closed meanwhile, by libzmq
@@ -139,7 +140,7 @@ def _name(ask: Callable[[], object]) -> str:
 
 
 def unread_bytes(number: int) -> int:
-    """Return how many bytes the peer of a socket has not read yet; 0 if it is gone."""
+    """Return how many bytes the peer of a socket has not read yet; 0 if the socket is gone."""
     pending = array.array("i", [0])
     try:
         fcntl.ioctl(number, termios.TIOCOUTQ, pending)
@@ -149,17 +150,17 @@ def unread_bytes(number: int) -> int:
 
 
 def socket_id(name: str) -> str:
-    """Return the id in the name of an ingress's socket, else nothing.
+    """Return the id in the name of an ingress's socket, or an empty text for other names.
 
-    The kernel tells the path by which the peer bound it, and a directory has several where a parent of it is
-    a symbolic link, or is mounted twice. The id is in all of them.
+    The kernel tells the path by which the peer bound the socket. A directory has several paths if a parent of
+    it is a symbolic link or mounted twice; the id is in all of them.
     """
     match = _SOCKET.fullmatch(os.path.basename(name))
     return match[1] if match else ""
 
 
 def close_connections(directory: str, idents: Collection[str]) -> None:
-    """Close every unix socket whose name, or whose peer's, is of one of these ids, or is in `directory`."""
+    """Close each unix socket whose name, or whose peer's name, has one of these ids or is in `directory`."""
     for number, *names in unix_sockets():
         if directory in map(os.path.dirname, names) or any(socket_id(name) in idents for name in names):
             os.close(number)

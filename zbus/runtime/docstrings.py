@@ -1,4 +1,4 @@
-"""Docstrings that several functions share, so that `help` says everything of each of them."""
+"""Docstrings that several functions share, so that `help` is complete for each of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_of(method: Callable[..., Any], *, signature: bool = False) -> Callable[[F
 
 
 def details_of(twin: Callable[..., Any]) -> Callable[[F], F]:
-    """Add to a docstring what that of its twin says from its arguments on."""
+    """Add to a docstring what the twin's docstring says from `Args:` on; a decorator."""
 
     def add(function: F) -> F:
         head, marker, details = (inspect.getdoc(twin) or "").partition("Args:\n")

@@ -1,4 +1,4 @@
-"""What has to happen now and then though nobody calls: one thread for the process, while it is needed."""
+"""Tasks that must run once a second though nobody calls: one thread per process, while there are tasks."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class _Housekeeper:
             thread.join(_END_SECONDS)
 
     def _adjust(self) -> None:
-        """Start the thread, or end it.
+        """Start the thread if there are tasks, end it if there are none.
 
-        It waits for nobody, since a signal handler may come by, and then wait for another thread that is
-        here, too. Who is at it already, further down or elsewhere, looks again.
+        This waits for nobody: a signal handler might wait for another thread that is here, too. Whoever is
+        already here, in this thread or another, checks again before it leaves.
         """
         while bool(self._tasks) != (self._thread is not None):
             if self._lock.held() or not self._lock.run(self._start_or_end):
@@ -77,23 +77,23 @@ _housekeeper = _Housekeeper()
 
 
 def register(task: Task) -> None:
-    """Have `task` called about once a second, in a thread, until `unregister`. Twice is fine.
+    """Call `task` about once a second, in a thread, until `unregister`. Registering it twice is fine.
 
-    It must return soon, and must not wait for a lock that is held for long.
+    The task must return soon, and must not wait for a lock that is held for long.
 
     Raises:
-        Unavailable: there can be no thread.
+        Unavailable: no thread can be started.
     """
     _housekeeper.add(task)
 
 
 def unregister(task: Task) -> None:
-    """Have `task` called no more, save if it runs right now."""
+    """Stop calling `task`. It may be running right now."""
     _housekeeper.remove(task)
 
 
 def _begin_anew() -> None:
-    """In a forked child: the thread was the parent's, and so were the tasks."""
+    """In a forked child: the thread and the tasks were the parent's."""
     global _housekeeper
     _housekeeper = _Housekeeper()
 

@@ -1,7 +1,7 @@
-"""The I/O threads of libzmq, as the kernel sees them: whether they have written all that they can.
+"""The I/O threads of libzmq as the kernel sees them: whether they have written everything that they can.
 
-A send wakes the I/O thread by a write to its eventfd, which makes it runnable before the call returns. So a
-thread that sleeps has done what it was asked to: written what it was given, or as much as there is room for.
+A send wakes the I/O thread by writing to its eventfd, which makes the thread runnable before the call
+returns. So a thread that sleeps has written everything it was given, or as much as there was room for.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class IoThreads:
     """The I/O threads of one context.
 
     Attributes:
-        prefix: what the names of the context's threads begin with: `zmq.THREAD_NAME_PREFIX`.
-        visible: whether this system shows threads, and libzmq names them.
+        prefix: what the names of the context's threads start with: `zmq.THREAD_NAME_PREFIX`.
+        visible: whether this system shows threads and libzmq names them.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class IoThreads:
         self._missed = 0.0
 
     def asleep(self) -> tuple[int, ...] | None:
-        """Return how often each of them has fallen asleep so far, if all of them sleep; else `None`."""
+        """Return how often each thread has fallen asleep so far if all of them sleep now, else `None`."""
         if not self.visible:
             return ()
         if not self._tasks and not self._find():
@@ -57,7 +57,7 @@ class IoThreads:
         return tuple(sleeps)
 
     def _find(self) -> bool:
-        with suppress(OSError):  # there is none after a chroot; or no descriptor to look with
+        with suppress(OSError):  # no /proc after a chroot, or no descriptor left
             self._tasks = [task for task in os.listdir(_TASKS) if self._is_ours(_status(task))]
         now = time.monotonic()
         self._missed = self._missed or now

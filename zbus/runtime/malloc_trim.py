@@ -1,4 +1,4 @@
-"""Memory that libzmq has freed, and that the C library keeps for itself: given back to the system."""
+"""Give memory that libzmq has freed, and the C library keeps, back to the system."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _seen = 0
 
 
 def note_large_bytes(size: int) -> None:
-    """Note that so many bytes of large frames came by, and are freed some day. Threads may lose a count."""
+    """Count bytes of large frames, which are freed some day. Threads may lose a count, which does no harm."""
     global _moved
     _moved += size
 
 
 def trim_memory() -> None:
-    """Give back what is free, once much came by and nothing more in the last second. Called once a second."""
+    """Give free memory back if much was counted, and nothing in the last second. Called once a second."""
     global _moved, _seen
     before, _seen = _seen, _moved
     if _moved < _WORTH_BYTES or _moved != before:
         return
     _moved = _seen = 0
-    with suppress(OSError, AttributeError, ImportError):  # not glibc, or none to be had any more
+    with suppress(OSError, AttributeError, ImportError):  # not glibc, or the interpreter is ending
         importlib.import_module("ctypes").CDLL(None).malloc_trim(0)

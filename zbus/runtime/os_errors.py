@@ -1,4 +1,4 @@
-"""What the machine refuses, as errors of zbus: each says what to do about it."""
+"""Errors of the operating system, libzmq and Python as errors of zbus, each with advice what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ADVICE = {
 
 
 def os_error(what: str, code: int | None, **details: Any) -> Error:
-    """Return the error for what the operating system refused: `what` cannot be, `code` says why."""
+    """Return the error for a failed operation: `what` failed, in words, and the errno `code` says why."""
     number = code or 0
     message = f"{what}: {_ADVICE.get(number) or os.strerror(number)}"
     if number in (errno.EACCES, errno.EPERM):
@@ -60,7 +60,7 @@ class _Mapping(ContextDecorator):
 
 
 def out_of_memory(what: str) -> Unavailable:
-    """Return the error for want of memory: `what` cannot be."""
+    """Return the error for an operation that failed for want of memory; `what` failed, in words."""
     return Unavailable(
         f"{what}: this process may have no more memory: raise its limits (ulimit -v, ulimit -d), or use less",
         retryable=True,

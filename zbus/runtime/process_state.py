@@ -1,7 +1,7 @@
 """What the kernel knows of a peer's process: whether it runs, is stopped, or waits for a CPU.
 
-A peer that does not answer is slow, stopped or broken, and time alone cannot tell which: on a machine with
-more work than CPUs everybody is late. The states of its threads can (Linux; elsewhere nothing is known).
+A peer that does not answer is slow, stopped or broken. Time alone cannot tell which: on a machine with more
+work than CPUs every process is late. On Linux the states of its threads can; elsewhere nothing is known.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ProcessState(NamedTuple):
     Attributes:
         at: when, in seconds of `time.monotonic`.
         cpu: seconds that its threads have run so far.
-        ready: whether a thread of it could run, or waits for a page or a disk.
-        stopped: whether all of it is stopped, by a signal or a debugger.
+        ready: whether one of its threads could run, or waits for a page or a disk.
+        stopped: whether all its threads are stopped, by a signal or a debugger.
     """
 
     at: float
@@ -40,7 +40,7 @@ class ProcessState(NamedTuple):
 
 
 def listening_process(path: str) -> int:
-    """Return the id of the process that listens at a unix socket; 0 if it cannot be told."""
+    """Return the id of the process that listens at a unix socket; 0 if that is unknown."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0
     try:
@@ -53,7 +53,7 @@ def listening_process(path: str) -> int:
 
 
 def peer_process(connection: socket.socket) -> int:
-    """Return the id of the process that listened for a connection; 0 if it cannot be told.
+    """Return the id of the process that listened for a connection; 0 if that is unknown.
 
     Raises:
         OSError: the connection is gone.
@@ -66,9 +66,9 @@ def peer_process(connection: socket.socket) -> int:
 
 
 def greets(path: str) -> bool:
-    """Return whether who listens at a unix socket greets a new connection. In doubt, yes.
+    """Return whether the listener of a unix socket greets a new connection. In doubt, it does.
 
-    A ZeroMQ socket does, whatever holds up those who use it: its I/O thread is another.
+    A ZeroMQ socket does even while its users are held up, since it greets in the I/O thread.
     """
     with closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.settimeout(_GREETING_SECONDS)
@@ -99,15 +99,15 @@ def process_state(pid: int) -> ProcessState | None:
 
 
 def waits_for_cpu(before: ProcessState, after: ProcessState) -> bool:
-    """Return whether a process has work to do and does not get the CPU that it takes.
+    """Return whether a process has work to do and does not get the CPU time for it.
 
-    One that spins has a thread that is ready too, but it gets a CPU nearly all the time.
+    A process that spins has a ready thread, too, but gets a CPU nearly all the time.
     """
     return after.ready and after.cpu - before.cpu < _BUSY_SHARE * (after.at - before.at)
 
 
 def _state(pid: int, thread: str) -> str:
     with suppress(OSError), FileIO(f"/proc/{pid}/task/{thread}/stat") as file:
-        # The name before it may hold any character, a bracket too.
+        # The name before the state may hold any character, brackets included.
         return file.read(512).rpartition(b")")[2][1:2].decode()
     return ""

@@ -1,7 +1,7 @@
-"""Threads and memory, which libzmq aborts the process for want of.
+"""Checks that there are threads and memory enough, for want of which libzmq aborts the process.
 
-So whoever has libzmq start something asks first whether there is enough. Another part of the program may take
-it in between; that cannot be helped.
+They are made before libzmq starts something. Another part of the program may still take what is left in
+between; that cannot be prevented.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["check_memory", "check_threads"]
 
 # More than a bus takes for its first channels, besides the stacks of its threads.
 _BYTES = 16 * 1024 * 1024
-# How long threads may take to begin, and the kernel to count them no more once they have ended.
+# How long threads may take to begin, and how long the kernel may count them after they have ended.
 _BEGIN_SECONDS = 10.0
 _ENDED_SECONDS = 1.0
 _LOOK_SECONDS = 0.00001
@@ -27,24 +27,24 @@ _LONGEST_LOOK_SECONDS = 0.001
 
 
 def check_memory() -> None:
-    """Refuse when this process may have hardly any more memory.
+    """Refuse when this process can get hardly any more memory.
 
     Raises:
-        Unavailable: that is so. Retryable.
+        Unavailable: it cannot. Retryable.
     """
     try:
-        mmap.mmap(-1, _BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # takes 5 us
+        mmap.mmap(-1, _BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # takes 5 µs
     except (OSError, MemoryError) as error:
         raise out_of_memory("cannot use the bus") from error
 
 
 def check_threads(count: int) -> None:
-    """Refuse unless so many threads can be started besides this one: by starting them. Nothing else tells.
+    """Refuse unless `count` more threads can be started. The only way to know is to start them.
 
-    Call it in a thread that blocks all signals, as those of `start` do: these inherit that. It takes 0.2 ms.
+    Call this in a thread that blocks all signals, as those of `start` do: these inherit it. It takes 0.2 ms.
 
     Raises:
-        Unavailable: there are too many already, or there is no memory for their stacks. Retryable.
+        Unavailable: there are too many threads, or no memory for their stacks. Retryable.
     """
     idents: list[int] = []
     gates = [native.allocate_lock() for _ in range(count)]
@@ -74,7 +74,7 @@ def check_threads(count: int) -> None:
 
 
 def _await_end(idents: list[int]) -> None:
-    """Wait for the kernel: Python is done with a thread earlier, and only then is it not counted any more."""
+    """Wait until the kernel no longer counts these threads, which is later than their end in Python."""
     deadline = time.monotonic() + _ENDED_SECONDS
     pause = 0.0
     while any(os.path.exists(f"/proc/self/task/{ident}") for ident in idents):

@@ -8,7 +8,7 @@ __all__ = ["milliseconds"]
 
 
 def milliseconds(seconds: float) -> int:
-    """Return `seconds` for libzmq, rounded up so that it never wakes early; -1, for ever, if infinite.
+    """Return `seconds` for libzmq, rounded up so that it never wakes early; -1, so forever, if infinite.
 
     At most 2**31 - 1, the largest it takes: 24 days, after which a caller looks at the time again.
     """

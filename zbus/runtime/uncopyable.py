@@ -1,4 +1,4 @@
-"""What exists once, in one process: it cannot be copied, nor sent to another."""
+"""Objects that exist once, in one process: they cannot be copied or sent to another process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Uncopyable"]
 
 
 class Uncopyable:
-    """Refuses what `copy`, `pickle` and so `multiprocessing` would do with it. A subclass may know better."""
+    """Makes `copy`, `pickle` and so `multiprocessing` refuse an object; `_instead` says what to do."""
 
     _instead: ClassVar[str]
 
