@@ -58,7 +58,16 @@ SendResult = TypeVar("SendResult")
 
 
 class Publisher(Generic[SendResult]):
-    """The sending half of a bus. Any thread may call it."""
+    """The sending half of a bus. Any thread may call it.
+
+    Attributes:
+        lock: guards everything here.
+        senders: how many threads send or wait to; a hint, since they count without a lock.
+        token, settled_token: the bus's token, and the value that the links are settled at.
+        current: by (system, kind), the topics whose template is up to date.
+        small_bytes: larger frames are announced and counted.
+        block, drop: send a frame to all `block` ingresses, and to all others; `None` if there are none.
+    """
 
     def __init__(
         self,
@@ -90,11 +99,11 @@ class Publisher(Generic[SendResult]):
         self._check_policy = check_policy
         self._count_timeout = count_timeout
         self._max = max_event_bytes
-        self.small_bytes = min(LARGE_BYTES, max_event_bytes)  # larger frames are announced and counted
+        self.small_bytes = min(LARGE_BYTES, max_event_bytes)
         self._backlog = Backlog(links, capacity_bytes, self.emit)
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         self.lock = Lock()
-        self.senders = 0  # threads that send or wait to; a hint, since they count without a lock
+        self.senders = 0
         self._met = 0.0
         self._streams = Streams(new_origin)
         self.current = self._streams.current  # the very same dict: `send` saves a look-up
@@ -264,7 +273,7 @@ class Publisher(Generic[SendResult]):
     def _attempt(self, unsent: Unsent, left: float) -> str:
         """Try to send, for `left` seconds at most; return what is in the way, or an empty text."""
         try:
-            # `Lock.run` by hand, which saves 0.3 us of 5 (measured). Its last part is in `_attempts`.
+            # `Lock.run` by hand, which saves 0.3 µs of 5 (measured). Its last part is in `_attempts`.
             seconds = max(_TURN_SECONDS, min(left, TIMEOUT_MAX)) if self._try_seconds else 0
             if not self.lock.acquire(timeout=seconds):
                 return BUSY
