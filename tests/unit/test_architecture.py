@@ -19,7 +19,6 @@ _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|json|toml)|/[\w-]+)")
 _MEMBER = re.compile(r"([A-Z]\w+)\.(\w+)")
 _FUNCTION = re.compile(r"(?:([a-z]\w*)\.)?([a-z_]\w*)\(\)")
 _CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")
-_MADE = ("build/", "dist/")  # by the tools, when they are needed
 # Not modules of the package: those of others, what a fault is given, and a program.
 _ELSEWHERE = ("os", "zmq", "zbus", "row", "stage", "mkfs")
 
@@ -73,7 +72,7 @@ def defined_by_name(name: str) -> bool:
 
 
 def exists(path: str) -> bool:
-    return path in _MADE or any((base / path).exists() for base in (ROOT, PACKAGE))
+    return any((base / path).exists() for base in (ROOT, PACKAGE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
