@@ -202,11 +202,11 @@ with zbus.Bus() as bus:  # these are removed, so that the rest is not there when
         assert path in mounts.read()
     bus._node._roster.touch()  # through a descriptor from before
     start, cpu = time.monotonic(), time.process_time()
-    bus.send("a", "b", "/2", timeout=1)
-    assert time.monotonic() - start < 1, time.monotonic() - start
-    signal.alarm(20)
+    bus.send("a", "b", "/2", timeout=10)
+    assert time.monotonic() - start < 10, time.monotonic() - start
+    signal.alarm(60)
     for number in range(100):
-        bus.send("a", "b", "/3", timeout=0.5)
+        bus.send("a", "b", "/3", timeout=5)
     assert time.process_time() - cpu < 1, time.process_time() - cpu
     assert [sub.channel().receive(timeout=30)[0].path for _ in range(102)] == ["/1", "/2", *["/3"] * 100]
     assert len(os.listdir(path)) == 3 * 3 + 4
@@ -226,8 +226,8 @@ def test_an_entry_that_is_a_directory_is_passed_over_until_it_is_none(zbus_dir: 
         before = (path / "token").read_bytes()
         start = time.monotonic()
         for number in range(10):
-            bus.send("a", "b", "/1", number, timeout=0.5)
-        assert time.monotonic() - start < 1
+            bus.send("a", "b", "/1", number, timeout=10)
+        assert time.monotonic() - start < 10
         assert [receive(sub).data for _ in range(10)] == list(range(10))
         assert (path / "token").read_bytes() == before  # nothing was removed, so nobody is told
         # One with that id that comes alive is met all the same.
