@@ -117,7 +117,7 @@ def test_receive_times_out_as_a_builtin_timeout_error(bus: zbus.Bus) -> None:
     assert caught.value.retryable
 
 
-def test_peers_tell_who_is_on_the_bus(bus: zbus.Bus) -> None:
+def test_peers_tell_who_is_on_the_bus(bus: zbus.Bus, zbus_dir: str) -> None:
     _kept = [
         bus.subscribe("orders.**", "order.*"),
         bus.subscribe("a"),
@@ -128,6 +128,8 @@ def test_peers_tell_who_is_on_the_bus(bus: zbus.Bus) -> None:
         ("block", [("b", "*")]),
         ("drop", [("orders.**", "order.*"), ("a", "*")]),
     ]
+    entries = [path.suffix for path in Path(zbus_dir, "v1", bus.name).iterdir()]
+    assert (entries.count(".block"), entries.count(".drop")) == (1, 1)
     for peer in zbus.peers():
         assert (peer.pid, peer.language, peer.alive) == (os.getpid(), "python", True)
 
