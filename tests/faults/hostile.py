@@ -81,7 +81,7 @@ def _by_the_api(stage: Stage) -> Row:
     row = stage.row("subscriptions to 100,000 topics of 250 bytes, through the API")
     listener, load = stage.spawn("listen").ready(), stage.spawn("load", 500).ready()
     start(load, "go")
-    greedy = stage.spawn("greedy", 100_000, _TOPIC_BYTES, stage.size(120, 10)).ready()
+    greedy = stage.spawn("greedy", 100_000, _TOPIC_BYTES, stage.size(120, 90)).ready()
     report = greedy.hear(180)
     quota = "no quota" if not report["error"] else f"refused after {report['held']:,}"
     row.show(f"{quota} in {report['took']:.1f} s: “{brief(report['error']) or 'still going on'}”")
