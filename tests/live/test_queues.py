@@ -19,6 +19,10 @@ def offered(bus: zbus.Bus, every: zbus.Subscription, count: int) -> None:
         bus.send("a", "b", f"/{number % 7}", number)
     for number in range(count):
         assert receive(every).data == number
+    # The forwarder hands an event to one channel after the other, and only then takes the next.
+    with bus.subscribe("passed") as passed:
+        bus.send("passed", "b", "/1")
+        receive(passed)
 
 
 @pytest.mark.parametrize(("capacity", "room"), [(1, 2), (2, 2), (3, 3), (100, 100)])
