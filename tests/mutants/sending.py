@@ -15,7 +15,6 @@ _NUMBERED = (_STAMPS + "test_a_stream_is_numbered_from_1_without_holes",)
 _REFUSED = (_STAMPS + "test_what_is_refused_takes_no_number",)
 _BORN = (_STAMPS + "test_a_topic_keeps_the_time_it_was_born_and_is_younger_than_one_before",)
 _ORIGIN = (_STAMPS + "test_one_topic_too_many_begins_a_new_origin_for_all",)
-_NEW = (_STAMPS + "test_whoever_joins_while_a_topic_is_new_gets_it_from_number_1",)
 _DENIED = (_STAMPS + "test_a_denied_topic_is_denied_each_time",)
 _LIMIT = (_STAMPS + "test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",)
 _TOKEN_AGAIN = (
@@ -71,7 +70,7 @@ MUTANTS = [
         "sending/publisher.py",
         _TOKEN_AGAIN,
         "        return self._streams",
-        _NEW,
+        (_STAMPS + "test_whoever_joins_at_the_moment_a_topic_is_born_gets_it_from_number_1",),
     ),
     Mutant(
         "a topic is born after the token was looked at again",
