@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", CASES)
 def test_fault(number: int) -> None:
     rows = list(run(number, SEED, quick=True))

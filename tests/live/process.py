@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import zbus
 
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 class Worker:
@@ -72,7 +74,16 @@ class Worker:
         return self
 
     def signal(self, number: signal.Signals) -> None:
+        """Send it a signal. After SIGSTOP, every thread of it stands still."""
         os.kill(self.pid, number)
+        while number == signal.SIGSTOP and not self._is_stopped():
+            time.sleep(0.001)
+
+    def _is_stopped(self) -> bool:
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread has just ended
+            tasks = Path(f"/proc/{self.pid}/task").glob("*/stat")
+            return all(task.read_text().rpartition(")")[2].split()[0] in "Tt" for task in tasks)
+        return False
 
     def end(self) -> int:
         """Close its input, so that it ends; return its exit code."""
