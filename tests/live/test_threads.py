@@ -246,6 +246,8 @@ async def test_what_a_thread_raises_or_returns_comes_back() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    while len(threads.running()) > 1:  # those before have answered, and end
+        await asyncio.sleep(0.001)
     [thread] = threads.running()
     go.set()
     assert thread.join(10)
