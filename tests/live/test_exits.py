@@ -18,6 +18,7 @@ import pytest
 import zbus
 
 from .process import receive
+from .quiet import quiet
 
 LINGER = 60.0  # of these programs, which have no reason to use it
 SECONDS = 20.0  # what a busy machine may take to end one
@@ -188,6 +189,8 @@ def test_ctrl_c_cuts_the_lingering_short(zbus_dir: str) -> None:
 def test_a_bus_that_is_dropped_closes_itself(zbus_dir: str, overflow: str, cycle: bool) -> None:
     with zbus.Bus(dir=zbus_dir) as other:
         sub = other.subscribe("a")
+        while not quiet():
+            pass  # the housekeeping thread has yet to begin
         before = footprint(zbus_dir)
         bus = zbus.Bus(dir=zbus_dir)
         own = bus.subscribe("x", overflow=overflow)
