@@ -20,6 +20,7 @@ import zbus
 from zbus.roster.directory import Roster
 
 from .process import Spawn, receive
+from .quiet import quiet
 from .raw import touch
 from .watch import Watch
 
@@ -200,6 +201,8 @@ def test_a_first_join_that_fails_leaves_no_file_thread_or_socket(
     end: str,
 ) -> None:
     bus.subscribe("other", overflow="block").close()  # what a first subscription starts for good is there
+    while not quiet():
+        pass  # the housekeeping thread has yet to begin
     before = names(place), threading.active_count()
     with failing(end), pytest.raises(zbus.Unavailable, match="the disk is full"):
         bus.subscribe("a", overflow=overflow)
