@@ -14,29 +14,41 @@ from pathlib import Path
 
 import zbus
 
-__all__ = ["fill", "fill_async", "quiet", "read_all"]
+__all__ = ["fill", "fill_async", "forwarded", "quiet", "read_all"]
 
 _LOOKS = 3
 _LOOK_SECONDS = 0.005
 _AT_REST = "STt"  # asleep, or stopped
+_FORWARDING = "zbus-", "ZMQbg"
 
 
 def quiet(*others: int) -> bool:
     """Return whether each thread of this process but the caller's, and of `others`, has nothing to do."""
     for _ in range(_LOOKS):
         time.sleep(_LOOK_SECONDS)  # for those that wait for the interpreter
-        if not all(_at_rest(pid) for pid in (os.getpid(), *others)):
+        if not all(_at_rest(pid, "") for pid in (os.getpid(), *others)):
             return False
     return True
 
 
-def _at_rest(pid: int) -> bool:
+def forwarded(pid: int) -> bool:
+    """Return whether all that has come to a process is in its channels: forwarders and I/O threads sleep."""
+    for _ in range(_LOOKS):
+        time.sleep(_LOOK_SECONDS)
+        if not _at_rest(pid, *_FORWARDING):
+            return False
+    return True
+
+
+def _at_rest(pid: int, *names: str) -> bool:
+    """Return whether all threads of a process whose name begins so sleep, or are the caller's."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
-        if state not in _AT_REST and int(task.name) != threading.get_native_id():
+        here = int(task.name) == threading.get_native_id()
+        if name.lstrip("0123456789/").startswith(names) and rest.split()[0] not in _AT_REST and not here:
             return False
     return True
 

@@ -15,10 +15,12 @@ from .process import receive
 
 SECONDS = 20.0  # it takes milliseconds; the rest is for a busy machine, and for Python to end
 EVENTS = 500
+CHECKOUT = Path(__file__).parents[2]
 
 # The thread takes its time, so that most is still buffered when the main thread ends.
 PRELUDE = """
-import asyncio, atexit, signal, sys, threading, time, zbus
+import asyncio, atexit, os, signal, sys, threading, time, zbus
+from tests.live.quiet import forwarded
 
 def took(count):
     zbus.send("jobs", "took", "/", count)  # after the main thread has ended, and before `atexit`
@@ -29,6 +31,8 @@ FILL = f"""
 for number in range({EVENTS}):
     bus.send("own", "k", "/", number)
 bus.flush()
+while not forwarded(os.getpid()):
+    pass  # `close` does not wait for what is between a forwarder and its channel
 print("ready", flush=True)
 """
 
@@ -103,6 +107,7 @@ def test_it_drains_and_the_program_ends(bus: zbus.Bus, zbus_dir: str, consumer: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=CHECKOUT,
     )
     assert process.stdout is not None
     for _ in range(2 if ENDS[how] else 1):

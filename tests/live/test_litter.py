@@ -250,7 +250,7 @@ def test_dead_entries_by_the_thousand_take_few_listings_and_few_tokens(
             counted(monkeypatch, Token, "write") as tokens,
         ):
             bus.send("a", "b", "/1", timeout=5)
-            assert len(listings) <= 3
+            assert listings.count((path,)) <= 3  # others look at the threads of this process
             assert len(tokens) <= 1
         assert receive(sub).path == "/1"
         for _ in range(1000):
