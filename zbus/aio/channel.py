@@ -117,7 +117,7 @@ class Channel(ChannelBase[D]):
                 return evt
             if late:
                 raise TimeoutError
-            waker = self._waker
+            waker: Any = self._source.waker
             await until(waiter, deadline, (waker,) if waker is not None else ())
 
     def _waiter(self) -> asyncio.Future[None]:
@@ -128,22 +128,18 @@ class Channel(ChannelBase[D]):
         return waiter
 
     def _forget(self, waiter: asyncio.Future[None]) -> None:
-        if (waker := self._waker) is not None:
+        waker: Any = self._source.waker
+        if waker is not None:
             waker.remove(waiter)
-
-    @property
-    def _waker(self) -> Waker | None:
-        return cast(Waker | None, self._source.waker)  # nobody else sets it
 
     def _get_waker(self) -> Waker:
         """Return the waker of the running loop; a channel may move to another one. Hold the lock."""
-        waker = self._waker
-        if waker is not None and waker.loop is not asyncio.get_running_loop():
-            waker.close_soon()
-            waker = None
-        if waker is None:
+        waker: Any = self._source.waker  # which only this class sets
+        if waker is None or waker.loop is not asyncio.get_running_loop():
+            if waker is not None:
+                waker.close_soon()
             waker = self._source.waker = Waker(self._source.fileno())
-        return waker
+        return cast("Waker", waker)
 
     async def close(self) -> None:
         """Stop new events.
@@ -155,7 +151,7 @@ class Channel(ChannelBase[D]):
 
     def __del__(self) -> None:
         super().__del__()
-        if (waker := self._waker) is not None:
+        if (waker := self._source.waker) is not None:
             waker.close_soon()
 
 
