@@ -37,8 +37,8 @@ async def test_time_outs_over_and_over_leave_nothing_behind(abus: aio.Bus) -> No
     for _ in range(100):
         with pytest.raises(zbus.Timeout):
             await channel.receive(timeout=0.0001)
-    assert channel._waker is not None
-    assert not channel._waker._waiters
+    assert channel._source.waker is not None
+    assert not channel._source.waker._waiters
 
 
 async def test_a_waker_that_was_disarmed_wakes_the_next_who_waits(abus: aio.Bus) -> None:
@@ -64,7 +64,7 @@ async def test_a_cancelled_iteration_leaves_no_waiter(abus: aio.Bus) -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-    waker = sub.channel()._waker
+    waker = sub.channel()._source.waker
     assert waker is not None
     assert len(waker._waiters) == 0
 
