@@ -12,7 +12,7 @@ import zbus
 from tests.live.process import Worker
 from zbus.roster.directory import Entry, Roster, new_id
 
-from .harness import Row, Stage, stop
+from .harness import Row, Stage
 
 _LIMIT = 600.0
 
@@ -104,7 +104,7 @@ def _stopped(stage: Stage) -> Row:
     for worker in workers:
         worker.tell("join")
         assert worker.hear()["joined"]
-        stop(worker)
+        worker.signal(signal.SIGSTOP)
         end = time.monotonic() + 0.8
         while time.monotonic() < end:
             sender.send()
@@ -184,7 +184,7 @@ def _stopped_block(stage: Stage) -> Row:
     [worker] = stage.spawn_all(1, "late", "block")
     worker.tell("join")
     assert worker.hear()["joined"]
-    stop(worker)
+    worker.signal(signal.SIGSTOP)
     with zbus.Bus(dir=stage.dir) as bus:
         try:
             bus.send("neighbours", "hello", "/0", 0, timeout=1)

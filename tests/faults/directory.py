@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.live.process import Worker
 
 from .foreign import touch
-from .harness import Row, Stage, brief, files, stop, until
+from .harness import Row, Stage, brief, files, until
 from .kills import complete, finish, start
 from .queues import wait
 
@@ -93,7 +93,7 @@ def stale(stage: Stage) -> Iterator[Row]:
     )
     joiner, load = stage.spawn("joiner").ready(), stage.spawn("load", 500).ready()
     start(load, "go")
-    stop(stopped)
+    stopped.signal(signal.SIGSTOP)
     row = stage.row(f"{count:,} stale sockets, entries and members")
     before = _inodes(stage.path)
     litter(stage.path, count, stage.random)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -38,7 +37,6 @@ __all__ = [
     "percentile",
     "resident_mib",
     "stage",
-    "stop",
     "threads",
     "until",
 ]
@@ -205,17 +203,6 @@ def until(holds: Callable[[], object], limit: float, what: str) -> float:
         assert time.monotonic() < start + limit, f"not within {limit:g} s: {what}"
         time.sleep(_LOOK_SECONDS)
     return time.monotonic() - start
-
-
-def stop(worker: Worker) -> None:
-    """SIGSTOP a process and wait until every thread of it stands still."""
-    worker.signal(signal.SIGSTOP)
-    until(lambda: _states(worker.pid) == {"T"}, 10, "the process is stopped")
-
-
-def _states(pid: int) -> set[str]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
-    return {task.read_text().rpartition(")")[2].split()[0] for task in tasks}
 
 
 def moments(seconds: float) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import struct
 import subprocess
 import time
@@ -16,7 +17,7 @@ import zmq
 from tests.live.process import Worker
 
 from .foreign import Publisher
-from .harness import NOT_SURVIVED, Row, Stage, brief, files, stop, until
+from .harness import NOT_SURVIVED, Row, Stage, brief, files, until
 from .kills import complete
 from .queues import wait
 
@@ -170,12 +171,12 @@ def _clock(stage: Stage) -> Row:
     worker = stage.spawn("clocked", env=clock.environment).ready()
     stuck = stage.spawn("hold", "stuck", "block").ready()
     _ask(worker, "link to it")
-    stop(stuck)
+    stuck.signal(signal.SIGSTOP)
     worker.tell("it is stopped")
     reports = {}
     for what, hours in (("receive", 1), ("send", 0), ("join", 1), ("close", 0)):
         if what == "join":
-            stop(stage.spawn("hold", "silent", "drop").ready())
+            stage.spawn("hold", "silent", "drop").ready().signal(signal.SIGSTOP)
             worker.tell("there is another")
         assert worker.hear()["begins"] == what
         wait(0.3)  # into the middle of what takes a second

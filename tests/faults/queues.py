@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.live.process import Worker
 
-from .harness import Row, Stage, descriptors, moments, resident_mib, stop
+from .harness import Row, Stage, descriptors, moments, resident_mib
 from .kills import complete, finish, start
 
 
@@ -21,7 +21,7 @@ def subscriber_stopped(stage: Stage) -> Iterator[Row]:
     load = stage.spawn("load", rate, "stream", 500, stage.size(10_000, 2_000)).ready()
     start(load, "before")
     wait(seconds / 2)
-    stop(stopped)
+    stopped.signal(signal.SIGSTOP)
     start(load, "stopped")
     memory = resident_mib(load.pid)
     wait(seconds)

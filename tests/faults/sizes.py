@@ -13,7 +13,7 @@ from typing import Any
 import zbus
 from tests.live.workers import tell, told, until_told
 
-from .harness import Row, Stage, stop
+from .harness import Row, Stage
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _SIZES: dict[str, tuple[int, ...]] = {
@@ -102,7 +102,7 @@ def _measured(stage: Stage, name: str, each: tuple[int, ...], way: str, overflow
     reader = stage.spawn("heavy_reader", overflow, way, limit).ready()
     load = stage.spawn("heavy_load", " ".join(map(str, each)), 6 * limit, limit).ready()
     if way == "stopped":
-        stop(reader)
+        reader.signal(signal.SIGSTOP)
     base = [anonymous_mib(worker.pid) for worker in (load, reader)]
     most = [0.0, 0.0]
     load.tell("go")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,21 @@ from typing import Any
 import zbus
 
 LIMIT = 120.0
+
+
+def thread_states(pid: int) -> Iterator[tuple[int, str, str]]:
+    """Yield number, name and state of each thread of a process; for the states see `man 5 proc`."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            yield int(stat.parent.name), name, rest.split()[0]
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP a process and wait until every thread of it stands still; on a busy machine one may go on."""
+    os.kill(pid, signal.SIGSTOP)
+    while any(state not in "Tt" for _, _, state in thread_states(pid)):
+        time.sleep(0.001)
 
 
 class Worker:
@@ -75,15 +90,10 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal. After SIGSTOP, every thread of it stands still."""
-        os.kill(self.pid, number)
-        while number == signal.SIGSTOP and not self._is_stopped():
-            time.sleep(0.001)
-
-    def _is_stopped(self) -> bool:
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread has just ended
-            tasks = Path(f"/proc/{self.pid}/task").glob("*/stat")
-            return all(task.read_text().rpartition(")")[2].split()[0] in "Tt" for task in tasks)
-        return False
+        if number == signal.SIGSTOP:
+            stop(self.pid)
+        else:
+            os.kill(self.pid, number)
 
     def end(self) -> int:
         """Close its input, so that it ends; return its exit code."""

@@ -10,9 +10,10 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import zbus
+
+from .process import thread_states
 
 __all__ = ["fill", "fill_async", "forwarded", "quiet", "read_all"]
 
@@ -42,15 +43,11 @@ def forwarded(pid: int) -> bool:
 
 def _at_rest(pid: int, *names: str) -> bool:
     """Return whether all threads of a process whose name begins so sleep, or are the caller's."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
-        here = int(task.name) == threading.get_native_id()
-        if name.lstrip("0123456789/").startswith(names) and rest.split()[0] not in _AT_REST and not here:
-            return False
-    return True
+    return all(
+        state in _AT_REST or number == threading.get_native_id()
+        for number, name, state in thread_states(pid)
+        if name.lstrip("0123456789/").startswith(names)
+    )
 
 
 def fill(send: Callable[[int], object], *others: int) -> int:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,9 @@ def held(bus: zbus.Bus, system: str = "a", timeout: float = 0.2) -> zbus.Timeout
 def stopped(worker: Worker) -> Iterator[None]:
     worker.signal(signal.SIGSTOP)
     try:
-        while not all(state in "Tt" for state in states(worker.pid)):
-            pass
         yield
     finally:
         worker.signal(signal.SIGCONT)
-
-
-def states(pid: int) -> list[str]:
-    """Return the states of the threads of a process."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):  # it has just ended
-            found.append(thread.read_text().rpartition(")")[2].split()[0])
-    return found
 
 
 def ids(error: zbus.Error) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import zbus
 
 from .cli import SECONDS, assert_sent, ended, run, subscribed
+from .process import stop
 
 pytestmark = pytest.mark.usefixtures("zbus_dir")
 
@@ -138,7 +139,7 @@ def test_sub_piped_into_head() -> None:
 def test_sub_tells_how_many_events_were_lost() -> None:
     with subscribed("a") as process, zbus.Bus() as bus:
         bus.send("a", "b", "/joined")  # a stopped process cannot join
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         for number in range(300_000):
             bus.send("a", "b", f"/{number}")
         process.send_signal(signal.SIGCONT)

@@ -17,7 +17,7 @@ import pytest
 
 import zbus
 
-from .process import receive
+from .process import receive, stop
 from .quiet import quiet
 
 LINGER = 60.0  # of these programs, which have no reason to use it
@@ -156,7 +156,7 @@ def with_a_full_link(end: str, linger: float) -> Iterator[subprocess.Popen[str]]
     fill = "[slow.send('big', 'b', '/1', bytes(100_000)) for _ in range(100)]; ready()"
     join = f"slow = zbus.Bus(linger={linger}); slow.send('big', 'b', '/1'); ready(); sys.stdin.readline()"
     process = run(f"{join}\n{fill}\n{end}", "drop", linger=1.0)
-    reader.send_signal(signal.SIGSTOP)
+    stop(reader.pid)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
