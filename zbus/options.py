@@ -78,16 +78,14 @@ class BusOptions(NamedTuple):
             TypeError: an option of the wrong type.
             Invalid: a number out of range.
         """
-        checked = self._replace(
+        check_callback(self.policy, "policy")
+        return self._replace(
             capacity=check_count(self.capacity, "capacity"),
             capacity_bytes=check_count(self.capacity_bytes, "capacity_bytes"),
             max_event_bytes=check_count(self.max_event_bytes, "max_event_bytes"),
+            send_timeout=check_timeout(self.send_timeout, "send_timeout"),
+            join_timeout=check_timeout(self.join_timeout, "join_timeout"),
             linger=check_timeout(self.linger, "linger"),
-        )
-        check_callback(self.policy, "policy")
-        join_timeout = check_timeout(self.join_timeout, "join_timeout")
-        return checked._replace(
-            join_timeout=join_timeout, send_timeout=check_timeout(self.send_timeout, "send_timeout")
         )
 
     def seconds(self, timeout: float | None = DEFAULT) -> float:

@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import click
 
@@ -36,7 +37,7 @@ __all__ = ["sub"]
 )
 @click.option(
     "--overflow",
-    type=click.Choice(["drop", "block", "latest"]),
+    type=click.Choice(get_args(zbus.Overflow)),
     default="drop",
     show_default=True,
     help="When the queue is full, drop the newest events, make publishers wait, or keep only the newest of"

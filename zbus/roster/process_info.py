@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
 from ..errors import printable
+from ..options import Overflow
 from ..protocol.patterns import plain
 from .file_access import read_regular
 
@@ -150,4 +151,4 @@ def _patterns(value: object) -> Iterator[Pattern]:
     for pattern in _list(value):
         system, kind, overflow = [*_list(pattern), "", "", ""][:3]
         if isinstance(system, str) and isinstance(kind, str) and system and kind:
-            yield Pattern(system, kind, overflow if overflow in ("drop", "block", "latest") else "")
+            yield Pattern(system, kind, overflow if overflow in get_args(Overflow) else "")
