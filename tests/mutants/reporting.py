@@ -65,7 +65,7 @@ MUTANTS = [
     Mutant(
         "what nobody has said stays unsaid",
         "runtime/housekeeping.py",
-        "            emit_reports()\n",
+        "                emit_reports()\n",
         "",
         (_REPORTING + "test_what_nobody_says_housekeeping_does",),
     ),
