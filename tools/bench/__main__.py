@@ -1,6 +1,7 @@
 """Measure zbus against raw pyzmq, and its own ways against each other, in one run, interleaved: ratios.
 
     python tools/bench [--rounds N] [--events N] [--json]
+    python tools/bench --growth [subscribers] [publishers] [channels] [topics] [--most N]
 
 The machine may be noisy; a ratio of medians from one run is what to quote.
 """
@@ -10,38 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-PEERS = Path(__file__).with_name("peers.py")
-TIMEOUT = 120.0
+from growth import GROWTH, measure_growth, show_growth
+from processes import Figures, await_ready, finish, pair, start, waiting, wake_ups
+
 MIB = 1024 * 1024
-
-Figures = dict[str, float]
-
-
-def start(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, str(PEERS), *map(str, words)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> Figures:
-    out, _ = process.communicate(timeout=TIMEOUT)
-    if process.returncode:
-        raise SystemExit(f"{process.args} failed")
-    figures: Figures = json.loads(out or "{}")
-    return figures
-
-
-def pair(first: tuple[object, ...], second: tuple[object, ...]) -> Figures:
-    """Run two processes to their ends; return what both report."""
-    processes = [start(*first), start(*second)]
-    return {name: value for process in processes for name, value in finish(process).items()}
+GROWTH_HELP = f"instead: what happens with more of {', '.join(GROWTH)} (default: of each)"
 
 
 class Bench:
@@ -96,19 +75,17 @@ class Bench:
         base, used = finish(start("memory_base")), finish(start("memory_zbus", d))
         return {"mib": (used["kib"] - base["kib"]) / 1024}
 
+    def nulls(self, d: str) -> Figures:
+        return pair(("costs.read", d), ("costs.nulls", d, 60))
 
-@contextmanager
-def waiting(directory: str, count: int) -> Iterator[None]:
-    """Keep `count` subscribing processes on the bus."""
-    processes = [start("zbus_wait", directory) for _ in range(count)]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    try:
-        yield
-    finally:
+    def idle(self, d: str) -> Figures:
+        processes = [start("costs.idle_subscriber", d), start("costs.idle_publisher", d)]
         for process in processes:
-            process.communicate(timeout=TIMEOUT)
+            await_ready(process)
+        subscriber, publisher = wake_ups(processes)
+        for process in reversed(processes):  # the publisher's last event ends the subscriber
+            finish(process)
+        return {"subscriber": subscriber, "publisher": publisher}
 
 
 CASES = (
@@ -125,6 +102,8 @@ CASES = (
     "eight_threads",
     "joins",
     "memory",
+    "nulls",
+    "idle",
 )
 
 
@@ -159,6 +138,11 @@ PLAIN = (
     ("first subscribe() of a process", "joins", "first_subscribe_ms", "ms", None),
     ("first send, 3 subscribers, p50", "joins", "first_send_ms", "ms", 5.0),
     ("memory of a subscriber over zmq+orjson", "memory", "mib", "MiB", 8.0),
+    ("send: a null in the data, over a 0", "nulls", "flat", "x", 1.5),
+    ("send: nulls in nested data, over 0", "nulls", "nested", "x", None),
+    ("send_many: a null in the data, over a 0", "nulls", "batch", "x", None),
+    ("wake-ups of an idle publisher", "idle", "publisher", "1/s", 2.0),
+    ("wake-ups of an idle subscriber", "idle", "subscriber", "1/s", 2.0),
 )
 
 
@@ -209,10 +193,22 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=800_000, help="events in a throughput case")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
     parser.add_argument("--json", action="store_true", help="print the rows and every measurement as JSON")
+    parser.add_argument("--growth", nargs="*", choices=GROWTH, metavar="WHAT", help=GROWTH_HELP)
+    parser.add_argument("--most", type=int, default=60_000, help="with --growth: no larger numbers")
     args = parser.parse_args()
-    found = measure(Bench(args.events), args.rounds, args.cases, lambda text: print(text, file=sys.stderr))
-    rows = rows_of(found)
-    print(json.dumps({"rows": rows, "measurements": found}, indent=1)) if args.json else show(rows)
+    rows: list[dict[str, Any]]
+    if args.growth is None:
+        found = measure(Bench(args.events), args.rounds, args.cases, note)
+        rows, table = rows_of(found), show
+    else:
+        found = {}
+        what = args.growth or list(GROWTH)
+        rows, table = measure_growth(what, args.most, args.rounds, args.events, note), show_growth
+    print(json.dumps({"rows": rows, "measurements": found}, indent=1)) if args.json else table(rows)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":
