@@ -71,7 +71,8 @@ def test_a_malformed_pattern_is_refused(pattern: str) -> None:
 
 
 def stamp_of(case: Case) -> Stamp:
-    return Stamp(case["origin"], case["seq"], *(case.get(name, -1) for name in ("born", "settled", "first")))
+    fields = (case.get(name, -1) for name in ("born", "settled", "first", "time"))
+    return Stamp(case["origin"], case["seq"], *fields)
 
 
 @cases("accept")
@@ -80,6 +81,8 @@ def test_a_frame_holds_what_the_vectors_say(case: Case) -> None:
     assert (frame.system, frame.kind) == (case["system"], case["kind"])
     assert frame.stamp == stamp_of(case)
     assert [told(event) for event in frame.events] == [expected(case, row) for row in case["events"]]
+    time = case["time"] / 1e6 if "time" in case else None
+    assert {event.time for event in frame.events} <= {time}
 
 
 def told(event: Event) -> tuple[Any, ...]:
@@ -118,7 +121,9 @@ def test_a_publisher_sends_these_bytes(case: Case) -> None:
     else:
         data = encode_data(bytes.fromhex(case["data_hex"]) if "data_hex" in case else case["data"])
     frame = frame_template(case["system"], case["kind"], stamp_of(case))
-    assert frame % (path, case["seq"], data) == bytes.fromhex(case["frame_hex"])
+    fields = (frame % (path, case["seq"], str(case.get("time", "")).encode(), data)).split(b"\0", 4)
+    fields[3] = fields[3].rstrip(b".")  # empty fields at the end mean nothing
+    assert b"\0".join(fields) == bytes.fromhex(case["frame_hex"])
 
 
 @cases("refuse")

@@ -217,7 +217,7 @@ MUTANTS = [
     *(
         Mutant(name, "protocol/marks.py", old, new, _MARKS)
         for name, old, new in (
-            ("a mark bears the last number", "topic.seq + 1, EMPTY_BATCH", "topic.seq, EMPTY_BATCH"),
+            ("a mark bears the last number", "topic.seq + 1, topic.born", "topic.seq, topic.born"),
             ("what is owed begins one too late", "(topic, topic.seq + 1))", "(topic, topic.seq + 2))"),
             (
                 "what is owed begins with the last settling",

@@ -178,8 +178,8 @@ _WIRE = _of(
     ),
     (
         "what is settled is told without the first",
-        'since = f".{stamp.settled}.{stamp.first}"',
-        'since = f".{stamp.settled}"',
+        'since = f"{stamp.settled}.{stamp.first}"',
+        'since = f"{stamp.settled}."',
     ),
 )
 
@@ -233,4 +233,12 @@ _TIMEOUTS = _of(
     ("libzmq gets too large a number", "2**31 - 1)", "2**32 - 1)"),
 )
 
-MUTANTS = [*_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_POLICY, *_OPTIONS, *_TIMEOUTS]
+_EVENT = _of(
+    "event.py",
+    ("a time is in milliseconds", "int(digits) / 1e6", "int(digits) / 1e3"),
+    ("a time of 20 digits is one", "len(digits) <= 19", "len(digits) <= 20"),
+    ("a time is the field before it", "digits = fields[3]", "digits = fields[2]"),
+    ("the end of a stamp is its time", 'rest.split(b".", 4)', 'rest.split(b".", 3)'),
+)
+
+MUTANTS = [*_EVENT, *_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_POLICY, *_OPTIONS, *_TIMEOUTS]

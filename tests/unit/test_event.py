@@ -9,12 +9,13 @@ import pytest
 
 import zbus
 from zbus.event import CLOSED, Event, Gap, Received
+from zbus.protocol.wire import parse_stamp
 
 
 def test_an_event_needs_no_data_and_no_stamp() -> None:
     event = Event("orders", "order.created", "/orders/1")
     assert (event.system, event.kind, event.path) == ("orders", "order.created", "/orders/1")
-    assert (event.data, event.origin, event.seq) == (None, "", 0)
+    assert (event.data, event.origin, event.seq, event.time) == (None, "", 0, None)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,28 @@ def test_events_are_equal_only_if_every_field_is(other: object) -> None:
 
 def test_an_event_shows_what_was_sent() -> None:
     assert repr(Event("s", "k", "/p", {"a": 1}, "0123abcd", 7)) == "Event('s', 'k', '/p', {'a': 1})"
+
+
+def test_the_time_is_no_part_of_what_makes_events_equal() -> None:
+    event = Event("s", "k", "/p", 1, "0123abcd", 7, 1764192207.5)
+    assert event.time == 1764192207.5
+    assert event == Event("s", "k", "/p", 1, "0123abcd", 7)
+    assert repr(event) == "Event('s', 'k', '/p', 1)"
+
+
+@pytest.mark.parametrize(
+    "field", ["", "0", "7", "1764192207000001", "9" * 19, "9" * 20, "-1", "+1", "1e3", "x"]
+)
+@pytest.mark.parametrize("before", ["", "1.2.3.", "...", "x.-1.+2.", "1.2."])
+@pytest.mark.parametrize("after", ["", ".", ".8", ".x.y"])
+def test_the_time_at_the_end_of_a_stamp_is_read_as_the_format_says(
+    before: str, field: str, after: str
+) -> None:
+    rest = f"{before}{field}{after}".encode()
+    event = Event("s", "k", "/p")
+    event.raw_time = rest
+    time = parse_stamp(b"0123abcd.7." + rest).time
+    assert event.time == event.time == (None if time < 0 else time / 1e6)
 
 
 def test_an_event_cannot_be_a_key_since_its_data_may_change() -> None:

@@ -147,7 +147,7 @@ def test_a_joiner_is_told_of_each_topic_that_was_sent_to_since_it_was_left_out()
         marks.note((ORIGIN, name, "k"), topics[name], [200])
         topics[name].seq += 3
     marks.note((ORIGIN, "a", "k"), topics["a"], [200])  # once more, since it settled again
-    marks.tell([200])
+    marks.tell([200], b"9")
     assert made(marks) == [("a", 14, 200, 11), ("b", 24, 200, 21)]
 
 
@@ -157,9 +157,9 @@ def test_each_joiner_is_told_from_when_it_was_left_out() -> None:
     topic.seq = 3
     marks.note((ORIGIN, "a", "k"), topic, [200, 300])
     topic.seq = 5
-    marks.tell([300])
+    marks.tell([300], b"9")
     assert made(marks) == [("a", 6, 300, 4)]
     marks.keep([200])
     marks.waiting.clear()
-    marks.tell([200, 300])
+    marks.tell([200, 300], b"9")
     assert made(marks) == [("a", 6, 200, 1)]

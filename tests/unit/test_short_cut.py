@@ -36,7 +36,7 @@ class Plain:
             return []
         if frame.stamp.origin:
             stream = (frame.stamp.origin, frame.system, frame.kind)
-            _, seq, _, settled, first = frame.stamp
+            _, seq, _, settled, first, _ = frame.stamp
             due = self.due.get(stream, first if settled >= 0 and 0 < first <= seq else seq)
             if seq - due > MAX_GAP:
                 self.malformed += 1
@@ -74,7 +74,10 @@ class Pair:
 
 def shown(event: Event) -> str:
     """Return a text that also tells `1` from `True`."""
-    return repr(event._fields())
+    return repr((*event._fields(), event.time))
+
+
+ENDS = ("", ".5.x", ".81234567890", ".5.9.1.1764192207000001", "....7", ".5.9.1.", ".5.9.1.7.8", ".5.9.1.-7")
 
 
 def stream_frames(random: Random) -> list[bytes]:
@@ -93,7 +96,7 @@ def stream_frames(random: Random) -> list[bytes]:
             if random.random() < 0.05:
                 due[topic] = max(1, due[topic] + random.randint(-1, 3))
             path, data, count = random.choice(PAYLOADS)
-            stamp = f"{topic[1]}.{due[topic]}{random.choice(('.81234567890', '.81234567890', '', '.5.x'))}"
+            stamp = f"{topic[1]}.{due[topic]}{random.choice(ENDS)}"
             due[topic] += count
             frames.append(f"{topic[0]}{path}\0{stamp if topic[1] else ''}\0".encode() + data)
     return frames
@@ -160,6 +163,17 @@ STAMPS = [
     b"0123abcd.5.",
     b"0123abcd.5.x",
     b"0123abcd.5.1.x",
+    b"0123abcd.5....",
+    b"0123abcd.5....9",
+    b"0123abcd.5.1.2.3.9",
+    b"0123abcd.5.1.2.3.9.",
+    b"0123abcd.5.1.2.3.9.x",
+    b"0123abcd.5.1.2.3.-9",
+    b"0123abcd.5.1.2.3. 9",
+    b"0123abcd.5.1.2.3.9_9",
+    b"0123abcd.5.1.2.3.\xd9\xa5",
+    b"0123abcd.5.1.2.3.1234567890123456789",
+    b"0123abcd.5.1.2.3.12345678901234567890",
     b"0123abcd.+5.1",
     b"0123abcd. 5.1",
     b"0123abcd.5 .1",

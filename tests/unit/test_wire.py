@@ -33,6 +33,7 @@ from .frames import known, mutated, noise
 
 ORIGIN = "0123abcd"
 TOPIC = frame_template("orders", "order.created", Stamp(ORIGIN, 0, 99))
+TIME = b"1764192207000001"
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -59,9 +60,10 @@ def refused(call: Callable[..., object], *args: Any) -> errors.Invalid:
 
 @given(paths, values)
 def test_an_event_comes_back_as_it_was_sent(path: str, data: Any) -> None:
-    frame = decode(TOPIC % (path.encode(), 7, encode_data(data)))
+    frame = decode(TOPIC % (path.encode(), 7, TIME, encode_data(data)))
     (event,) = frame.events
     assert strict(event.data) == strict(data)
+    assert event.time == 1764192207.000001
     event.data = None
     assert event == Event("orders", "order.created", path, None, ORIGIN, 7)
     assert (frame.system, frame.kind, frame.stamp.origin, frame.stamp.seq, frame.stamp.born) == (
@@ -75,7 +77,7 @@ def test_an_event_comes_back_as_it_was_sent(path: str, data: Any) -> None:
 
 @given(paths, st.binary())
 def test_bytes_come_back_as_bytes(path: str, data: bytes) -> None:
-    (event,) = decode(TOPIC % (path.encode(), 1, encode_data(data))).events
+    (event,) = decode(TOPIC % (path.encode(), 1, TIME, encode_data(data))).events
     assert type(event.data) is bytes
     assert event.data == data
 
@@ -83,36 +85,36 @@ def test_bytes_come_back_as_bytes(path: str, data: bytes) -> None:
 @given(st.lists(st.tuples(paths, values), min_size=1), st.integers(1, 2**53))
 def test_a_batch_comes_back_item_by_item_numbered_from_its_seq(items: list[Any], seq: int) -> None:
     data, count = encode_batch(items)
-    events = decode(TOPIC % (b"", seq, data)).events
+    events = decode(TOPIC % (b"", seq, TIME, data)).events
     assert count == len(items)
     assert [event.seq for event in events] == list(range(seq, seq + count))
     assert [(event.path, strict(event.data)) for event in events] == [
         (path, strict(value)) for path, value in items
     ]
-    assert {(event.system, event.kind, event.origin) for event in events} == {
-        ("orders", "order.created", ORIGIN)
+    assert {(event.system, event.kind, event.origin, event.time) for event in events} == {
+        ("orders", "order.created", ORIGIN, 1764192207.000001)
     }
 
 
 @given(values)
 def test_a_batch_carries_what_a_single_event_does(data: Any) -> None:
-    (single,) = decode(TOPIC % (b"/p", 1, encode_data(data))).events
-    (item,) = decode(TOPIC % (b"", 1, encode_batch([("/p", data)])[0])).events
+    (single,) = decode(TOPIC % (b"/p", 1, TIME, encode_data(data))).events
+    (item,) = decode(TOPIC % (b"", 1, TIME, encode_batch([("/p", data)])[0])).events
     assert repr(item._fields()) == repr(single._fields())
 
 
 @pytest.mark.parametrize("name", ["100%", "%b", "%s", "%%d"])
 def test_a_per_cent_sign_in_a_name_is_no_format(name: str) -> None:
-    frame = decode(frame_template(name, name, Stamp(ORIGIN, 0, 0)) % (b"/p", 1, b""))
+    frame = decode(frame_template(name, name, Stamp(ORIGIN, 0, 0)) % (b"/p", 1, TIME, b""))
     assert (frame.system, frame.kind) == (name, name)
 
 
-def test_times_that_are_unknown_are_left_out() -> None:
+def test_times_that_are_unknown_are_empty_fields() -> None:
     for stamp in (Stamp(ORIGIN), Stamp(ORIGIN, settled=5, first=2)):
-        raw = frame_template("s", "k", stamp) % (b"/p", 3, b"1")
-        assert raw == f"s\0k\0/p\0{ORIGIN}.3\x001".encode()
-        assert decode(raw).stamp == Stamp(ORIGIN, 3)
-    assert b".3.9\0" in frame_template("s", "k", Stamp(ORIGIN, born=9)) % (b"/p", 3, b"1")
+        raw = frame_template("s", "k", stamp) % (b"/p", 3, b"8", b"1")
+        assert raw == f"s\0k\0/p\0{ORIGIN}.3....8\x001".encode()
+        assert decode(raw).stamp == Stamp(ORIGIN, 3, time=8)
+    assert b".3.9...8\0" in frame_template("s", "k", Stamp(ORIGIN, born=9)) % (b"/p", 3, b"8", b"1")
 
 
 # -- what may be sent
@@ -297,13 +299,17 @@ def test_system_comes_before_kind_in_what_is_refused() -> None:
         (b"0123abcd.7.99", Stamp("0123abcd", 7, 99)),
         (b"0123abcd.7.99.120", Stamp("0123abcd", 7, 99, 120)),
         (b"0123abcd.7.99.120.3", Stamp("0123abcd", 7, 99, 120, 3)),
+        (b"0123abcd.7.99.120.3.5", Stamp("0123abcd", 7, 99, 120, 3, 5)),
+        (b"0123abcd.7....5", Stamp("0123abcd", 7, time=5)),
+        (b"0123abcd.7.99.120.3.5.x.y", Stamp("0123abcd", 7, 99, 120, 3, 5)),
+        (b"0123abcd.7.99.120.3.", Stamp("0123abcd", 7, 99, 120, 3)),
         (b"0123abcd.7.99.120.3.x.y", Stamp("0123abcd", 7, 99, 120, 3)),
         (b"0123abcd.7.99.120.x.y", Stamp("0123abcd", 7, 99, 120)),
         (b"0123abcd.7.x.99", Stamp("0123abcd", 7, -1, 99)),
         (b"0123abcd.7.", Stamp("0123abcd", 7)),
     ],
 )
-def test_a_stamp_has_up_to_five_fields_and_what_may_come(stamp: bytes, expected: Stamp) -> None:
+def test_a_stamp_has_up_to_six_fields_and_what_may_come(stamp: bytes, expected: Stamp) -> None:
     assert parse_stamp(stamp) == expected
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from .wire import EMPTY_BATCH, Stamp, frame_template
 
-__all__ = ["Marks", "Topic"]
+__all__ = ["Marks", "Topic", "mark"]
 
 Key = tuple[str, str, str]
 
@@ -38,6 +38,11 @@ class Topic:
         self.announced = 0
 
 
+def mark(system: str, kind: str, stamp: Stamp, time: bytes) -> bytes:
+    """Return a mark that is sent at `time`; its `seq` is the number that the next event will have."""
+    return frame_template(system, kind, stamp) % (b"", stamp.seq, time, EMPTY_BATCH)
+
+
 class Marks:
     """The marks of one publisher: those it may have to send, and those it must send now.
 
@@ -57,12 +62,12 @@ class Marks:
         for since in late:
             self._owed.setdefault(since, {}).setdefault(key, (topic, topic.seq + 1))
 
-    def tell(self, returned: Iterable[int]) -> None:
-        """Make the marks for those who were given up at these times and have answered now."""
+    def tell(self, returned: Iterable[int], time: bytes) -> None:
+        """Make the marks for those who were given up at these times and have answered now, at `time`."""
         for since in returned:
             for (origin, system, kind), (topic, first) in self._owed.get(since, {}).items():
-                stamp = Stamp(origin, 0, topic.born, since, first)
-                self.waiting.append(frame_template(system, kind, stamp) % (b"", topic.seq + 1, EMPTY_BATCH))
+                stamp = Stamp(origin, topic.seq + 1, topic.born, since, first)
+                self.waiting.append(mark(system, kind, stamp, time))
 
     def keep(self, late: Iterable[int]) -> None:
         """Forget all times but these."""

@@ -72,7 +72,7 @@ class Malformed(ValueError):
 
 
 class Stamp(NamedTuple):
-    """Who sent a frame, and when. Times are microseconds of CLOCK_MONOTONIC; -1 means that it is not told.
+    """Who sent a frame, and when. Times are microseconds, of CLOCK_MONOTONIC but for `time`; -1 is untold.
 
     Attributes:
         origin: the publisher's incarnation; empty if the frame is not stamped.
@@ -80,6 +80,7 @@ class Stamp(NamedTuple):
         born: when the origin began to number this topic.
         settled: when the publisher last settled who listens.
         first: the first number of this topic that it sent after that.
+        time: when the frame was sent, by CLOCK_REALTIME.
     """
 
     origin: str = ""
@@ -87,6 +88,7 @@ class Stamp(NamedTuple):
     born: int = -1
     settled: int = -1
     first: int = -1
+    time: int = -1
 
 
 class Frame(NamedTuple):
@@ -113,14 +115,15 @@ def check_sendable(system: object, kind: object) -> tuple[str, str]:
 
 
 def frame_template(system: str, kind: str, stamp: Stamp) -> bytes:
-    """Return a bytes template for the frames of a topic; `template % (path, seq, data)` is a frame.
+    """Return a bytes template for the frames of a topic; `template % (path, seq, time, data)` is a frame.
 
-    One format operation costs 100 ns less than joining the parts (measured).
+    `time` is the text of the stamp's field. One format operation costs 100 ns less than joining the parts
+    (measured).
     """
     topic = f"{system}\0{kind}\0".replace("%", "%%")
-    born = f".{stamp.born}" if stamp.born >= 0 else ""
-    since = f".{stamp.settled}.{stamp.first}" if born and stamp.settled >= 0 else ""
-    return f"{topic}%b\0{stamp.origin}.%d{born}{since}\0%b".encode()
+    born = f"{stamp.born}" if stamp.born >= 0 else ""
+    since = f"{stamp.settled}.{stamp.first}" if born and stamp.settled >= 0 else "."
+    return f"{topic}%b\0{stamp.origin}.%d.{born}.{since}.%b\0%b".encode()
 
 
 def encode_data(data: Any) -> bytes:
@@ -228,11 +231,12 @@ def decode_fields(fields: list[bytes]) -> Frame:
         raise Malformed(f"{len(fields) - 1} separators where 4 are needed")
     system, kind = _name(fields[0], "system"), _name(fields[1], "kind")
     stamp = parse_stamp(fields[3])
+    time = stamp.time / 1e6 if stamp.time >= 0 else None
     if fields[2]:
         path = _utf8(fields[2], "path")
-        events = [Event(system, kind, path, decode_data(fields[4]), stamp.origin, stamp.seq)]
+        events = [Event(system, kind, path, decode_data(fields[4]), stamp.origin, stamp.seq, time)]
     else:
-        events = decode_batch(system, kind, stamp.origin, stamp.seq, fields[4])
+        events = decode_batch(system, kind, stamp.origin, stamp.seq, time, fields[4])
     return Frame(system, kind, stamp, events)
 
 
@@ -252,8 +256,10 @@ def decode_data(data: bytes) -> Any:
         _no("data is not JSON")
 
 
-def decode_batch(system: str, kind: str, origin: str, seq: int, data: bytes) -> list[Event]:
-    """Return the events of a batch, numbered from `seq` on.
+def decode_batch(
+    system: str, kind: str, origin: str, seq: int, time: bytes | float | None, data: bytes
+) -> list[Event]:
+    """Return the events of a batch, numbered from `seq` on; for `time` see `Event.raw_time`.
 
     Raises:
         Malformed: `data` is not a batch.
@@ -282,6 +288,7 @@ def decode_batch(system: str, kind: str, origin: str, seq: int, data: bytes) -> 
         evt.system = system
         evt.kind = kind
         evt.origin = origin
+        evt.raw_time = time
     return events
 
 
@@ -318,7 +325,7 @@ def parse_stamp(stamp: bytes) -> Stamp:
     """
     if not stamp:
         return Stamp()
-    origin, *numbers = stamp.split(b".", 5)[:5]
+    origin, *numbers = stamp.split(b".", 6)[:6]
     if not _ORIGIN.fullmatch(origin):
         raise Malformed("origin is not 8 to 16 lowercase hex digits")
     if not numbers or not _SEQ.fullmatch(numbers[0]) or int(numbers[0]) < 1:

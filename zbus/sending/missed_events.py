@@ -18,6 +18,7 @@ from ..errors import Unavailable
 from ..protocol.marks import Marks, Topic
 from ..runtime import housekeeping
 from .links import Links
+from .time_field import TimeField
 
 __all__ = ["MissedEvents"]
 
@@ -25,9 +26,12 @@ __all__ = ["MissedEvents"]
 class MissedEvents:
     """What the joiners that a publisher gave up have missed. Not thread-safe: under the publisher's lock."""
 
-    def __init__(self, links: Links, emit: Callable[[bytes], None], notify: Callable[[], None]) -> None:
+    def __init__(
+        self, links: Links, time: TimeField, emit: Callable[[bytes], None], notify: Callable[[], None]
+    ) -> None:
         """Send marks with `emit`. `notify` is called once a second while there are such joiners."""
         self._links = links
+        self._time = time
         self._emit = emit
         self._notify = notify
         self._marks = Marks()
@@ -39,7 +43,7 @@ class MissedEvents:
     def update(self) -> None:
         """Prepare the marks for those who have answered; check on the others once a second."""
         returned, self._links.returned_since = self._links.returned_since, []
-        self._marks.tell(sorted(returned))
+        self._marks.tell(sorted(returned), self._time.read())
         self._marks.keep(self._links.left_out_since)
         if self._links.left_out_since or self._marks.waiting:
             with suppress(Unavailable):  # the interpreter is about to end

@@ -35,6 +35,7 @@ from .links import NEVER, Full, Links
 from .missed_events import MissedEvents
 from .sockets import WOULD_BLOCK
 from .streams import Streams
+from .time_field import TimeField
 
 __all__ = ["Publisher"]
 
@@ -64,7 +65,8 @@ class Publisher(Generic[SendResult]):
         lock: guards everything here.
         senders: how many threads send or wait to; a hint, since they count without a lock.
         token, settled_token: the bus's token, and the value that the links are settled at.
-        current: by (system, kind), the topics whose template is up to date.
+        current: by system and by kind, the topics whose template is up to date.
+        time: what the stamp of the next frame says of the time.
         small_bytes: larger frames are announced and counted.
         block, drop: send a frame to all `block` ingresses, and to all others; `None` if there are none.
     """
@@ -109,7 +111,8 @@ class Publisher(Generic[SendResult]):
         self.current = self._streams.current  # the very same dict: `send` saves a look-up
         self.token = roster.token
         self.settled_token = NEVER
-        self._missed = MissedEvents(links, self.emit, self.notify_returned)
+        self.time = TimeField()
+        self._missed = MissedEvents(links, self.time, self.emit, self.notify_returned)
         self.block: Callable[[bytes], object] | None = None
         self.drop: Callable[[bytes], object] | None = None
         self._closed = ""
@@ -182,10 +185,10 @@ class Publisher(Generic[SendResult]):
             self._settle()
         system, kind, path, body, events = unsent
         try:
-            topic = self.current[system, kind]
+            topic = self.current[system][kind]
         except KeyError:
             topic = self._bring_up_to_date(system, kind)
-        frame = topic.template % (path, topic.seq + 1, body)
+        frame = topic.template % (path, topic.seq + 1, self.time.read(), body)
         if len(frame) > self._max:
             raise self._too_large(frame)
         self._missed.send_marks()

@@ -7,6 +7,7 @@ the publisher, which takes over everything but the common case.
 from __future__ import annotations
 
 from sys import getrefcount
+from time import monotonic
 from typing import Any, Generic
 
 import orjson
@@ -24,6 +25,7 @@ __all__ = ["Sender"]
 _dumps = orjson.dumps
 _encode = str.encode
 _references = getrefcount
+_now = monotonic
 _Fragment = Fragment
 _NO_FRAGMENTS = count_references()
 
@@ -83,9 +85,11 @@ class Sender(Generic[SendResult]):
         try:
             with publisher.lock:
                 if timeout is DEFAULT and publisher.token[0] == publisher.settled_token:
-                    topic = publisher.current[system, kind]
+                    topic = publisher.current[system][kind]
+                    if _now() >= (time := publisher.time).until:
+                        time.renew()
                     # `%` on bytes takes 100 ns less than join or an f-string.
-                    frame = topic.template % (raw, seq := topic.seq + 1, body)
+                    frame = topic.template % (raw, seq := topic.seq + 1, time.text, body)
                     if len(frame) <= publisher.small_bytes or publisher.admit_large(
                         topic, system, kind, len(frame)
                     ):
