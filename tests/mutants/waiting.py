@@ -79,9 +79,9 @@ MUTANTS = [
         (_TWINS + "test_block_refuses_what_has_no_room_and_goes_on_when_there_is", *_SEND),
     ),
     Mutant(
-        "the count of those who send is not taken back",
+        "that a thread sends is not taken back",
         "sending/publisher.py",
-        "            finally:\n                self.senders -= 1\n            return",
+        "            finally:\n                self.sending = False\n            return",
         "            finally:\n                pass\n            return",
         _SEND,
     ),

@@ -79,9 +79,9 @@ class Sender(Generic[SendResult]):
             _explain(system, kind, path)
             raise
         publisher = self._publisher
-        if publisher.senders:
+        if publisher.sending:
             publisher.give_way()
-        publisher.senders += 1
+        publisher.sending = True
         try:
             with publisher.lock:
                 if timeout is DEFAULT and publisher.token[0] == publisher.settled_token:
@@ -102,7 +102,7 @@ class Sender(Generic[SendResult]):
         except (KeyError, TypeError, zmq.Again):
             pass
         finally:
-            publisher.senders -= 1
+            publisher.sending = False
         return publisher.drive(Unsent(plain(system), plain(kind), raw, body, 1), timeout)
 
 
