@@ -25,6 +25,7 @@ from .errors import Canceled, Error, Invalid, PermissionDenied, Timeout, Unavail
 from .event import Event, Gap, Mismatch, T
 from .options import DEFAULT, Overflow, SubscribeKeywords
 from .policy import Policy, Rule
+from .roster.numbers import ChannelNumbers, Numbers, TopicNumbers
 from .roster.peers import Peer, peers
 from .runtime.docstrings import as_of, details_of
 
@@ -32,11 +33,13 @@ __all__ = [
     "Bus",
     "Canceled",
     "Channel",
+    "ChannelNumbers",
     "Error",
     "Event",
     "Gap",
     "Invalid",
     "Mismatch",
+    "Numbers",
     "Overflow",
     "Peer",
     "PermissionDenied",
@@ -44,6 +47,7 @@ __all__ = [
     "Rule",
     "Subscription",
     "Timeout",
+    "TopicNumbers",
     "Unavailable",
     "close",
     "errors",

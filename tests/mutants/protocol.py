@@ -71,14 +71,19 @@ _LOSS = _of(
     ),
     (
         "the old generation is kept for good",
-        "self._young, self._old = {}, self._young",
-        "self._young, self._old = {}, {**self._old, **self._young}",
+        "self._old, {}, self._young",
+        "{}, {}, {**self._old, **self._young}",
+    ),
+    ("a batch counts as one event", "stream.expect(seq + events)", "stream.expect(seq + 1)"),
+    (
+        "nothing is due where a frame was not meant",
+        "            self.uncounted += events * stream.wanted\n        elif events",
+        "            pass\n        if events",
     ),
 )
 
 _DECODER = _of(
     "protocol/decoder.py",
-    ("a batch counts as one event", "stream.expect(stamp.seq + events)", "stream.expect(stamp.seq + 1)"),
     (
         "the short way counts a batch as one",
         "stream.expect(stream.next + len(events))",
@@ -135,11 +140,6 @@ _DECODER = _of(
     ("mismatches are not told", "            self.pending_reports.append(mismatch)\n", ""),
     ("the kind is not asked", "system.matches(s) and (kind is None or kind.matches(k))", "system.matches(s)"),
     ("an empty path is one", "            if not path:\n                return batch(stream, fields)\n", ""),
-    (
-        "nothing is due where a frame was not meant",
-        "        if stream.next >= 0 and (events or",
-        "        if (events or",
-    ),
 )
 
 _WIRE = _of(

@@ -68,14 +68,14 @@ MUTANTS = [
     Mutant(
         "templates are kept over a new origin",
         "sending/streams.py",
-        "self._topics.clear()\n            self.current.clear()",
-        "self._topics.clear()",
+        "self._topics = self._topics.successor()\n            self.current.clear()",
+        "self._topics = self._topics.successor()",
         _ORIGIN,
     ),
     Mutant(
         "topics are kept over a new origin",
         "sending/streams.py",
-        "self._topics.clear()\n            self.current.clear()",
+        "self._topics = self._topics.successor()\n            self.current.clear()",
         "self.current.clear()",
         _ORIGIN,
     ),

@@ -32,6 +32,11 @@ class Waker:
         self._armed = False
         self._notified = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiters)
+
     def add(self, waiter: asyncio.Future[None]) -> None:
         """Complete `waiter` at the next notification."""
         self._waiters.add(waiter)

@@ -11,6 +11,7 @@ import orjson
 from ..errors import Unavailable
 from ..receiving.ingress import Ingress
 from ..receiving.notices import AnnouncedBytes
+from ..receiving.observer import Observer
 from ..receiving.queue import SocketQueue
 from ..receiving.source import Source
 from ..roster.process_info import own_process_info
@@ -30,6 +31,13 @@ class ChannelRecord(NamedTuple):
     source: Source
     ingress: Ingress
     patterns: tuple[str, str, str]  # of systems and kinds, and its overflow
+    number: int  # 1 for the first subscription of the node
+    observer: Observer
+
+    def numbers(self, now: float) -> dict[str, Any]:
+        """Return what the channel has received so far, as R55 says; `now` is the monotonic time."""
+        names = dict(zip(("system", "kind", "overflow"), self.patterns, strict=True))
+        return {"id": self.number, **names, **self.observer.look(now)}
 
 
 class ChannelRecords(dict[SocketQueue, ChannelRecord]):
@@ -62,6 +70,10 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
         ]
         about = {**own_process_info(), "member": member, "channels": len(patterns)}
         return {**about, "patterns": shown[:_PATTERNS_SHOWN]}
+
+    def numbers(self, now: float) -> list[dict[str, Any]]:
+        """Return what each channel has received, in the order of the subscriptions."""
+        return [record.numbers(now) for record in [*self.values()]]
 
     def on_notice(self, ingress: Ingress, topics: AnnouncedBytes) -> float:
         """Tell the channels of an ingress which large frames are about to come; see `NoticeListener`."""

@@ -15,6 +15,7 @@ from ..protocol.decoder import Decoder
 from ..protocol.patterns import prefixes
 from ..receiving.channel_base import ChannelBase
 from ..receiving.ingress import Ingress
+from ..receiving.observer import Observer
 from ..receiving.overflow import OVERFLOW_POLICIES
 from ..receiving.queue import SocketQueue
 from ..roster.directory import Roster, clock
@@ -60,6 +61,7 @@ class Channels:
         self._on_closed = on_closed
         self._on_dropped = on_dropped
         self._records = ChannelRecords()
+        self._joined = 0
         self._shared: Ingress | None = None
         self._closing: list[Ingress] | None = None
 
@@ -114,7 +116,8 @@ class Channels:
             source = overflow.source(queue, decoder, request.capacity, request.capacity_bytes)
             channel = make_channel(request, source, self._on_dropped)
             patterns = (channel.system, channel.kind or "*", request.overflow)
-            self._records[queue] = ChannelRecord(source, ingress, patterns)
+            self._joined += 1
+            self._records[queue] = ChannelRecord(source, ingress, patterns, self._joined, Observer(source))
             announced_at = ingress.publish(queued.socket, self.describe(ingress))
         except BaseException:
             self._records.pop(queue, None)
@@ -129,6 +132,10 @@ class Channels:
     def ingresses(self) -> set[Ingress]:
         """Return all ingresses; the shared one stays when its last channel ends."""
         return self._records.ingresses() | ({self._shared} if self._shared else set())
+
+    def numbers(self, now: float) -> list[dict[str, Any]]:
+        """Return what each channel has received so far. Any thread may call this, without the lock."""
+        return self._records.numbers(now)
 
     @property
     def in_use_here(self) -> bool:

@@ -55,6 +55,7 @@ from ..sending.flush import FirstWrites, flushing
 from ..sending.links import Links
 from ..sending.publisher import Publisher
 from .channels import Channels
+from .numbers import LiveNumbers
 from .policy_check import PolicyCheck
 from .presence import Presence
 
@@ -134,6 +135,7 @@ class Node(Generic[SendResult]):
             try_seconds=try_seconds,
             await_written=FirstWrites(self._context.threads).wait,
         )
+        self._numbers = LiveNumbers(self.publisher, self._links, self._channels, self._member)
         self._open(exiting)
 
     def _open(self, exiting: bool) -> None:
@@ -186,6 +188,8 @@ class Node(Generic[SendResult]):
         self._lock.run(restore, _HOUSEKEEPING_TIMEOUT)
         self._deferred.run()
         self.publisher.process_commands()
+        if not self.closed:
+            self._numbers.publish()
         trim_memory()
         self._reap()
 

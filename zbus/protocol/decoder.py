@@ -25,6 +25,7 @@ from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_f
 __all__ = ["Decoder"]
 
 _GAPS_KEPT = 1000
+_TRIES = 3
 _MISMATCHES_KEPT = 100  # each keeps its event alive, which may be large
 
 
@@ -83,6 +84,17 @@ class Decoder:
             self.batch = None
         return evt
 
+    def received(self) -> int | None:
+        """Return how many events for this channel were decoded, fitting or not, and not lost since.
+
+        Any thread may call this, see `Streams.passed`. Returns `None` if that changed too fast.
+        """
+        for _ in range(_TRIES):
+            lost, passed = self.lost, self._streams.passed()
+            if passed is not None and lost == self.lost:
+                return passed - lost
+        return None
+
     def lose(self, events: int) -> None:
         """Count events that are lost."""
         self.lost += events
@@ -90,6 +102,13 @@ class Decoder:
 
     def _decode_any(self, fields: list[bytes]) -> None:
         """Decode a frame of any shape; what it holds becomes the batch."""
+        self._streams.changes |= 1  # also if an interrupt ended the call before too early
+        try:
+            self._decode_changing(fields)
+        finally:
+            self._streams.changes = (self._streams.changes | 1) + 1
+
+    def _decode_changing(self, fields: list[bytes]) -> None:
         if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's
             return
         try:
@@ -102,6 +121,8 @@ class Decoder:
         if stamp.origin and not self._account(stream, stamp, len(events)):
             self._reject(f"number {stamp.seq} is beyond what a stream can lose at once")
         elif stream.wanted:
+            if not stamp.origin:
+                self._streams.uncounted += len(events)
             self._keep(events)
 
     def _account(self, stream: Stream, stamp: Stamp, events: int) -> bool:
@@ -114,8 +135,7 @@ class Decoder:
         elif not events:
             self._record_gap(self._streams.head(stream, stamp.settled, stamp.first))
         self._record_gap(stream.jump(stamp.seq))
-        if stream.next >= 0 and (events or stamp.seq > stream.next):
-            stream.expect(stamp.seq + events)
+        self._streams.advance(stream, stamp.seq, events)
         return True
 
     def _record_gap(self, gap: Gap | None) -> None:

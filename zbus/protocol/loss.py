@@ -99,6 +99,10 @@ class Streams:
     There are two generations instead of a list in order of use, because then a lookup costs nothing extra.
     Streams in use are in the young generation. When that is full it becomes the old one, and the old one is
     forgotten. So the `limit` most recently used streams are always known, and at most twice as many.
+
+    Attributes:
+        uncounted: how many events of selected streams have passed that the numbers of no known stream tell.
+        changes: odd while a frame is being counted, and different afterwards.
     """
 
     def __init__(self, wants: Callable[[str, str], bool], limit: int = MAX_TOPICS) -> None:
@@ -111,6 +115,8 @@ class Streams:
         self._announced_at: float = float("inf")
         self._joined_at: float = float("inf")
         self._forgetful = False
+        self.uncounted = 0
+        self.changes = 0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -159,6 +165,31 @@ class Streams:
         last, stream.begin = stream.begin - 1, first
         return Gap(stream.origin, stream.system, stream.kind, first, last)
 
+    def advance(self, stream: Stream, seq: int, events: int) -> None:
+        """Note that a frame with so many events has passed, a mark if it has none; `seq` is its number."""
+        if stream.next < 0:
+            self.uncounted += events * stream.wanted
+        elif events or seq > stream.next:
+            # If the publisher began again, the numbers no longer tell what came before.
+            self.uncounted += max(0, stream.next - seq) * stream.wanted
+            stream.expect(seq + events)
+
+    def passed(self) -> int | None:
+        """Return how many events of selected streams have arrived or were lost.
+
+        Any thread may call this, whoever else is receiving, so that receiving counts nothing. It takes 0.1 µs
+        for each stream. Returns `None` if the streams were changing meanwhile: try again.
+        """
+        changes = self.changes
+        try:
+            # In this order, a stream that becomes young is seen at least once.
+            known = self._old.copy()
+            known.update(self._young)
+        except RuntimeError:  # changed while it was copied
+            return None
+        passed = self.uncounted + _passed(known)
+        return passed if changes == self.changes and not changes % 2 else None
+
     def find(self, key: Key) -> Stream | None:
         """Return the stream of `key` if it is known, and move it to the young generation."""
         stream = self._young.get(key)
@@ -178,5 +209,18 @@ class Streams:
                 # A forgotten stream may come back, and then neither number 1 nor `first` is due any more.
                 self._joined_at = max(self._joined_at, self._latest_born)
                 self._forgetful = True
-            self._young, self._old = {}, self._young
+            self._forget_old()
         self._young[key] = stream
+
+    def _forget_old(self) -> None:
+        outermost = not self.changes % 2
+        self.changes += outermost
+        self.uncounted += _passed(self._old)
+        forgotten, self._young, self._old = self._old, {}, self._young
+        for stream in forgotten.values():  # the short cut of the decoder may still hold one
+            stream.begin_at(-1)
+        self.changes += outermost
+
+
+def _passed(streams: dict[Key, Stream]) -> int:
+    return sum(stream.next - stream.begin for stream in streams.values() if stream.wanted)

@@ -25,15 +25,17 @@ class Topic:
     Attributes:
         born: when it began to number this topic, in microseconds of CLOCK_MONOTONIC.
         seq: the number of the latest event.
+        bytes: how many bytes of frames were sent.
         template: makes its frames, see `frame_template`.
         announced: bytes of large frames that may still follow without another notice.
     """
 
-    __slots__ = ("announced", "born", "seq", "template")
+    __slots__ = ("announced", "born", "bytes", "seq", "template")
 
     def __init__(self, born: int) -> None:
         self.born = born
         self.seq = 0
+        self.bytes = 0
         self.template = b""
         self.announced = 0
 

@@ -118,6 +118,14 @@ class LatestSource(Source):
                 raise Ended
         return None
 
+    def waiting(self) -> bool | None:
+        """Return whether events wait; see `Source.waiting`."""
+        return bool(self._events)
+
+    def lag(self) -> float | None:
+        """Return how long the oldest event that waits has waited, if it tells when it was sent."""
+        return None
+
     def close(self) -> None:
         """Stop new events; those that have arrived stay receivable; twice is fine."""
         self.queue.close()

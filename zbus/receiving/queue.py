@@ -152,6 +152,12 @@ class SocketQueue:
         if not self.handle.closed:
             self.capacity.widen_if_empty()
 
+    def waits(self) -> bool:
+        """Return whether a frame waits. Hold the lock."""
+        if self.handle.closed:
+            return bool(self._frames)
+        return bool(int(self.handle.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     @property
     def counts(self) -> bool:
         """Whether it counts what is received, because large frames are about."""

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import Protocol
 
 import zmq
+from zmq.backend import zmq_poll
 
 from ..errors import Canceled
 from ..event import Event
@@ -30,6 +32,10 @@ __all__ = ["FrameSource", "Source", "TaskWaker"]
 
 class TaskWaker(Protocol):
     """What the tasks of an event loop wait with until the handle is readable."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a task waits."""
 
     def notify_threadsafe(self) -> None:
         """Wake all tasks that wait."""
@@ -93,6 +99,20 @@ class Source(ABC):
     @abstractmethod
     def take(self) -> Event | None:
         """Return the next event if it is here, also one that is `left`, else `None`; raise as `next` does."""
+
+    @abstractmethod
+    def waiting(self) -> bool | None:
+        """Return whether something waits for a reader; `None` if another thread is taking or awaiting it.
+
+        Any thread may call this. It takes nothing, and disturbs nobody.
+        """
+
+    @abstractmethod
+    def lag(self) -> float | None:
+        """Return how many seconds an event has waited, if that is known; see `unread`.
+
+        It is one that the reader has taken since the last call, or the oldest one that waits.
+        """
 
     def runs(self, report: Callable[[], None]) -> Iterator[Iterable[Event]]:
         """Yield events until the source is closed and drained, as many at a time as arrived together.
@@ -183,6 +203,25 @@ class FrameSource(Source):
         except zmq.ZMQError as error:
             raise _failed(error) from error
         return evt
+
+    def waiting(self) -> bool | None:
+        """Return whether frames wait, or events of a batch; see `Source.waiting`."""
+        found: list[bool] = []
+        self.lock.run(lambda: found.append(self._waits()))
+        return found[0] if found else None
+
+    def _waits(self) -> bool:
+        if length_hint(self.decoder.batch or ()):
+            return True
+        if not self.queue.closing and self.waker is not None and self.waker.waits:
+            # A look at the socket takes away what its descriptor would say to the tasks that wait. They have
+            # found the socket empty, so the descriptor is readable if something has arrived since.
+            return bool(zmq_poll([(self.fileno(), zmq.POLLIN)], 0))
+        return self.queue.waits()
+
+    def lag(self) -> float | None:
+        """Return how long a frame has waited that the reader took since the last call, if it tells."""
+        return None
 
     def runs(self, report: Callable[[], None]) -> Iterator[Iterable[Event]]:
         """Yield events as `Source.runs` does, but a batch as a whole.

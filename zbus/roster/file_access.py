@@ -11,6 +11,7 @@ import os
 import stat
 
 __all__ = [
+    "ENTRY_BYTES",
     "Identity",
     "create_regular",
     "identity",
@@ -22,7 +23,8 @@ __all__ = [
     "write_regular",
 ]
 
-_MAX_BYTES = 65_536
+ENTRY_BYTES = 65_536
+"""No entry is larger, and neither is the text of a member file."""
 
 Identity = tuple[int, int, int]
 """Identifies a file: device, inode, and when the inode changed, since inode numbers are reused."""
@@ -44,19 +46,19 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: i
     return fd
 
 
-def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """Return the content of a regular file.
+def read_regular(path: str | os.PathLike[str], largest: int = ENTRY_BYTES) -> bytes:
+    """Return the content of a regular file, its first 64 KiB at most.
 
     Raises:
         OSError: see `open_regular`.
-        ValueError: it is larger than any file of zbus.
+        ValueError: it has more than `largest` bytes, so it is no file of zbus.
     """
     fd = open_regular(path)
     try:
         # Checked first: reading 64 KiB of a huge sparse file takes memory for nothing.
-        if os.fstat(fd).st_size > _MAX_BYTES:
+        if os.fstat(fd).st_size > largest:
             raise ValueError(f"{os.fspath(path)} is larger than any file of a bus")
-        return os.read(fd, _MAX_BYTES)
+        return os.read(fd, ENTRY_BYTES)
     finally:
         os.close(fd)
 

@@ -19,6 +19,7 @@ from ..runtime.locks import Lock
 from .directory import Roster, new_id
 from .file_access import create_regular, leads_to, write_all
 from .location import file_errors
+from .numbers import write_numbers
 
 __all__ = ["Member", "UnlistedMember"]
 
@@ -41,7 +42,8 @@ def _close_inherited() -> None:
 class Member:
     """The member file of one bus object: a description of the process, and counters that anybody may read.
 
-    It holds 16 little-endian unsigned 64-bit counters, then JSON. While it is locked, its owner is alive.
+    It holds 16 little-endian unsigned 64-bit counters, then JSON, then live numbers (see `numbers`). While it
+    is locked, its owner is alive.
     """
 
     COUNTERS = ("lost", "malformed", "join_timeouts", "send_timeouts", "mismatched")
@@ -54,6 +56,8 @@ class Member:
         self._added: deque[tuple[str, int]] = deque()
         self._counts = dict.fromkeys(self.COUNTERS, 0)
         self._origins: list[str] = []
+        self._publications = 0  # in the present file
+        self._numbers = b""
         self._info = info
         self._path = roster.path / f"{self.id}.member"
         self._fd = -1
@@ -91,7 +95,20 @@ class Member:
             # Written in place, as an entry is: whoever reads half of it reads again. It never gets shorter.
             with suppress(OSError):
                 os.pwrite(self._fd, self._text(), self.HEADER_BYTES)
+        self._count_added()
         return origin
+
+    def publish(self, numbers: bytes) -> None:
+        """Publish live numbers, as `docs/spec/roster.md` says, if the file system has room for them."""
+        with self._lock:
+            self._numbers = numbers
+            self._publish()
+        self._count_added()
+
+    def _publish(self) -> None:
+        with suppress(OSError):
+            write_numbers(self._fd, self._publications + 1, self._numbers)
+            self._publications += 1
 
     def listed(self) -> bool:
         """Return whether the file is still where others look for it."""
@@ -106,7 +123,11 @@ class Member:
         if not self.listed():
             with self._lock:
                 fd, self._fd = self._fd, self._create(roster)
+                self._publications = 0
+                if self._numbers:
+                    self._publish()
             os.close(fd)
+            self._count_added()
 
     def add(self, counter: str, number: int = 1) -> None:
         """Add to one of `COUNTERS`, which does not wrap around. Does nothing once closed.
@@ -115,6 +136,10 @@ class Member:
         for this one. Whoever has the lock adds for the others.
         """
         self._added.append((counter, number))
+        self._count_added()
+
+    def _count_added(self) -> None:
+        """Count what was added while somebody had the lock."""
         while self._added and self._lock.acquire(blocking=False):
             try:
                 with suppress(IndexError):  # a signal handler was faster
@@ -159,6 +184,9 @@ class UnlistedMember(Member):
     def new_origin(self) -> str:
         """Return a new origin; no file shows it."""
         return new_id()
+
+    def publish(self, numbers: bytes) -> None:
+        """Publish nothing."""
 
     def listed(self) -> bool:
         """Return true: there is no file to miss."""

@@ -14,6 +14,7 @@ from .file_names import Entry, entries_by_id, is_member, newest
 from .liveness import answers, unlocked
 from .location import bus_name, chosen_root, file_errors, locate
 from .members import Member
+from .numbers import MEMBER_BYTES, Numbers, read_numbers
 from .permissions import check_directory
 from .process_info import Pattern, read_process_info
 
@@ -40,6 +41,7 @@ class Peer(NamedTuple):
         user: who runs the process: the owner of its file, as a name, or as a number if there is no name.
         origins: those of the events that a member sends, the latest last. Compare `Event.origin`.
         member: the id of the process's member; empty if unknown.
+        numbers: what a member has sent and received so far; `None` if it does not tell.
     """
 
     process: str
@@ -54,6 +56,7 @@ class Peer(NamedTuple):
     user: str
     origins: list[str]
     member: str
+    numbers: Numbers | None = None
 
 
 class Peers(list[Peer]):
@@ -130,7 +133,7 @@ def _members(path: Path, names: list[str]) -> Iterator[Peer]:
             file, ident = path / name, name.partition(".")[0]
             if not stat.S_ISREG(os.lstat(file).st_mode):
                 continue
-            it = read_process_info(file, Member.HEADER_BYTES)
+            it = read_process_info(file, Member.HEADER_BYTES, MEMBER_BYTES)
             counts = memoryview(it.head[: len(it.head) // 8 * 8]).cast("Q")
             counters = dict(zip(Member.COUNTERS, counts, strict=False))
             yield Peer(
@@ -146,6 +149,7 @@ def _members(path: Path, names: list[str]) -> Iterator[Peer]:
                 user=it.user,
                 origins=it.origins,
                 member=ident,
+                numbers=read_numbers(file),
             )
 
 

@@ -19,7 +19,7 @@ import orjson
 from ..errors import printable
 from ..options import Overflow
 from ..protocol.patterns import plain
-from .file_access import read_regular
+from .file_access import ENTRY_BYTES, read_regular
 
 __all__ = [
     "UNKNOWN",
@@ -89,10 +89,12 @@ def _program() -> str:
     return printable(name or os.path.basename(sys.executable or "python"))[:_NAME_CHARS]
 
 
-def read_process_info(path: str | os.PathLike[str], head_bytes: int = 0) -> ProcessInfo:
-    """Return what the file at `path` says. Its JSON text begins after `head_bytes`.
+def read_process_info(
+    path: str | os.PathLike[str], head_bytes: int = 0, largest: int = ENTRY_BYTES
+) -> ProcessInfo:
+    """Return what the file at `path` says. Its JSON text begins after `head_bytes`, and a NUL ends it.
 
-    Whatever cannot be read or parsed is unknown.
+    Whatever cannot be read or parsed is unknown, and so is everything if it has more than `largest` bytes.
 
     Raises:
         OSError: the file is gone.
@@ -101,9 +103,9 @@ def read_process_info(path: str | os.PathLike[str], head_bytes: int = 0) -> Proc
     raw = b""
     for _ in range(_TRIES):
         with suppress(OSError, ValueError):  # not ours to read, no regular file, or too large
-            raw = read_regular(path)
+            raw = read_regular(path, largest)
         with suppress(ValueError):
-            info = orjson.loads(raw[head_bytes:])
+            info = orjson.loads(raw[head_bytes:].partition(b"\0")[0])
             return _parse(info if isinstance(info, dict) else {}, user, raw[:head_bytes])
         # Not valid JSON: perhaps its owner is rewriting it in place.
     return _parse({}, user, raw[:head_bytes])

@@ -64,6 +64,7 @@ class Links:
         settled: as of when (see `clock`) all subscribers are known.
         left_out_since: as of when joiners were given up that have not answered yet, sorted.
         returned_since: as of when joiners were given up that have answered; `MissedEvents` empties it.
+        joins: how many epochs of linked ingresses have been shown.
         answered_at: when (monotonic) a joiner last answered.
         cpu_short_at: when (monotonic) a joiner, or this process, was last seen to wait for a CPU.
     """
@@ -95,6 +96,7 @@ class Links:
         self.settled = 0
         self.left_out_since: list[int] = []
         self.returned_since: list[int] = []
+        self.joins = 0
         self.answered_at = self.cpu_short_at = 0.0
         self._links: dict[str, Link] = {}
         self._awaited: dict[str, Link] = {}
@@ -307,6 +309,7 @@ class Links:
             return
         epoch = int(sentinel[2])
         if change[0]:
+            self.joins += epoch > link.shown
             link.shown = max(link.shown, epoch)
             if link.shown >= link.entry.epoch:
                 self._awaited.pop(link.entry.id, None)

@@ -34,7 +34,7 @@ from .linger import PendingConnections
 from .links import NEVER, Full, Links
 from .missed_events import MissedEvents
 from .sockets import WOULD_BLOCK
-from .streams import Streams
+from .streams import SentNumbers, Streams
 from .time_field import TimeField
 
 __all__ = ["Publisher"]
@@ -197,6 +197,7 @@ class Publisher(Generic[SendResult]):
             self._backlog.announce(topic, system, kind, size)
         self.emit(frame)
         topic.seq += events
+        topic.bytes += size
         if size > self.small_bytes:
             self._backlog.add(topic, size)
             self._links.pad(size)
@@ -235,6 +236,10 @@ class Publisher(Generic[SendResult]):
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
         return self._streams.id(system, kind)
+
+    def numbers(self, most: int) -> SentNumbers:
+        """Return what was sent so far, and the busiest topics, at most so many. Any thread may call this."""
+        return self._streams.numbers(most)
 
     def sent(self) -> dict[tuple[str, str, str], int]:
         """Return the number of the latest event of each stream."""

