@@ -10,6 +10,7 @@ _TESTS = {
     "protocol/loss.py": ("unit/test_loss.py", "unit/test_marks.py"),
     "protocol/decoder.py": ("unit/test_short_cut.py", "unit/test_decoder.py", "unit/test_marks.py"),
     "protocol/wire.py": ("unit/test_wire.py", "conformance/test_vectors.py"),
+    "protocol/nulls.py": ("unit/test_nulls.py",),
     "protocol/patterns.py": ("unit/test_patterns.py", "conformance/test_vectors.py"),
     "policy.py": ("unit/test_policy.py",),
     "options.py": ("unit/test_timeouts.py",),
@@ -199,6 +200,25 @@ _PATTERNS = _of(
     ),
 )
 
+_NULLS = _of(
+    "protocol/nulls.py",
+    ("what says that it is None is counted", "if value is None:", "if value == None:"),
+    ("a dict counts what its class shows", "if type(data) is dict else", "if isinstance(data, dict) else"),
+    (
+        "what is deep counts what its class shows",
+        "if type(item) is dict else",
+        "if isinstance(item, dict) else",
+    ),
+    ("a number that comes again is not seen", "or _NON_FINITE_AGAIN(written)", ""),
+    ("infinity is not seen", "and 127 not in written", ""),
+    ("private fields are counted", 'if not field.name.startswith("_")', ""),
+    ("what a class says of its fields is counted", "lambda item: take(item.__dict__)", "attrgetter(*names)"),
+    ("a dict that is a dataclass is one", "(str, int, list, dict, Enum)", "(str, int, list, Enum)"),
+    ("text that holds the word is a null", '(b"null,", b"null}", b"null]")', '(b"null",)'),
+    ("dataclasses are followed", "return attrgetter(*names)", "return _nothing"),
+    ("dates are not plain", "if not nulls:", "if False:"),
+)
+
 _POLICY = _of(
     "policy.py",
     (
@@ -241,4 +261,4 @@ _EVENT = _of(
     ("the end of a stamp is its time", 'rest.split(b".", 4)', 'rest.split(b".", 3)'),
 )
 
-MUTANTS = [*_EVENT, *_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_POLICY, *_OPTIONS, *_TIMEOUTS]
+MUTANTS = [*_EVENT, *_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_NULLS, *_POLICY, *_OPTIONS, *_TIMEOUTS]

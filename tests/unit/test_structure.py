@@ -37,7 +37,8 @@ INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node")
 HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}
 ALSO = {
     "protocol/typed": {"functools", "importlib"},
-    "protocol/exact": {"enum", "gc", "json", "marshal", "orjson", "sys"},
+    "protocol/exact": {"enum", "gc", "json", "orjson", "sys"},
+    "protocol/nulls": {"dataclasses", "datetime", "enum", "functools", "marshal", "operator", "uuid"},
     "protocol/wire": {"operator", "orjson"},
     "event": {"typing_extensions"},  # of type checkers alone
     "protocol/decoder": {"collections", "orjson", "weakref"},

@@ -38,15 +38,7 @@ def nulls(directory: str, turns: str) -> None:
             times = [[thread_us(bus, data, batch) for data in datas] for _ in range(int(turns))]
             zero, null = (statistics.median(column) for column in zip(*times, strict=True))
             ratios[name] = null / zero
-        bus.send(SYSTEM, END, PATH)
     report(**ratios)
-
-
-def read(directory: str) -> None:
-    with open_bus(directory) as bus:
-        for evt in bus.subscribe(SYSTEM):
-            if evt.kind == END:
-                break
 
 
 def idle_publisher(directory: str) -> None:

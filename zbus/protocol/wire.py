@@ -22,6 +22,7 @@ import orjson
 from ..errors import Invalid
 from ..event import Event
 from .exact import fragments_about, unsendable, verify
+from .nulls import count_nones
 from .patterns import check_name, check_text
 
 __all__ = [
@@ -152,7 +153,7 @@ def check_data(data: Any, text: bytes) -> bytes:
     """Return the data field for `data`, which orjson has encoded as `text`; raise as `encode_data` does."""
     if data is None:
         return b""
-    if text.rpartition(b"null")[1] or fragments_about():
+    if fragments_about() or ((nulls := text.count(b"null")) and count_nones((data,)) != nulls):
         verify(data, text, "data")
     return text
 
@@ -182,7 +183,7 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
     # Columns instead of a loop: 60 instead of 110 ns an event (measured). `_encode_rows` deals with all that
     # is not plain.
     try:
-        paths, _ = zip(*rows, strict=True)
+        paths, datas = zip(*rows, strict=True)
         # Check the text itself, whatever a subclass of `str` pretends: one NUL between any two paths, no NUL
         # in a path, and no empty path.
         joined = "\0".join(paths)
@@ -197,7 +198,7 @@ def encode_batch(items: Iterable[tuple[str, Any]]) -> tuple[bytes, int]:
     except (TypeError, ValueError):
         text = _encode_rows(rows)
         return text, len(rows)
-    if text.rpartition(b"null")[1] or fragments_about():
+    if fragments_about() or ((nulls := text.count(b"null")) and count_nones(datas) != nulls):
         verify(rows, text, "items")
     return text, len(rows)
 
