@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,19 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[str, str, int]:
     """Return what is left on stdout and stderr, and the exit code, once the process ends."""
     out, err = process.communicate(timeout=SECONDS)
     return out.decode(), err.decode(), process.returncode
+
+
+def shown(process: subprocess.Popen[bytes]) -> tuple[str, str, int]:
+    """Return what `ended` does for `zbus sub`, without the time at the beginning of each line."""
+    out, err, code = ended(process)
+    return "".join(map(untimed, out.splitlines(keepends=True))), err, code
+
+
+def untimed(line: str) -> str:
+    """Return a line of `zbus sub` without the time at its beginning."""
+    time, _, rest = line.partition("  ")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d\d\d", time), line
+    return rest
 
 
 def assert_sent(*args: str, stdin: str = "") -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from zbus.cli.app import cli
 
-from .cli import SECONDS, ended, run, subscribed
+from .cli import SECONDS, run, shown, subscribed
 
 pytestmark = pytest.mark.usefixtures("zbus_dir")
 
@@ -24,7 +24,7 @@ def test_options_and_environment_name_the_bus(zbus_dir: str) -> None:
         elsewhere = run("send", "a", "b", "/default")
         named = run("send", "a", "b", "/shop", ZBUS_BUS="shop")
         assert elsewhere.returncode == named.returncode == 0
-        assert ended(process) == ("a  b  /shop\n", "", 0)
+        assert shown(process) == ("a  b  /shop\n", "", 0)
 
 
 # wrong command lines and failures

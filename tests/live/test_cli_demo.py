@@ -32,7 +32,7 @@ def test_demo_shows_events_and_rates_and_leaves_nothing(zbus_dir: str) -> None:
     assert (shown.stderr, shown.returncode) == ("", 0)
     assert "\x1b" not in shown.stdout
     assert len(shown.stdout.splitlines()) < 50
-    assert re.search(r"subscriber 1  orders\.\w+  order\.\w+  /orders/\d+  \{", shown.stdout)
+    assert re.search(r"subscriber 1  [\d:.]{12}  orders\.\w+  order\.\w+  /orders/\d+  \{", shown.stdout)
     assert re.search(r"[\d,]+ events/s +[\d,]+ received +0 lost", shown.stdout)
     sums = re.search(r"([\d,]+) events sent, ([\d,]+) received, 0 lost\n\Z", shown.stdout)
     assert sums is not None

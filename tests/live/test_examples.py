@@ -120,7 +120,7 @@ def test_the_slow_detector_works_on_the_newest_frame(start: Start) -> None:
     detector = start("camera/detector.py")
     detector.until("waiting")
     camera = start("camera/camera.py")
-    detector.until(r"/cameras/front frame \d+: \d+, [1-9]\d* superseded")
+    detector.until(r"/cameras/front frame \d+: \d+, \d+\.\d\d s old, [1-9]\d* superseded")
     assert (detector.end(), camera.end()) == (0, 0)
     frames = [int(number) for number in re.findall(r" frame (\d+)", "".join(detector.printed))]
     assert frames == sorted({*frames})

@@ -50,7 +50,30 @@ def test_the_plainest_frame_is_an_event(foreign: Foreign, everything: zbus.Subsc
     foreign.socket.send(b'orders\0order.created\0/orders/1\0\0{"total":9.5}')
     evt, _ = everything.channel().receive(timeout=30)
     assert evt == zbus.Event("orders", "order.created", "/orders/1", {"total": 9.5})
-    assert (evt.origin, evt.seq) == ("", 0)
+    assert (evt.origin, evt.seq, evt.time) == ("", 0, None)
+
+
+def test_the_time_is_what_a_peer_tells_or_none(foreign: Foreign, everything: zbus.Subscription) -> None:
+    # The decoder has short cuts for all but the first frame of a stream.
+    told = {
+        "....1764192207000001": 1764192207.000001,
+        ".5.6.1.0": 0.0,
+        ".5.6.1.9999999999999999999": 9999999999999.999999,
+        ".5.6.1.1764192207000001.zone=eu": 1764192207.000001,
+        "": None,
+        ".5.6.1": None,
+        ".5.6.1.": None,
+        ".5.6.1.-1": None,
+        ".5.6.1.17641922070000000001": None,
+        ".5.6.1.soon": None,
+    }
+    for number, rest in enumerate(told):
+        for seq in (1, 2):
+            foreign.socket.send(f"a\0k{number}\0/1\x000123abcd.{seq}{rest}\x001".encode())
+        foreign.socket.send(f'a\0k{number}\0\x000123abcd.3{rest}\0[["/2",1],["/3",2]]'.encode())
+    times = [everything.channel().receive(timeout=30)[0].time for _ in range(4 * len(told))]
+    assert times == [time for time in told.values() for _ in range(4)]
+    assert everything.lost == everything.channel().malformed == 0
 
 
 def test_malformed_frames_are_skipped_and_counted(

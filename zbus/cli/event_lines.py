@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -17,8 +18,8 @@ _BYTES_SHOWN = 32
 
 
 def human_line(evt: zbus.Event) -> str:
-    """Return system, kind, path and data, two spaces apart, with control characters as escapes."""
-    fields = [evt.system, evt.kind, evt.path]
+    """Return time, system, kind, path and data, two spaces apart, with control characters as escapes."""
+    fields = [_time_of_day(evt.time), evt.system, evt.kind, evt.path]
     if isinstance(evt.data, bytes):
         more = "…" if len(evt.data) > _BYTES_SHOWN else ""
         fields.append(f"<{len(evt.data)} bytes> {evt.data[:_BYTES_SHOWN].hex()}{more}")
@@ -28,7 +29,7 @@ def human_line(evt: zbus.Event) -> str:
 
 
 def json_line(evt: zbus.Event) -> str:
-    """Return a JSON object with the six fields of an event. Bytes become `{"base64": ...}`."""
+    """Return a JSON object with the seven fields of an event. Bytes become `{"base64": ...}`."""
     fields: dict[str, Any] = {
         "system": evt.system,
         "kind": evt.kind,
@@ -36,5 +37,14 @@ def json_line(evt: zbus.Event) -> str:
         "data": {"base64": b64encode(evt.data).decode()} if isinstance(evt.data, bytes) else evt.data,
         "origin": evt.origin,
         "seq": evt.seq,
+        "time": evt.time,
     }
     return orjson.dumps(fields).decode()
+
+
+def _time_of_day(seconds: float | None) -> str:
+    """Return local time to the millisecond, or a dash if it is not told or no time that a calendar has."""
+    try:
+        return "-" if seconds is None else datetime.fromtimestamp(seconds).time().isoformat("milliseconds")
+    except (ValueError, OverflowError, OSError):  # any peer may send any number
+        return "-"

@@ -27,7 +27,7 @@ __all__ = ["sub"]
 @click.command()
 @click.argument("pattern")
 @click.argument("kind", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, with origin and seq.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, with every field.")
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N events.")
 @click.option(
     "--timeout",
@@ -55,6 +55,8 @@ def sub(
     directory: str | None,
 ) -> int:
     """Print events as they arrive, one per line, until Ctrl-C.
+
+    A line has the local time at which the event was sent, its system, kind, path and data.
 
     PATTERN and KIND are dot-separated segments: `*` matches one segment, `**` any number of them, `(a|b)`
     either; a lone `*` matches everything. Only events go to stdout; notices, for example of lost events, go

@@ -85,7 +85,7 @@ class Capture(Sequence[Sent]):
 
     @property
     def events(self) -> list[Event]:
-        """The same events as `Event` objects, which also have `origin` and `seq`."""
+        """The same events as `Event` objects, which also have `origin`, `seq` and `time`."""
         return self._catch_up()
 
     def wait(self, count: int = 1, timeout: float | None = _SECONDS) -> list[Sent]:

@@ -28,8 +28,13 @@ def main() -> None:
         for evt in channel:
             processed += 1
             result = brightness(evt.data)
-            # `evt.seq` counts the events of one publisher and topic: here, the frames of one camera.
-            print(f"{evt.path} frame {evt.seq}: {result:.0f}, {channel.superseded} superseded", flush=True)
+            # `evt.seq` counts the events of one publisher and topic: here, the frames of one camera. A frame
+            # is hardly older than its detection takes, since newer ones have replaced all that waited longer.
+            age = time.time() - (evt.time or 0)
+            print(
+                f"{evt.path} frame {evt.seq}: {result:.0f}, {age:.2f} s old, {channel.superseded} superseded",
+                flush=True,
+            )
         print(f"detector: {processed} processed, {channel.superseded} superseded, {channel.lost} lost")
 
 
