@@ -84,8 +84,8 @@ def test_ls_shows_the_living_and_the_dead() -> None:
     for listing, state in ((alive, "alive"), (dead, "dead")):
         assert (listing.stderr, listing.returncode) == ("", 0)
         both = {"PROCESS": "zbus", "PID": str(process.pid), "USER": ME, "LANGUAGE": "python", "STATE": state}
-        member = {**both, "ROLE": "member", "OVERFLOW": "-", "ID": ids["member"], "PATTERNS": "-"}
-        subscriber = {"ROLE": "subscriber", "OVERFLOW": "block", "PATTERNS": "orders.** order.*"}
+        member = {**both, "ROLE": "member", "OVERFLOW": "-", "ID": ids["member"], "PATTERNS, TOTALS": "-"}
+        subscriber = {"ROLE": "subscriber", "OVERFLOW": "block", "PATTERNS, TOTALS": "orders.** order.*"}
         assert table(listing.stdout) == [member, {**both, **subscriber, "ID": ids["subscriber"]}]
 
 

@@ -14,7 +14,8 @@ __all__ = ["lines"]
 
 _WIDE = ("process", "pid", "user", "language", "role", "overflow", "state", "id")
 _NARROW = ("process", "pid", "user", "role", "state", "id")
-_PATTERNS = "patterns"
+_PATTERNS, _TOTALS = "patterns", "totals"
+_LAST = f"{_PATTERNS}, {_TOTALS}"
 # Names are chosen by others, so they are cut. The column of patterns has at least so many characters.
 _NAME_LETTERS = 60
 _LEAST_PATTERNS = 16
@@ -35,9 +36,9 @@ def lines(peers: list[zbus.Peer], width: int | None) -> Iterator[tuple[str, zbus
         widths = [max(cell_len(column), *(cell_len(row[column]) for row, _ in table)) for column in columns]
         taken = sum(widths) + len(_GAP) * len(widths)
         longest = max(cell_len(text) for _, patterns in table for text in patterns)
-        if width is None or taken + max(len(_PATTERNS), min(longest, _LEAST_PATTERNS)) <= width:
+        if width is None or taken + max(len(_LAST), min(longest, _LEAST_PATTERNS)) <= width:
             left = None if width is None else width - taken
-            yield _GAP.join([*map(_pad, map(str.upper, columns), widths), _PATTERNS.upper()]), None
+            yield _GAP.join([*map(_pad, map(str.upper, columns), widths), _LAST.upper()]), None
             for peer, (row, patterns) in zip(peers, table, strict=True):
                 start = _GAP.join(map(_pad, (row[column] for column in columns), widths)) + _GAP
                 yield from ((line, peer) for line in _hang(start, patterns, left))
@@ -58,7 +59,13 @@ def _row(peer: zbus.Peer) -> Row:
         "id": peer.id,
     }
     patterns = [visible(system if kind == "*" else f"{system} {kind}") for system, kind in peer.patterns]
-    return {name: visible(text) or "-" for name, text in row.items()}, patterns or ["-"]
+    return {name: visible(text) or "-" for name, text in row.items()}, patterns or [*_totals(peer)] or ["-"]
+
+
+def _totals(peer: zbus.Peer) -> Iterator[str]:
+    if (numbers := peer.numbers) is not None:
+        each = {"sent": numbers.events, "received": numbers.received, "lost": peer.counters.get("lost", 0)}
+        yield from (f"{name} {count:,}" for name, count in each.items() if count)
 
 
 def _narrow(row: Row) -> Row:
@@ -88,5 +95,6 @@ def _stack(row: dict[str, str], patterns: list[str], width: int) -> Iterator[str
         if text != "-":
             yield _pad(name, indent) + text  # never wrapped: an id in two parts is useless
     if patterns != ["-"]:
-        yield from _hang(_pad(_PATTERNS, indent), patterns, width - indent)
+        label = _TOTALS if row["role"] == "member" else _PATTERNS
+        yield from _hang(_pad(label, indent), patterns, width - indent)
     yield ""

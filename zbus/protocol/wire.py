@@ -46,6 +46,7 @@ __all__ = [
     "encode_notice",
     "frame_template",
     "parse_stamp",
+    "sent_at",
 ]
 
 CONTROL = b"\xff"
@@ -332,6 +333,18 @@ def parse_stamp(stamp: bytes) -> Stamp:
     if not numbers or not _SEQ.fullmatch(numbers[0]) or int(numbers[0]) < 1:
         raise Malformed("seq is not a decimal number from 1")
     return Stamp(origin.decode(), *(int(text) if _SEQ.fullmatch(text) else -1 for text in numbers))
+
+
+def sent_at(frame: bytes) -> float | None:
+    """Return when a frame with events was sent, in seconds since the epoch; `None` if it does not tell."""
+    fields = frame.split(b"\0", 4)
+    if len(fields) < 5 or (not fields[2] and fields[4] == EMPTY_BATCH):  # a control frame, or a mark
+        return None
+    try:
+        time = parse_stamp(fields[3]).time
+    except Malformed:
+        return None
+    return None if time < 0 else time / 1e6
 
 
 def _utf8(raw: bytes, what: str) -> str:

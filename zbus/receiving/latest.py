@@ -14,6 +14,7 @@ like a socket.
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from contextlib import suppress
 
@@ -124,7 +125,11 @@ class LatestSource(Source):
 
     def lag(self) -> float | None:
         """Return how long the oldest event that waits has waited, if it tells when it was sent."""
-        return None
+        try:
+            evt, _ = next(iter(self._events.values()))
+        except (StopIteration, RuntimeError):  # none is left, or they are changing
+            return None
+        return None if evt.time is None else max(0.0, time.time() - evt.time)
 
     def close(self) -> None:
         """Stop new events; those that have arrived stay receivable; twice is fine."""

@@ -7,6 +7,7 @@ wakes a receiver that waits. The thread that has the lock then does the rest.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,7 +52,7 @@ class SocketQueue:
     Attributes:
         lock: hold it to call `recv` or to wait for the handle.
         recv: takes zmq flags and returns the next frame, or raises `zmq.ZMQError` or `Ended`. It is replaced
-            while large frames are counted, and at the end.
+            while large frames are counted, for a frame that is sampled, and at the end.
         handle: the socket, to be polled.
         closing: whether `close` was called.
         capacity: its bounds.
@@ -73,9 +74,12 @@ class SocketQueue:
         self.handle = capacity.socket
         self.handle.rcvtimeo = WAIT_MS
         self._recv: Callable[[int], bytes] = super(zmq.Socket, self.handle).recv
-        self.recv: Callable[[int], bytes] = self._recv
+        self.recv: Callable[[int], bytes] = self._sampled
         self.capacity = capacity
         self.closing = False
+        self._switch = Lock()  # of `recv`, which three threads replace
+        self._sampling = True
+        self._sample: tuple[bytes, float] | None = None
         self._inherited = False
         self._wake = wake
         self._on_closed = on_closed
@@ -152,6 +156,17 @@ class SocketQueue:
         if not self.handle.closed:
             self.capacity.widen_if_empty()
 
+    def sample(self) -> tuple[bytes, float] | None:
+        """Return a frame that was taken since the last call, and when, in seconds since the epoch.
+
+        It is the first one after the call before. So receiving takes a microsecond more once, and nothing
+        otherwise.
+        """
+        found, self._sample = self._sample, None
+        self._sampling = True
+        self._receive_by(self._sampled, instead_of=self._recv)
+        return found
+
     def waits(self) -> bool:
         """Return whether a frame waits. Hold the lock."""
         if self.handle.closed:
@@ -169,13 +184,29 @@ class SocketQueue:
 
     def _counted(self, flags: int = 0) -> bytes:
         """Replace `recv` while large frames are about."""
-        return self.capacity.recv(flags)
+        frame = self.capacity.recv(flags)
+        if self._sampling:
+            self._keep(frame)
+        return frame
 
-    def _receive_by(self, recv: Callable[[int], bytes]) -> None:
-        if not self.closing:
-            self.recv = recv
-            if self.closing and not self._inherited:  # another thread has closed it meanwhile
-                self.recv = self._buffered
+    def _sampled(self, flags: int = 0) -> bytes:
+        """Replace `recv` for one frame."""
+        frame = self._recv(flags)
+        self._keep(frame)
+        self._receive_by(self._recv, instead_of=self._sampled)
+        return frame
+
+    def _keep(self, frame: bytes) -> None:
+        self._sampling, self._sample = False, (frame, time.time())
+
+    def _receive_by(
+        self, recv: Callable[[int], bytes], *, instead_of: Callable[[int], bytes] | None = None
+    ) -> None:
+        with self._switch:
+            if not self.closing and instead_of in (None, self.recv):
+                self.recv = recv
+                if self.closing and not self._inherited:  # another thread has closed it meanwhile
+                    self.recv = self._buffered
 
     def after_fork_in_child(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""

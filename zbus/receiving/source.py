@@ -23,6 +23,7 @@ from zmq.backend import zmq_poll
 from ..errors import Canceled
 from ..event import Event
 from ..protocol.decoder import Decoder
+from ..protocol.wire import sent_at
 from ..runtime.locks import Lock
 from .notices import AnnouncedBytes
 from .queue import Ended, SocketQueue
@@ -221,7 +222,9 @@ class FrameSource(Source):
 
     def lag(self) -> float | None:
         """Return how long a frame has waited that the reader took since the last call, if it tells."""
-        return None
+        sample = self.queue.sample()
+        sent = None if sample is None else sent_at(sample[0])
+        return None if sample is None or sent is None else max(0.0, sample[1] - sent)
 
     def runs(self, report: Callable[[], None]) -> Iterator[Iterable[Event]]:
         """Yield events as `Source.runs` does, but a batch as a whole.

@@ -14,9 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from math import inf
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -46,8 +45,7 @@ _LENGTH_BYTES = 8
 _TRIES = 100
 
 
-@dataclass(frozen=True, slots=True)
-class TopicNumbers:
+class TopicNumbers(NamedTuple):
     """What a process has sent to one topic, under its latest origin.
 
     Attributes:
@@ -62,8 +60,7 @@ class TopicNumbers:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelNumbers:
+class ChannelNumbers(NamedTuple):
     """What a channel has received.
 
     Attributes:
@@ -90,8 +87,7 @@ class ChannelNumbers:
     unread: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(NamedTuple):
     """What a process has sent and received so far, as of `time`.
 
     A process counts once a second, and publishes only what has changed. So an old `time` means that it is
