@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +21,10 @@ from zbus.protocol.wire import (
     frame_template,
 )
 
-VECTORS = Path(__file__).parent / "vectors"
-PATTERNS = json.loads((VECTORS / "patterns.json").read_text(encoding="utf-8"))
-WIRE = json.loads((VECTORS / "wire.json").read_text(encoding="utf-8"))
+from .sequences import Case, read
 
-Case = dict[str, Any]
+PATTERNS = read("patterns.json")
+WIRE = read("wire.json")
 
 
 def cases(name: str) -> pytest.MarkDecorator:
@@ -68,6 +66,13 @@ def test_prefixes_admit_a_topic_whose_kind_is_selected(case: Case) -> None:
 def test_a_malformed_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(Invalid):
         Matcher(pattern)
+
+
+@pytest.mark.parametrize("case", PATTERNS["prefixes"], ids=lambda case: str(case["id"]))
+def test_a_channel_subscribes_exactly_these_prefixes(case: Case) -> None:
+    kind = None if case["kind"] is None else Matcher(case["kind"])
+    expected = tuple(prefix.encode() for prefix in case["prefixes"])
+    assert prefixes(Matcher(case["system"]), kind) == expected
 
 
 def stamp_of(case: Case) -> Stamp:
@@ -142,6 +147,23 @@ def test_every_wire_vector_has_an_id_of_its_own_and_most_are_rejections() -> Non
     ids = [case["id"] for rows in lists for case in rows]
     assert len(set(ids)) == len(ids)
     assert 2 * len(WIRE["reject"]) >= sum(map(len, lists))
+
+
+def test_of_all_vectors_at_least_half_are_rejections() -> None:
+    """The sequences of `loss.json` are neither."""
+    patterns = PATTERNS["upstream"] + PATTERNS["zbus"]
+    names = read("names.json")
+    accepted = sum(case["match"] for case in patterns) + len(PATTERNS["prefixes"])
+    rejected = sum(not case["match"] for case in patterns) + len(PATTERNS["invalid"])
+    for file in (WIRE, read("json.json"), read("stamps.json"), read("refuse.json")):
+        for name, cases in file.items():
+            if isinstance(cases, list):
+                bad = name in ("control", "reject", "refuse") or "refused" in name
+                accepted, rejected = accepted + len(cases) * (not bad), rejected + len(cases) * bad
+    for case in names["files"] + names["sentinels"] + names["buses"]:
+        good = case.get("valid") or case.keys() & {"entry", "is", "epoch"}
+        accepted, rejected = accepted + bool(good), rejected + (not good)
+    assert rejected >= accepted
 
 
 def test_every_wire_vector_shows_people_the_frame_it_gives_machines() -> None:

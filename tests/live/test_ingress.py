@@ -12,8 +12,9 @@ import pytest
 import zmq
 
 import zbus
+from zbus.protocol.sentinels import sentinel
 from zbus.receiving import forwarder
-from zbus.receiving.ingress import Ingress, sentinel
+from zbus.receiving.ingress import Ingress
 from zbus.roster.directory import Entry, Roster
 from zbus.runtime.context import LazyContext
 

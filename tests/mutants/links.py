@@ -110,9 +110,9 @@ MUTANTS = [
     ),
     Mutant(
         "any number is taken for an epoch",
-        "sending/links.py",
-        "([0-9]{1,18})",
-        "([0-9]+)",
+        "protocol/sentinels.py",
+        "([1-9][0-9]{0,17})",
+        "([1-9][0-9]*)",
         (_LINKS + "test_what_is_no_sentinel_is_passed_over",),
     ),
     Mutant(

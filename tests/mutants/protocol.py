@@ -7,11 +7,17 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _TESTS = {
-    "protocol/loss.py": ("unit/test_loss.py", "unit/test_marks.py"),
-    "protocol/decoder.py": ("unit/test_short_cut.py", "unit/test_decoder.py", "unit/test_marks.py"),
+    "protocol/loss.py": ("unit/test_loss.py", "unit/test_marks.py", "conformance/test_loss.py"),
+    "protocol/decoder.py": (
+        "unit/test_short_cut.py",
+        "unit/test_decoder.py",
+        "unit/test_marks.py",
+        "conformance/test_loss.py",
+    ),
     "protocol/wire.py": ("unit/test_wire.py", "conformance/test_vectors.py"),
     "protocol/nulls.py": ("unit/test_nulls.py",),
     "protocol/patterns.py": ("unit/test_patterns.py", "conformance/test_vectors.py"),
+    "protocol/sentinels.py": ("conformance/test_names.py",),
     "policy.py": ("unit/test_policy.py",),
     "options.py": ("unit/test_timeouts.py",),
     "runtime/timeouts.py": ("unit/test_timeouts.py",),
@@ -36,6 +42,7 @@ _LOSS = _of(
         "or settled <= self._announced_at\n",
         "\n",
     ),
+    ("a forged mark tells any number of lost events", "< stream.begin <= first + MAX_GAP", "< stream.begin"),
     ("a number that is due is a gap", "0 <= self.next < seq", "0 <= self.next <= seq"),
     ("a gap begins one too late", "self.next, seq - 1)", "self.next + 1, seq - 1)"),
     ("a gap ends with what came", "self.next, seq - 1)", "self.next, seq)"),
@@ -116,9 +123,19 @@ _DECODER = _of(
     ),
     ("malformed frames are not counted", "        self.malformed += 1\n", ""),
     (
+        "malformed frames of other topics are counted",
+        "            if self._concerns(fields):\n",
+        "            if True:\n",
+    ),
+    (
+        "malformed frames of no topic are not counted",
+        "        except Malformed:\n            return True\n",
+        "        except Malformed:\n            return False\n",
+    ),
+    (
         "what a filter rejects is kept",
-        "        elif stream.wanted:\n",
-        "        else:\n",
+        "        if not stream.wanted:\n            return\n",
+        "",
     ),
     (
         "frames without a stamp are numbered",
@@ -186,6 +203,11 @@ _WIRE = _of(
 
 _PATTERNS = _of(
     "protocol/patterns.py",
+    (
+        "wildcards of other systems are literal in brackets",
+        "all(choices) and _FOREIGN.isdisjoint(choices)",
+        "all(choices)",
+    ),
     ("a lone star is one segment", "[_ANY_DEPTH] if segments == [_ANY] else segments", "segments"),
     ("a name may have an empty segment", 'if "" in name.split("."):', "if False:"),
     ("a name may hold a bar", 'for char in "*()|":', 'for char in "*()":'),
@@ -261,4 +283,10 @@ _EVENT = _of(
     ("the end of a stamp is its time", 'rest.split(b".", 4)', 'rest.split(b".", 3)'),
 )
 
-MUTANTS = [*_EVENT, *_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_NULLS, *_POLICY, *_OPTIONS, *_TIMEOUTS]
+_SENTINELS = _of(
+    "protocol/sentinels.py",
+    ("a sentinel of epoch 0", "([1-9][0-9]{0,17})", "([0-9]{1,18})"),
+    ("a sentinel may go on", "_SENTINEL.fullmatch(", "_SENTINEL.match("),
+)
+
+MUTANTS = [*_EVENT, *_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_NULLS, *_SENTINELS, *_POLICY, *_OPTIONS, *_TIMEOUTS]

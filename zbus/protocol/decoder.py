@@ -20,7 +20,7 @@ from ..event import Event, Gap, Mismatch
 from .loss import MAX_GAP, Stream, Streams
 from .patterns import Matcher
 from .typed import Fit
-from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields
+from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields, decode_topic
 
 __all__ = ["Decoder"]
 
@@ -114,16 +114,26 @@ class Decoder:
         try:
             system, kind, stamp, events = decode_fields(fields)
         except Malformed as error:
-            self._reject(str(error))
+            if self._concerns(fields):
+                self._reject(str(error))
             return
         key = (system.encode(), kind.encode(), stamp.origin.encode())
         stream = self._streams.find(key) or self._streams.add(key)
+        if not stream.wanted:
+            return
         if stamp.origin and not self._account(stream, stamp, len(events)):
             self._reject(f"number {stamp.seq} is beyond what a stream can lose at once")
-        elif stream.wanted:
+        else:
             if not stamp.origin:
                 self._streams.uncounted += len(events)
             self._keep(events)
+
+    def _concerns(self, fields: list[bytes]) -> bool:
+        """Return whether a malformed frame counts: its topic is selected, or nobody can tell the topic."""
+        try:
+            return self.wants(*decode_topic(fields))
+        except Malformed:
+            return True
 
     def _account(self, stream: Stream, stamp: Stamp, events: int) -> bool:
         """Count what is missing before a frame (a mark has no events); return whether `seq` is plausible."""

@@ -153,13 +153,13 @@ class Streams:
         """Return the gap that a mark reveals before the number from which a stream was counted, if any.
 
         `settled` and `first` come from the mark's stamp. A mark that settled before this channel was
-        announced is for another one.
+        announced is for another one, and one that reveals more than `MAX_GAP` events is forged.
         """
         if (
             not stream.wanted
             or self._forgetful
             or settled <= self._announced_at
-            or not 0 < first < stream.begin
+            or not 0 < first < stream.begin <= first + MAX_GAP
         ):
             return None
         last, stream.begin = stream.begin - 1, first

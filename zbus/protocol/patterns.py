@@ -17,6 +17,7 @@ __all__ = ["ALIKE", "Matcher", "alike", "check_name", "check_text", "covers", "o
 
 _ANY = "*"
 _ANY_DEPTH = "**"
+_FOREIGN = {">", "#", "+"}  # wildcards of other systems
 # Alternatives multiply. If there would be more prefixes than this, they end before the bracket.
 _MAX_PREFIXES = 16
 _MAX_SAMPLES = 4096
@@ -143,7 +144,8 @@ def _segment(part: str, pattern: str, what: str) -> Segment:
         raise no("it has an empty segment, use single dots between words, or '**' for any depth")
     if part.startswith("(") and part.endswith(")"):
         choices = part[1:-1].split("|")
-        if all(choices) and not any(char in choice for choice in choices for char in "*()"):
+        literal = all(choices) and _FOREIGN.isdisjoint(choices)
+        if literal and not any(char in choice for choice in choices for char in "*()"):
             return frozenset(choices)
         raise no("a bracket lists whole literal segments, use '(a|b)'")
     if "*" in part:

@@ -41,6 +41,7 @@ __all__ = [
     "decode_data",
     "decode_fields",
     "decode_notice",
+    "decode_topic",
     "encode_batch",
     "encode_data",
     "encode_notice",
@@ -229,9 +230,7 @@ def decode(frame: bytes) -> Frame:
 
 def decode_fields(fields: list[bytes]) -> Frame:
     """Decode a frame that was split at its first four NULs, as `decode` does."""
-    if len(fields) < 5:
-        raise Malformed(f"{len(fields) - 1} separators where 4 are needed")
-    system, kind = _name(fields[0], "system"), _name(fields[1], "kind")
+    system, kind = decode_topic(fields)
     stamp = parse_stamp(fields[3])
     time = stamp.time / 1e6 if stamp.time >= 0 else None
     if fields[2]:
@@ -240,6 +239,17 @@ def decode_fields(fields: list[bytes]) -> Frame:
     else:
         events = decode_batch(system, kind, stamp.origin, stamp.seq, time, fields[4])
     return Frame(system, kind, stamp, events)
+
+
+def decode_topic(fields: list[bytes]) -> tuple[str, str]:
+    """Return the system and kind of a frame that was split at its first four NULs.
+
+    Raises:
+        Malformed: there are fewer NULs, or one of the two is not a name.
+    """
+    if len(fields) < 5:
+        raise Malformed(f"{len(fields) - 1} separators where 4 are needed")
+    return _name(fields[0], "system"), _name(fields[1], "kind")
 
 
 def decode_data(data: bytes) -> Any:

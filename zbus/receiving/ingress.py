@@ -35,6 +35,7 @@ from typing import Any
 import zmq
 
 from ..errors import Unavailable
+from ..protocol.sentinels import sentinel
 from ..protocol.wire import CONTROL, NOTICE
 from ..roster.directory import Entry, Roster, new_id
 from ..runtime.locks import TIMEOUT_MAX, Lock
@@ -43,15 +44,10 @@ from .capacity import Capacity
 from .forwarder import Forwarder
 from .notices import AnnouncedBytes, NoticeListener
 
-__all__ = ["Ingress", "sentinel"]
+__all__ = ["Ingress"]
 
 _PROBE_TIMEOUT = 10.0
 _UNDO_SECONDS = 1.0
-
-
-def sentinel(ident: str, epoch: int) -> bytes:
-    """Return the topic by which an ingress tells publishers that its `epoch` has reached them."""
-    return CONTROL + f"{ident}.{epoch}".encode()
 
 
 class Ingress:

@@ -19,13 +19,13 @@ all links of its socket.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
 
+from ..protocol.sentinels import parse_sentinel, sentinel
 from ..protocol.wire import CONTROL, FILLER
 from ..roster.directory import Entry, Roster, clock
 from ..runtime.context import LazyContext
@@ -47,8 +47,6 @@ NEVER = -1
 _CHECK_SECONDS = (0.005, 0.05)
 _CHECK_SHARE = 8
 _CHECKED_AT_ONCE = 4
-# The form of an entry's name. Peers may subscribe to anything, and `int` raises at more than 4,300 digits.
-_SENTINEL = re.compile(rb"([0-9a-f]{8,32})\.([0-9]{1,18})")
 
 
 class Full(Exception):
@@ -240,7 +238,7 @@ class Links:
         self.block = sends.get("block")
         self.drop = sends.get("drop")
         self._fillers = [
-            CONTROL + f"{link.entry.id}.{link.shown}".encode() + FILLER
+            sentinel(link.entry.id, link.shown) + FILLER
             for link in self._links.values()
             if link.lane.blocking and link.shown
         ]
@@ -303,11 +301,10 @@ class Links:
     def _note(self, change: bytes) -> None:
         if change[1:2] != CONTROL:
             return
-        sentinel = _SENTINEL.fullmatch(change, 2)
-        link = self._links.get(sentinel[1].decode()) if sentinel else None
-        if sentinel is None or link is None:
+        ident, epoch = parse_sentinel(change[1:]) or ("", 0)
+        link = self._links.get(ident)
+        if link is None:
             return
-        epoch = int(sentinel[2])
         if change[0]:
             self.joins += epoch > link.shown
             link.shown = max(link.shown, epoch)
