@@ -131,7 +131,7 @@ def test_clauses_are_numbered_in_order_and_references_name_one(page: Path, lette
         numbers = [int(number) for number in re.findall(rf"^\*\*{letter}(\d+)\.\*\*", section, re.M)]
         assert numbers == sorted(numbers)
         defined += numbers
-    assert sorted(defined) == list(range(1, len(defined) + 1))
+    assert len(set(defined)) == len(defined)
     for other in PAGES:
         for number in re.findall(rf"\b{letter}(\d+)\b", prose(other)):
             assert int(number) in defined, f"{name_of(other)} refers to {letter}{number}"
