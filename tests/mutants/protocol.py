@@ -289,4 +289,15 @@ _SENTINELS = _of(
     ("a sentinel may go on", "_SENTINEL.fullmatch(", "_SENTINEL.match("),
 )
 
-MUTANTS = [*_EVENT, *_LOSS, *_DECODER, *_WIRE, *_PATTERNS, *_NULLS, *_SENTINELS, *_POLICY, *_OPTIONS, *_TIMEOUTS]
+MUTANTS = [
+    *_EVENT,
+    *_LOSS,
+    *_DECODER,
+    *_WIRE,
+    *_PATTERNS,
+    *_NULLS,
+    *_SENTINELS,
+    *_POLICY,
+    *_OPTIONS,
+    *_TIMEOUTS,
+]
