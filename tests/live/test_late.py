@@ -27,11 +27,13 @@ def run(how: str) -> subprocess.CompletedProcess[str]:
 
 
 def numbers(sub: zbus.Subscription, count: int) -> list[Any]:
-    """Return the data of `count` events, or of as many as come."""
+    """Return the data of `count` events, or of as many as come; each tells when it was sent."""
     found = []
     try:
         while len(found) < count:
-            found.append(receive(sub).data)
+            evt = receive(sub)
+            assert evt.time is not None
+            found.append(evt.data)
     except zbus.Timeout:  # the caller will see what is missing
         pass
     return found

@@ -57,6 +57,22 @@ MUTANTS = [
         (_PEERS + "test_files_of_any_content_are_listed",),
     ),
     *(
+        Mutant(name, "cli/event_lines.py", old, new, ("unit/test_event_lines.py",))
+        for name, old, new in (
+            (
+                "zbus sub fails on a time that no calendar has",
+                "except (ValueError, OverflowError, OSError):",
+                "except KeyError:",
+            ),
+            (
+                "an event without a time is shown at the epoch",
+                '"-" if seconds is None else',
+                '"-" if seconds == -1 else',
+            ),
+            ("a line of JSON has no time", '        "time": evt.time,\n', ""),
+        )
+    ),
+    *(
         Mutant(name, f"cli/{file}.py", old, new, (_CLI + tests,))
         for name, file, old, new, tests in (
             (
