@@ -56,6 +56,7 @@ class Bus(BusBase[None], Sender[None]):
         send_timeout: float | None = SEND_TIMEOUT,
         join_timeout: float = JOIN_TIMEOUT,
         linger: float = LINGER,
+        coalesce: float | None = None,
     ) -> None:
         """Open the bus `name`. Nothing has to be started first.
 
@@ -75,6 +76,9 @@ class Bus(BusBase[None], Sender[None]):
             join_timeout: seconds that `send` waits for a new subscriber that does not respond, unless it is
                 merely slow. After that `send` goes on, and the subscriber is told what it missed.
             linger: seconds that `close` waits at most for subscribers to take what was sent.
+            coalesce: seconds that `send` may hold an event, so that events of one topic that follow each
+                other quickly travel as one frame, at a third of the cost; `None` or 0 holds none. An event
+                after a pause of a 20th of that goes at once.
 
         Raises:
             TypeError: an argument of the wrong type.
@@ -84,7 +88,7 @@ class Bus(BusBase[None], Sender[None]):
                 (descriptors, threads, memory). Retryable once there is room.
         """
         options = BusOptions(
-            policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger
+            policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger, coalesce
         )
         node = Node(name, dir, options, drive=run_blocking, try_seconds=TRY_SECONDS)
         BusBase.__init__(self, node)

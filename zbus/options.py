@@ -70,6 +70,7 @@ class BusOptions(NamedTuple):
     send_timeout: float | None = SEND_TIMEOUT
     join_timeout: float = JOIN_TIMEOUT
     linger: float = LINGER
+    coalesce: float | None = None
 
     def checked(self) -> BusOptions:
         """Return the same options with plain numbers; a `join_timeout` or `linger` of `None` is infinite.
@@ -86,6 +87,7 @@ class BusOptions(NamedTuple):
             send_timeout=check_timeout(self.send_timeout, "send_timeout"),
             join_timeout=check_timeout(self.join_timeout, "join_timeout"),
             linger=check_timeout(self.linger, "linger"),
+            coalesce=0.0 if self.coalesce is None else check_timeout(self.coalesce, "coalesce"),
         )
 
     def seconds(self, timeout: float | None = DEFAULT) -> float:

@@ -43,6 +43,7 @@ ALSO = {
     "event": {"typing_extensions"},  # of type checkers alone
     "protocol/decoder": {"collections", "orjson", "weakref"},
     "protocol/marks": {"collections"},
+    "protocol/rows": {"orjson"},
     "policy": {"tomllib", "os.PathLike"},
 }
 # Names of Python's own that begin with an underscore: of named tuples and of `os`, and two of `threading`.

@@ -41,6 +41,18 @@ class Bench:
     def zbus_many(self, d: str) -> Figures:
         return pair(("zbus_subscribe", d, 0), ("zbus_publish", d, self.events * 4, 0, 100))
 
+    def coalesced(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("coalesce_publish", d, self.events * 2, 1))
+
+    def coalesced_turns(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("coalesce_publish", d, self.events, 4))
+
+    def turns(self, d: str) -> Figures:
+        return pair(("zbus_subscribe", d, 0), ("turns_publish", d, self.events, 4))
+
+    def coalesced_latency(self, d: str) -> Figures:
+        return pair(("coalesce_pong", d), ("coalesce_ping", d, self.pings))
+
     def raw_large(self, d: str) -> Figures:
         end = f"ipc://{d}/raw"
         return pair(("raw_subscribe", end, MIB), ("raw_publish", end, self.large, MIB))
@@ -93,10 +105,14 @@ CASES = (
     "raw",
     "zbus",
     "zbus_many",
+    "coalesced",
+    "turns",
+    "coalesced_turns",
     "raw_large",
     "zbus_large",
     "raw_latency",
     "zbus_latency",
+    "coalesced_latency",
     "aio",
     "aio_latency",
     "one_thread",
@@ -128,8 +144,19 @@ def median(rows: list[Figures], figure: str) -> float:
 RATIOS = (
     ("send / iterate", "zbus", "rate", "raw", "events/s", 0.75, True),
     ("send_many of 100", "zbus_many", "rate", "raw", "events/s", 3.0, True),
+    ("send, coalesce=0.001", "coalesced", "rate", "raw", "events/s", 2.0, True),
+    ("the same, 4 topics in turn, over plain", "coalesced_turns", "rate", "turns", "events/s", 0.9, True),
     ("1 MiB bytes", "zbus_large", "rate", "raw_large", "events/s", 0.7, True),
     ("one-way latency p50", "zbus_latency", "p50_us", "raw_latency", "us", 1.5, False),
+    (
+        "latency p50, coalesce=0.001, over plain",
+        "coalesced_latency",
+        "p50_us",
+        "zbus_latency",
+        "us",
+        1.1,
+        False,
+    ),
     ("asyncio: iterate, over threads", "aio", "rate", "zbus", "events/s", 0.7, True),
     ("asyncio: latency p50, over threads", "aio_latency", "p50_us", "zbus_latency", "us", 1.5, False),
     ("send by 8 threads, over 1", "eight_threads", "sent_rate", "one_thread", "events/s", 0.8, True),

@@ -28,6 +28,7 @@ DATA = {
 }
 assert len(json.dumps(DATA, separators=(",", ":"))) == 100
 WARM_UP = 1000
+COALESCE = 0.001
 LARGE_QUEUE = 64  # events of 1 MiB; a thousand of them would be a gigabyte
 
 
@@ -163,6 +164,29 @@ def await_subscribers(directory: str, count: int) -> None:
         time.sleep(0.001)
 
 
+def coalesce_publish(directory: str, count: str, topics: str) -> None:
+    """Send with `coalesce` to some topics in turn; report the rate at which it does."""
+    import zbus
+
+    kinds = [KIND] if topics == "1" else [f"{KIND}.{number}" for number in range(int(topics))]
+    with zbus.Bus("bench", dir=directory, coalesce=COALESCE) as bus:
+        publish_in_turn(bus, directory, int(count), kinds)
+
+
+def turns_publish(directory: str, count: str, topics: str) -> None:
+    """Send to some topics in turn, without `coalesce`."""
+    with open_bus(directory) as bus:
+        publish_in_turn(bus, directory, int(count), [f"{KIND}.{number}" for number in range(int(topics))])
+
+
+def publish_in_turn(bus: Any, directory: str, count: int, kinds: list[str]) -> None:
+    await_subscribers(directory, 1)
+    for _ in range(count // len(kinds)):
+        for kind in kinds:
+            bus.send(SYSTEM, kind, PATH, DATA)
+    bus.send(SYSTEM, END, PATH)
+
+
 def zbus_publish(directory: str, count: str, size: str, batch: str) -> None:
     with open_bus(directory, size) as bus:
         await_subscribers(directory, 1)
@@ -195,22 +219,44 @@ def zbus_subscribe(directory: str, size: str) -> None:
 
 def zbus_ping(directory: str, count: str) -> None:
     with open_bus(directory) as bus:
-        events = iter(bus.subscribe("pong"))
-        await_subscribers(directory, 2)
+        ping(bus, directory, count)
 
-        def exchange(kind: str) -> None:
-            bus.send("ping", kind, PATH, DATA)
-            next(events)
 
-        time_exchanges(exchange, int(count))
+def coalesce_ping(directory: str, count: str) -> None:
+    import zbus
+
+    with zbus.Bus("bench", dir=directory, coalesce=COALESCE) as bus:
+        ping(bus, directory, count)
+
+
+def ping(bus: Any, directory: str, count: str) -> None:
+    events = iter(bus.subscribe("pong"))
+    await_subscribers(directory, 2)
+
+    def exchange(kind: str) -> None:
+        bus.send("ping", kind, PATH, DATA)
+        next(events)
+
+    time_exchanges(exchange, int(count))
 
 
 def zbus_pong(directory: str) -> None:
     with open_bus(directory) as bus:
-        for evt in bus.subscribe("ping"):
-            bus.send("pong", evt.kind, evt.path, evt.data)
-            if evt.kind == END:
-                break
+        pong(bus)
+
+
+def coalesce_pong(directory: str) -> None:
+    import zbus
+
+    with zbus.Bus("bench", dir=directory, coalesce=COALESCE) as bus:
+        pong(bus)
+
+
+def pong(bus: Any) -> None:
+    for evt in bus.subscribe("ping"):
+        bus.send("pong", evt.kind, evt.path, evt.data)
+        if evt.kind == END:
+            break
 
 
 def zbus_publish_threads(directory: str, count: str, threads: str) -> None:

@@ -84,10 +84,11 @@ class Bus(BusBase[Coroutine[Any, Any, None]]):
         send_timeout: float | None = SEND_TIMEOUT,
         join_timeout: float = JOIN_TIMEOUT,
         linger: float = LINGER,
+        coalesce: float | None = None,
     ) -> None:
         """Open the bus `name`; see `zbus.Bus` for the arguments and errors. It needs no event loop yet."""
         options = BusOptions(
-            policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger
+            policy, capacity, capacity_bytes, max_event_bytes, send_timeout, join_timeout, linger, coalesce
         )
         node = Node(name, dir, options, drive=_drive, try_seconds=0.0)
         super().__init__(node)

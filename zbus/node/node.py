@@ -8,7 +8,7 @@ part is created when it is first needed: a bus that only sends has no forwarder,
 
 The end of a node, in this order:
 
-1. `refuse`: every new call raises `Canceled`.
+1. `refuse`: every new call raises `Canceled`. What `coalesce` holds is handed over, until `linger` is over.
 2. `withdraw`: the ingresses leave the roster, so publishers that look next disconnect.
 3. The sending sockets close. libzmq still writes what they hold. Duplicates of their connections show when
    the peers have read it (`PendingConnections`).
@@ -51,7 +51,7 @@ from ..runtime.threads import sleep
 from ..sending.attempts import Attempts
 from ..sending.blockers import name_blockers
 from ..sending.exit_bus import ExitContext, FlushEachSend
-from ..sending.flush import FirstWrites, flushing
+from ..sending.flush import FirstWrites, flush_timeout_error, flushing
 from ..sending.links import Links
 from ..sending.publisher import Publisher
 from .channels import Channels
@@ -131,6 +131,7 @@ class Node(Generic[SendResult]):
             capacity_bytes=self.options.capacity_bytes,
             max_event_bytes=self.options.max_event_bytes,
             send_timeout=self.options.send_timeout,
+            coalesce=self.options.coalesce or 0.0,
             drive=drive,
             try_seconds=try_seconds,
             await_written=FirstWrites(self._context.threads).wait,
@@ -215,9 +216,19 @@ class Node(Generic[SendResult]):
         """Yield how long to wait until the peers have taken what was sent; see `Bus.flush`."""
         seconds = self.options.seconds(timeout)
         self._check_open()
-        return name_blockers(
-            flushing(self._context.threads(), self._links.idents, seconds), self._links.snapshot
-        )
+        coalescer = self.publisher.coalescer
+        if coalescer is not None and coalescer.rows and self.publisher.in_use_here:
+            why = "a signal handler cannot flush while its thread sends"
+            raise Unavailable(f"{why}: have a thread flush", retryable=True)
+        return name_blockers(self._flushing(seconds), self._links.snapshot)
+
+    def _flushing(self, seconds: float) -> Iterator[float]:
+        begun = time.monotonic()
+        if (coalescer := self.publisher.coalescer) is not None:
+            yield from coalescer.handing_over(begun + seconds)
+            if coalescer.rows:
+                raise flush_timeout_error(seconds)
+        yield from flushing(self._context.threads(), self._links.idents, seconds, begun)
 
     def hand_over(self, since: float) -> Callable[[], None]:
         """Wait until the peers have taken what was sent, and stop others from sending; see `lifecycle`.
@@ -227,7 +238,7 @@ class Node(Generic[SendResult]):
         resume = self.publisher.pause()
         seconds = max(0.0, since + self.options.linger - time.monotonic())
         with suppress(BaseException):  # a second Ctrl-C must not keep the process from exiting
-            for pause in flushing(self._context.threads(), self._links.idents, seconds):
+            for pause in self._flushing(seconds):
                 sleep(pause)
         return resume
 
@@ -268,11 +279,14 @@ class Node(Generic[SendResult]):
         self.publisher.refuse(self.closed)
 
     def _close_once(self) -> bool:
+        deadline = time.monotonic() + self.options.linger
+        self._refuse()
+        if (coalescer := self.publisher.coalescer) is not None:
+            for pause in coalescer.handing_over(deadline):
+                sleep(pause)
         with self._lock:
             if self._finished:
                 return True
-            deadline = time.monotonic() + self.options.linger
-            self._refuse()
             self._channels.withdraw()
             connections = self.publisher.close(deadline)
             if connections is None:

@@ -26,6 +26,7 @@ __all__ = [
     "Inexact",
     "count_references",
     "fragments_about",
+    "known_references",
     "parse_exactly",
     "unsendable",
     "verify",
@@ -67,6 +68,11 @@ def count_references() -> int:
         _no_fragments = known + _OWN_REFERENCES + 1  # one of the call
     else:  # orjson before 3.13, whose class is not counted: then every text is verified, which takes 0.5 us
         _no_fragments = -1
+    return _no_fragments
+
+
+def known_references() -> int:
+    """Return what `count_references` returned last."""
     return _no_fragments
 
 

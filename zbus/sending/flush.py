@@ -28,7 +28,10 @@ _OTHERWISE_BUSY = 20
 
 
 def flushing(
-    threads: IoThreads | None, idents: Callable[[], Collection[str]], seconds: float
+    threads: IoThreads | None,
+    idents: Callable[[], Collection[str]],
+    seconds: float,
+    begun: float | None = None,
 ) -> Iterator[float]:
     """Check until the peers have read everything that was sent; between checks yield how long to wait.
 
@@ -38,11 +41,12 @@ def flushing(
         threads: the I/O threads of the context; `None` if there are none yet, so that nothing was sent.
         idents: returns the ids of the linked ingresses.
         seconds: the timeout.
+        begun: since when (monotonic); now if `None`.
 
     Raises:
         Timeout: a peer has not read everything by then.
     """
-    deadline = time.monotonic() + seconds
+    deadline = (time.monotonic() if begun is None else begun) + seconds
     behind: list[int] = []
     pause, calm = _SOON_SECONDS, False
     while threads is not None:

@@ -19,6 +19,7 @@ all links of its socket.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -165,6 +166,14 @@ class Links:
         """
         for socket in self.sockets():
             socket.getsockopt(zmq.EVENTS)
+
+    def await_room(self) -> None:
+        """Wait until a peer has sent something, such as news of room, as long as `block` would wait."""
+        poll = select.poll()
+        for socket in self.sockets():
+            poll.register(socket.fileno(), select.POLLIN)
+        poll.poll(self._timeout_ms)
+        self.process_commands()
 
     def check_returned(self) -> None:
         """Note which joiners have answered since they were given up, and reconnect links that were cut."""

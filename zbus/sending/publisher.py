@@ -24,10 +24,11 @@ from ..roster.directory import Roster, clock
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from ..runtime.os_errors import map_os_errors
 from ..runtime.reports import emit_reports
-from ..runtime.threads import sleep
 from .attempts import Attempts, Unsent
 from .backlog import Backlog
 from .blockers import BUSY, JOINING, NO_ROOM, send_timeout_error
+from .coalescer import BEHIND, Coalescer
+from .crowd import Crowd
 from .exit_bus import ExitLock
 from .join_wait import MAX_TIMEOUTS
 from .linger import PendingConnections
@@ -47,11 +48,6 @@ _TURN_SECONDS = 0.005
 _ROOM_SECONDS = 0.5
 # The longest that the first send of a topic waits until the frame has left this process; likewise.
 _WRITE_SECONDS = 0.25
-# Threads that meet within _CROWD_SECONDS slow each other down. How long one of them sleeps, and how often in
-# a row.
-_CROWD_SECONDS = 0.005
-_YIELD_SECONDS = 0.002
-_MAX_YIELDS = 10
 
 _MAPPED = map_os_errors("send")
 
@@ -70,6 +66,7 @@ class Publisher(Generic[SendResult]):
         time: what the stamp of the next frame says of the time.
         small_bytes: larger frames are announced and counted.
         block, drop: send a frame to all `block` ingresses, and to all others; `None` if there are none.
+        coalescer: what holds events for a moment; `None` if this bus does not.
     """
 
     def __init__(
@@ -83,6 +80,7 @@ class Publisher(Generic[SendResult]):
         capacity_bytes: int,
         max_event_bytes: int,
         send_timeout: float | None,
+        coalesce: float,
         drive: Callable[[Attempts], SendResult],
         try_seconds: float,
         await_written: Callable[[float], None],
@@ -94,6 +92,7 @@ class Publisher(Generic[SendResult]):
             count_timeout: called when a send times out.
             capacity_bytes: how many bytes may wait for each subscriber.
             new_origin: returns a new origin to number events under, and publishes whose it is.
+            coalesce: how long an event may be held for others to travel with it; 0 for not at all.
             drive: drives the attempts of a send that cannot be done at once.
             try_seconds: how long one attempt may wait; 0 if the driver waits between attempts.
             await_written: waits until what was sent has left this process, for that many seconds at most.
@@ -107,7 +106,7 @@ class Publisher(Generic[SendResult]):
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         self.lock = Lock()
         self.sending = False
-        self._met = 0.0
+        self._crowd = Crowd()
         self._streams = Streams(new_origin)
         self.current = self._streams.current  # the very same dict: `send` saves a look-up
         self.token = roster.token
@@ -122,6 +121,7 @@ class Publisher(Generic[SendResult]):
         self._await_written = await_written
         self._flush_each = False
         self._first_frame = False  # whether the latest frame was the first of its topic, or since a settling
+        self.coalescer = Coalescer(self, coalesce, max_event_bytes) if coalesce else None
         links.wait_at_most(try_seconds)
 
     def drive(self, unsent: Unsent, timeout: float | None) -> SendResult:
@@ -129,19 +129,10 @@ class Publisher(Generic[SendResult]):
         return self._drive(self._attempts(unsent, timeout))
 
     def give_way(self) -> None:
-        """Sleep for a moment if threads keep meeting here, so that one of them can send at full speed.
-
-        Otherwise they pass the lock and the GIL back and forth for every event, which takes longer than the
-        send: eight threads together sent 0.4 of what one sends alone, and with this 0.9 (measured).
-        """
+        """Sleep for a moment if threads keep meeting here; see `Crowd`."""
         self._check_not_in_use()
-        now = time.monotonic()
-        before, self._met = self._met, now
-        if now - before < _CROWD_SECONDS and self._try_seconds:
-            for _ in range(_MAX_YIELDS):
-                sleep(_YIELD_SECONDS)
-                if not self.sending:
-                    return
+        if self._try_seconds:
+            self._crowd.give_way(lambda: self.sending)
 
     def _check_not_in_use(self) -> None:
         if self.in_use_here:
@@ -177,13 +168,28 @@ class Publisher(Generic[SendResult]):
         return count, self.drive(Unsent(system, kind, b"", body, count), timeout)
 
     def _transmit(self, unsent: Unsent) -> None:
-        """Send a frame under the lock; raise `zmq.Again` for want of room, `Full` while somebody joins."""
+        """Send what is held and then a frame; see `transmit`."""
+        if (coalescer := self.coalescer) is not None:
+            coalescer.transmit_or_wait(self._links.await_room)
+        self.transmit(unsent, self._emit_counted)
+
+    def transmit(
+        self, unsent: Unsent, emit: Callable[[bytes, Topic, int], None], *, held: bool = False
+    ) -> None:
+        """Send a frame by `emit`, under the lock.
+
+        What is `held` was accepted before, so it is sent even if the bus was closed meanwhile.
+
+        Raises:
+            Again: there is no room.
+            Full: somebody joins.
+        """
         if self._backlog.check_due and self._backlog.make_room(
             _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
         ):
             self.settled_token = NEVER
         if self.token[0] != self.settled_token:
-            self._settle()
+            self._settle(closed=held)
         system, kind, path, body, events = unsent
         try:
             topic = self.current[system][kind]
@@ -195,12 +201,15 @@ class Publisher(Generic[SendResult]):
         self._missed.send_marks()
         if (size := len(frame)) > self.small_bytes:
             self._backlog.announce(topic, system, kind, size)
-        self.emit(frame)
-        topic.seq += events
+        emit(frame, topic, events)
         topic.bytes += size
         if size > self.small_bytes:
             self._backlog.add(topic, size)
             self._links.pad(size)
+
+    def _emit_counted(self, frame: bytes, topic: Topic, events: int) -> None:
+        self.emit(frame)
+        topic.seq += events
 
     def admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
         """Announce and count a large frame of the fast path; return whether it may be sent there."""
@@ -241,13 +250,20 @@ class Publisher(Generic[SendResult]):
         """Return what was sent so far, and the busiest topics, at most so many. Any thread may call this."""
         return self._streams.numbers(most)
 
+    def topic(self, system: str, kind: str) -> Topic | None:
+        """Return a topic, or `None` if nothing was sent to it yet."""
+        return self._streams.get(system, kind)
+
     def sent(self) -> dict[tuple[str, str, str], int]:
-        """Return the number of the latest event of each stream."""
+        """Return the number of the latest event of each stream. What was held is sent first."""
         with self.lock:
+            if self.coalescer is not None:
+                self.coalescer.try_to_go()
             return self._streams.sent()
 
     def _attempts(self, unsent: Unsent, timeout: float | None) -> Attempts:
         """Try until the frame is sent or `timeout` is over."""
+        timeout = DEFAULT if timeout is BEHIND else timeout
         seconds = self._send_timeout if timeout is DEFAULT else check_timeout(timeout)
         begun = time.monotonic()
         deadline = begun + seconds
@@ -312,14 +328,14 @@ class Publisher(Generic[SendResult]):
         finally:
             self._links.wait_at_most(self._try_seconds)
 
-    def _settle(self) -> None:
-        if self._closed:
+    def _settle(self, *, closed: bool = False) -> None:
+        if self._closed and not closed:
             raise Canceled(self._closed)
         self.token = self._links.follow()
         known = self._links.settle(self._try_seconds)
-        if self._closed:  # by a signal handler, meanwhile
+        if self._closed and not closed:  # by a signal handler, meanwhile
             raise Canceled(self._closed)
-        self.settled_token = known
+        self.settled_token = NEVER if self._closed else known
         self._missed.update()
         self.current.clear()
         self.block, self.drop = self._links.block, self._links.drop
@@ -367,13 +383,15 @@ class Publisher(Generic[SendResult]):
     def _close(self, deadline: float) -> PendingConnections:
         self.token = memoryview(bytes(8)).cast("Q")  # that of the roster is about to be unmapped
         self.settled_token = NEVER
+        if self.coalescer is not None:
+            self.coalescer.close()
         self._missed.close()
         self.block = self.drop = None
         return self._links.close(deadline)
 
     def flush_each(self, await_written: Callable[[float], None], send_timeout: float) -> None:
         """Call `await_written` after each send. Called before the first one; see `exit_bus`."""
-        self._await_written, self._flush_each = await_written, True
+        self._await_written, self._flush_each, self.coalescer = await_written, True, None
         self._send_timeout, self.lock = min(self._send_timeout, send_timeout), ExitLock()
 
     def pause(self) -> Callable[[], None]:
@@ -385,3 +403,5 @@ class Publisher(Generic[SendResult]):
         """In a forked child: refuse every use, and touch nothing that belongs to the parent."""
         self.refuse(reason)
         self.lock = Lock()
+        if self.coalescer is not None:
+            self.coalescer.forget()

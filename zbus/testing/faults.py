@@ -74,12 +74,16 @@ class FaultyBus(Bus):
         """Call `send`, but drop what it sends. It takes a number all the same."""
         system, kind = plain(system), plain(kind)
         publisher = self.publisher
+        if (coalescer := publisher.coalescer) is not None:
+            coalescer.try_to_go()
+            publisher.coalescer = None
         vars(publisher)["emit"] = lambda _: None
         publisher.settled_token = NEVER  # so that `send` takes the long way, which calls `emit`
         try:
             count = send()
         finally:
             del vars(publisher)["emit"]
+            publisher.coalescer = coalescer
         topic = publisher.stream(system, kind)
         self.lost.setdefault(topic, publisher.sent()[topic] - count + 1)
 
