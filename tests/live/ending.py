@@ -135,5 +135,38 @@ def exits_amid_sends() -> None:
     os._exit(0)
 
 
+def held(how: str, count: str) -> None:
+    """End while events are held."""
+    bus = zbus.Bus(coalesce=3600)
+
+    def end_orderly(*_: object) -> None:
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end_orderly)
+    for number in range(int(count)):
+        bus.send("jobs", "done", "/1", number)
+    ends: dict[str, Callable[[], object]] = {
+        "close": bus.close,
+        "the end of the program": lambda: None,
+        "an error": lambda: 1 // 0,
+        "os._exit": lambda: os._exit(0),
+        "exec": lambda: os.execv("/bin/true", ["true"]),
+        "a handler of SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
+        "SIGKILL after a flush": lambda: (bus.flush(30), os.kill(os.getpid(), signal.SIGKILL)),
+    }
+    ends[how]()
+
+
+async def _held(count: int) -> None:
+    async with aio.Bus(coalesce=3600) as bus:
+        for number in range(count):
+            await bus.send("jobs", "done", "/1", number)
+
+
+def held_by_the_twin(count: str) -> None:
+    """The same on an event loop."""
+    asyncio.run(_held(int(count)))
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

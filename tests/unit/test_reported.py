@@ -20,6 +20,7 @@ SITES = {
     ("receiving/channel_base.py", "skipped {} malformed frames"),
     ("sending/links.py", "subscriber {} did not finish joining"),
     ("sending/links.py", "subscriber {} takes nothing"),
+    ("sending/coalescer.py", "{} events to {} {} could not be handed over"),
     ("roster/location.py", "XDG_RUNTIME_DIR={} belongs to user {}"),
     ("node/presence.py", "files of this process are missing"),
     ("node/presence.py", "files of this process were missing"),

@@ -273,6 +273,7 @@ class Node(Generic[SendResult]):
                 return self._close_once()
         finally:
             self._deferred.run()
+            emit_reports()
 
     def _refuse(self) -> None:
         self.closed = self.closed or f"the bus {self.name!r} is closed: open a new one"

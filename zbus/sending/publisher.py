@@ -176,13 +176,9 @@ class Publisher(Generic[SendResult]):
     def transmit(
         self, unsent: Unsent, emit: Callable[[bytes, Topic, int], None], *, held: bool = False
     ) -> None:
-        """Send a frame by `emit`, under the lock.
+        """Send a frame by `emit`, under the lock; raise `zmq.Again` for want of room, `Full` during joins.
 
         What is `held` was accepted before, so it is sent even if the bus was closed meanwhile.
-
-        Raises:
-            Again: there is no room.
-            Full: somebody joins.
         """
         if self._backlog.check_due and self._backlog.make_room(
             _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
