@@ -16,7 +16,7 @@ from zbus.protocol.wire import decode
 from zbus.runtime import housekeeping
 
 from .process import receive
-from .quiet import fill, quiet
+from .quiet import fill
 from .raw import RawSubscriber, joined
 
 # An event is held if the one before it is younger than a 20th of this, so here every one is that may be.
@@ -139,10 +139,9 @@ def test_a_stream_in_full_flow_does_not_wake_the_housekeeping_for_each_batch(
     with zbus.Bus(coalesce=LONG) as sender:
         hold(sender, 100 * ROWS)
         assert len(asked) == 1
-        sender.flush(30)
-        del asked[:]
-        assert quiet()
-        assert not asked
+        for number in range(100):  # nothing is held
+            sender.send("a", "cd"[number % 2], "/1", number)
+        assert len(asked) == 1
 
 
 BETWEEN = {

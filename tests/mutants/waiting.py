@@ -102,7 +102,7 @@ MUTANTS = [
     Mutant(
         "a batch has no way to be too large",
         "sending/publisher.py",
-        "            raise self._too_large(frame)",
+        "            raise too_large_error(len(frame), self._max)",
         "            pass",
         ("live/test_stamps.py::test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",),
     ),

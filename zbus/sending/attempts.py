@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import zmq
 
-__all__ = ["TRY_SECONDS", "Attempts", "Unsent", "run_blocking"]
+from ..errors import Invalid
+
+__all__ = ["TRY_SECONDS", "Attempts", "Unsent", "run_blocking", "too_large_error"]
 
 Attempts = Iterator[list[zmq.Socket[bytes]]]
 """Tries to send until it has worked or the timeout is over. After each failed attempt it yields the sockets
@@ -44,3 +46,13 @@ def run_blocking(attempts: Attempts) -> None:
     """Drive attempts that wait in themselves."""
     for _ in attempts:
         pass
+
+
+def too_large_error(size: int, limit: int) -> Invalid:
+    """Return the error of a send whose frame would have more than `limit` bytes."""
+    return Invalid(
+        f"the event has {size:,} bytes, more than max_event_bytes={limit:,}: send less, or raise the limit in"
+        " every process of this bus",
+        bytes=size,
+        limit=limit,
+    )

@@ -43,7 +43,7 @@ from .links import Full
 from .message import Message
 from .sockets import WOULD_BLOCK
 
-__all__ = ["BEHIND", "HELD", "Coalescer", "Holding"]
+__all__ = ["BEHIND", "HELD", "Coalescer", "EmitHeld", "Holding"]
 
 HELD: Any = object()
 """The event is held."""
@@ -68,6 +68,10 @@ _references = getrefcount
 _Fragment = Fragment
 
 
+EmitHeld = Callable[[bytes, Topic, int], None]
+"""Takes a frame, its topic, and how many events are in it; gives the frame to the sockets and counts them."""
+
+
 class Holding(Protocol):
     """What a coalescer needs of its publisher; see `Publisher`."""
 
@@ -85,8 +89,8 @@ class Holding(Protocol):
     def topic(self, system: str, kind: str) -> Topic | None:
         """Return a topic, or `None` if nothing was sent to it yet."""
 
-    def transmit(self, unsent: Unsent, emit: Callable[[bytes, Topic, int], None], *, held: bool) -> None:
-        """Send a frame by `emit`; raise `zmq.Again` or `Full` if that is not possible now."""
+    def transmit(self, unsent: Unsent, emit_held: EmitHeld) -> None:
+        """Send a frame by `emit_held`; raise `zmq.Again` or `Full` if that is not possible now."""
 
 
 class Coalescer:
@@ -219,7 +223,7 @@ class Coalescer:
             if self._frame is not None:
                 self._finish()
             if self.rows:
-                self._publisher.transmit(self._unsent(), self._emit, held=True)
+                self._publisher.transmit(self._unsent(), self._emit)
             self._since = None
         except BaseException:
             if self._frame is not None:  # an interrupt: others may send as soon as the lock is free

@@ -24,10 +24,10 @@ from ..roster.directory import Roster, clock
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from ..runtime.os_errors import map_os_errors
 from ..runtime.reports import emit_reports
-from .attempts import Attempts, Unsent
+from .attempts import Attempts, Unsent, too_large_error
 from .backlog import Backlog
 from .blockers import BUSY, JOINING, NO_ROOM, send_timeout_error
-from .coalescer import BEHIND, Coalescer
+from .coalescer import BEHIND, Coalescer, EmitHeld
 from .crowd import Crowd
 from .exit_bus import ExitLock
 from .join_wait import MAX_TIMEOUTS
@@ -171,21 +171,19 @@ class Publisher(Generic[SendResult]):
         """Send what is held and then a frame; see `transmit`."""
         if (coalescer := self.coalescer) is not None:
             coalescer.transmit_or_wait(self._links.await_room)
-        self.transmit(unsent, self._emit_counted)
+        self.transmit(unsent)
 
-    def transmit(
-        self, unsent: Unsent, emit: Callable[[bytes, Topic, int], None], *, held: bool = False
-    ) -> None:
-        """Send a frame by `emit`, under the lock; raise `zmq.Again` for want of room, `Full` during joins.
+    def transmit(self, unsent: Unsent, emit_held: EmitHeld | None = None) -> None:
+        """Send a frame under the lock; raise `zmq.Again` for want of room, `Full` while somebody joins.
 
-        What is `held` was accepted before, so it is sent even if the bus was closed meanwhile.
+        What was held is sent by `emit_held`, and even if the bus was closed meanwhile.
         """
         if self._backlog.check_due and self._backlog.make_room(
             _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
         ):
             self.settled_token = NEVER
         if self.token[0] != self.settled_token:
-            self._settle(closed=held)
+            self._settle(closed=emit_held is not None)
         system, kind, path, body, events = unsent
         try:
             topic = self.current[system][kind]
@@ -193,19 +191,19 @@ class Publisher(Generic[SendResult]):
             topic = self._bring_up_to_date(system, kind)
         frame = topic.template % (path, topic.seq + 1, self.time.read(), body)
         if len(frame) > self._max:
-            raise self._too_large(frame)
+            raise too_large_error(len(frame), self._max)
         self._missed.send_marks()
         if (size := len(frame)) > self.small_bytes:
             self._backlog.announce(topic, system, kind, size)
-        emit(frame, topic, events)
+        if emit_held is not None:
+            emit_held(frame, topic, events)
+        else:
+            self.emit(frame)
+            topic.seq += events
         topic.bytes += size
         if size > self.small_bytes:
             self._backlog.add(topic, size)
             self._links.pad(size)
-
-    def _emit_counted(self, frame: bytes, topic: Topic, events: int) -> None:
-        self.emit(frame)
-        topic.seq += events
 
     def admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
         """Announce and count a large frame of the fast path; return whether it may be sent there."""
@@ -352,14 +350,6 @@ class Publisher(Generic[SendResult]):
         if self.token[0] != self.settled_token:
             self._settle()
         return self._streams.add(system, kind, born)
-
-    def _too_large(self, frame: bytes) -> Invalid:
-        return Invalid(
-            f"the event has {len(frame):,} bytes, more than max_event_bytes={self._max:,}: send less, or"
-            " raise the limit in every process of this bus",
-            bytes=len(frame),
-            limit=self._max,
-        )
 
     @property
     def in_use_here(self) -> bool:
