@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 __all__ = ["Holdings", "leftovers", "strangers"]
 
-_HEADER_BYTES = 128  # of a member file, before its JSON
+_HEADER_BYTES, _TEXT_END = 128, 65_536  # of a member file: between them is its JSON, which ends with a NUL
 _PATIENCE = 10.0
 _LOOK_SECONDS = 0.05
 _GROWTH_KIB = 32 * 1024
@@ -63,8 +63,10 @@ def _pid(path: Path) -> int:
     """Return whose member file or entry this is; 0 if it is neither."""
     if path.suffix not in (".member", ".drop", ".block"):
         return 0
-    raw = path.read_bytes()
-    return int(json.loads(raw[_HEADER_BYTES:] if path.suffix == ".member" else raw)["pid"])
+    raw = path.read_bytes()[:_TEXT_END]
+    return int(
+        json.loads(raw[_HEADER_BYTES:].partition(b"\0")[0] if path.suffix == ".member" else raw)["pid"]
+    )
 
 
 def strangers(living: set[int]) -> list[str]:
