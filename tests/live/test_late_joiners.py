@@ -230,6 +230,15 @@ def test_a_stopped_block_joiner_holds_its_publishers_which_say_who_it_is(spawn: 
         assert late.end() == 0
 
 
+def test_closing_does_not_wait_for_a_listener_that_never_answered(zbus_dir: str, silent: Silent) -> None:
+    bus = zbus.Bus(dir=zbus_dir, join_timeout=0.1, linger=60)
+    silent.add()
+    bus.send("a", "b", "/1")
+    begun = time.monotonic()
+    bus.close()
+    assert time.monotonic() - begun < 30
+
+
 def test_a_send_keeps_to_its_timeout_whoever_joins(zbus_dir: str, silent: Silent) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=30) as bus:
         silent.add()

@@ -109,6 +109,13 @@ MUTANTS = [
         (_LINKS + "test_the_end_of_the_last_sentinel_is_that_of_the_connection",),
     ),
     Mutant(
+        "closing waits for those who never answered",
+        "sending/links.py",
+        " if link.shown or link.unread is not None\n",
+        "\n",
+        ("tests/live/test_late_joiners.py::test_closing_does_not_wait_for_a_listener_that_never_answered",),
+    ),
+    Mutant(
         "any number is taken for an epoch",
         "protocol/sentinels.py",
         "([1-9][0-9]{0,17})",

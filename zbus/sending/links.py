@@ -377,7 +377,10 @@ class Links:
             The connections. Wait for them and close them once the context has ended.
         """
         self.block = self.drop = None
-        connections = PendingConnections(self.idents())
+        # Nothing was sent to who never showed a sentinel, and who never reads would hold up the end.
+        connections = PendingConnections(
+            ident for ident, link in self._links.items() if link.shown or link.unread is not None
+        )
         for link in self._links.values():
             if link.unread is not None:
                 link.unread.close()
