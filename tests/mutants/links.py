@@ -113,7 +113,7 @@ MUTANTS = [
         "sending/links.py",
         " if link.shown or link.unread is not None\n",
         "\n",
-        ("tests/live/test_late_joiners.py::test_closing_does_not_wait_for_a_listener_that_never_answered",),
+        ("live/test_late_joiners.py::test_closing_does_not_wait_for_a_listener_that_never_answered",),
     ),
     Mutant(
         "any number is taken for an epoch",
