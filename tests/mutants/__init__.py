@@ -7,6 +7,7 @@ a line of which there is a mutant changes that too.
 from __future__ import annotations
 
 from . import (
+    coalescing,
     directory,
     links,
     process,
@@ -26,6 +27,7 @@ __all__ = ["MUTANTS"]
 MUTANTS: list[Mutant] = [
     *receiving.MUTANTS,
     *sending.MUTANTS,
+    *coalescing.MUTANTS,
     *links.MUTANTS,
     *directory.MUTANTS,
     *process.MUTANTS,

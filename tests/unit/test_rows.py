@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 import zbus
-from zbus.protocol.rows import MAX_ROWS_BYTES, batch_of, check_row, event_of, room_for
+from zbus.protocol.rows import MAX_ROWS_BYTES, batch_of, check_row, event_of, maybe_deep, room_for
 from zbus.protocol.wire import Stamp, decode, encode_data, frame_template
 
 STAMP = Stamp("0123456789abcdef", 0, 2**63, 2**63, 10**18)
@@ -92,3 +92,10 @@ def test_a_batch_keeps_to_the_limit_whatever_its_stamp(name: str, limit: int) ->
 
 def test_there_is_no_room_below_a_tiny_limit() -> None:
     assert room_for("a", "b", 150) == 0
+
+
+@pytest.mark.parametrize(("depth", "deep"), [(900, False), (1022, True), (1024, True)])
+def test_only_text_of_many_levels_may_be_too_deep(depth: int, deep: bool) -> None:
+    row = row_of("/1", orjson.Fragment(b"[" * depth + b"]" * depth))
+    assert maybe_deep(row) == deep
+    assert deep or decode(frame_template("a", "b", STAMP) % (b"", 7, b"1", batch_of([row]))).events

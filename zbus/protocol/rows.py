@@ -13,12 +13,14 @@ import orjson
 
 from .wire import check_data
 
-__all__ = ["MAX_ROWS", "MAX_ROWS_BYTES", "batch_of", "check_row", "event_of", "room_for"]
+__all__ = ["MAX_ROWS", "MAX_ROWS_BYTES", "batch_of", "check_row", "event_of", "maybe_deep", "room_for"]
 
 MAX_ROWS = 128
 MAX_ROWS_BYTES = 65_536
 """When a batch is full. More would hardly be cheaper: 128 small rows share 1.5 µs."""
 
+# A receiver takes 1,024 levels (W51), of which a batch has two. Only fragments can be that deep.
+_DEEP = 1000
 # What a frame has beside names and rows: separators, brackets, the stamp with its longest numbers.
 _OVERHEAD_BYTES = 192
 
@@ -33,6 +35,11 @@ def check_row(path: str, data: Any, row: bytes) -> None:
     """Raise as `encode_data` does if `row`, which orjson made of the two, says something else."""
     if data is not None:
         check_data(data, _text(path, row))
+
+
+def maybe_deep(row: bytes) -> bool:
+    """Return whether a row may be nested too deep for a batch."""
+    return row.count(b"[") + row.count(b"{") >= _DEEP
 
 
 def event_of(row: bytes) -> tuple[bytes, bytes]:

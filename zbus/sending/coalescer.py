@@ -34,7 +34,7 @@ from ..options import DEFAULT
 from ..protocol.exact import Fragment, known_references
 from ..protocol.marks import Topic
 from ..protocol.patterns import ALIKE, plain
-from ..protocol.rows import MAX_ROWS, batch_of, check_row, event_of, room_for
+from ..protocol.rows import MAX_ROWS, batch_of, check_row, event_of, maybe_deep, room_for
 from ..runtime import housekeeping
 from ..runtime.locks import Lock
 from ..runtime.reports import report
@@ -98,6 +98,7 @@ class Coalescer:
 
     Attributes:
         rows: the events that are held, encoded; all of one topic.
+        topic: that of the event before, in a tuple of its own. It is a hint, which no lock guards.
     """
 
     def __init__(self, publisher: Holding, seconds: float, max_event_bytes: int) -> None:
@@ -108,9 +109,10 @@ class Coalescer:
         self._soon = seconds / _EXPECTED_ROWS
         self._max = max_event_bytes
         self._no_fragments = known_references()
-        # The event before: its topic, in a tuple of its own, and when it came. These are hints.
-        self._topic: tuple[Any, Any] = ("", "")
-        self._before = -inf
+        self.topic: tuple[Any, Any] = ("", "")
+        self._before = (
+            -inf
+        )  # when an event last came right after one of its topic; the one before is as young
         # What is held: its topic; the same as long as rows may be added; for how many bytes there is room;
         # since when.
         self._key: tuple[Any, Any] = ("", "")
@@ -133,22 +135,32 @@ class Coalescer:
         Raises:
             Invalid: JSON cannot carry the data. All other bad arguments are left to `send`.
         """
-        topic = self._topic
-        if (system is not topic[0] or kind is not topic[1]) and not _same(topic, system, kind):
-            self._topic, self._before = (system, kind), -inf  # so only the next one needs to know the time
-            return self._pass(timeout) if self.rows else timeout
+        topic = self.topic
+        # Nearly always it is the very object, or another text. Only `str` may be asked whether it is equal.
+        if (kind is not topic[1] or system is not topic[0]) and (
+            kind.__class__ is not str
+            or topic[1].__class__ is not str
+            or kind != topic[1]
+            or system.__class__ is not str
+            or topic[0].__class__ is not str
+            or system != topic[0]
+        ):
+            self.topic = system, kind
+            return self.let_pass(timeout) if self.rows else timeout
         now = _monotonic()
         before, self._before = self._before, now
         if now - before > self._soon or timeout is not DEFAULT or path.__class__ is not str:
-            return self._pass(timeout) if self.rows else timeout
+            return self.let_pass(timeout) if self.rows else timeout
         try:
             row = _dumps((path, data))
         except TypeError:
-            return self._pass(timeout) if self.rows else timeout
+            return self.let_pass(timeout) if self.rows else timeout
         if not path or "\0" in path:
             return timeout
         if row.rpartition(b"null")[1] or _references(_Fragment) != self._no_fragments:
             check_row(path, data, row)
+            if maybe_deep(row):
+                return self.let_pass(timeout) if self.rows else timeout
         size = len(row) + 1
         # From here to the append there is no call, so no other thread and no interrupt comes in between.
         if topic is self._open and (room := self._room - size) >= 0:
@@ -160,7 +172,7 @@ class Coalescer:
             return HELD
         return self._under_lock(self._begin, topic, row, size, now)
 
-    def _pass(self, timeout: Any) -> Any:
+    def let_pass(self, timeout: Any) -> Any:
         """Send what is held before an event that is not; return with which timeout to send that."""
         if timeout is not DEFAULT:
             return timeout  # it takes the long way anyway
@@ -334,12 +346,3 @@ class Coalescer:
     def forget(self) -> None:
         """Hold nothing any more."""
         self.rows, self._frame, self._open, self._since = [], None, None, None
-
-
-def _same(topic: tuple[Any, Any], system: Any, kind: Any) -> bool:
-    """Return whether these other objects are the same topic."""
-    return (
-        system.__class__ is str is kind.__class__
-        and topic[0].__class__ is str is topic[1].__class__
-        and (system, kind) == topic
-    )

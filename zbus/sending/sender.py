@@ -60,8 +60,10 @@ class Sender(Generic[SendResult]):
         # cannot be done here, the publisher does; then this returns what its driver returns.
         publisher = self._publisher
         if (coalescer := publisher.coalescer) is not None:
-            timeout = coalescer.hold(system, kind, path, data, timeout)
-            if timeout is HELD:
+            known = coalescer.topic[1]
+            if kind.__class__ is known.__class__ is str and kind != known and not coalescer.rows:
+                coalescer.topic = system, kind  # for topics in turn, the call of `hold` would take 70 ns more
+            elif (timeout := coalescer.hold(system, kind, path, data, timeout)) is HELD:
                 return None
         try:
             body = _dumps(data)
