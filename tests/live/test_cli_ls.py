@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from rich.cells import cell_len
 import zbus
 
 from .cli import SECONDS, ZBUS, ended, on_a_terminal, run, subscribed
-from .process import directory
+from .numbers import numbers
+from .process import directory, receive
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -196,3 +198,41 @@ def test_a_directory_that_cannot_be_read_is_an_error(zbus_dir: str) -> None:
     assert (refused.stdout, refused.returncode) == ("", 1)
     assert refused.stderr.startswith(f"zbus: cannot list {place}: permission denied: ")
     assert refused.stderr.count("\n") == 1
+
+
+def test_ls_shows_what_a_member_has_sent_and_received() -> None:
+    with zbus.Bus() as bus, bus.subscribe("a") as sub:
+        for number in range(3):
+            bus.send("a", "b", "/1", number)
+            assert receive(sub).data == number
+        numbers(lambda it: it.received == it.events == 3)
+        [member, _] = table(run("ls").stdout)
+        [told, _] = json.loads(run("ls", "--json").stdout)
+    assert member["PATTERNS, TOTALS"] == "sent 3, received 3"
+    assert [told["numbers"][name] for name in ("events", "received", "topics", "channels")] == [3, 3, 1, 1]
+    assert told["numbers"]["by_topic"][0]["kind"] == "b"
+
+
+def test_ls_looks_twice_for_rates() -> None:
+    with zbus.Bus() as bus, bus.subscribe("a") as sub, ThreadPoolExecutor() as pool:
+        listing = pool.submit(run, "ls", "--rates", "1.5", "--json")
+        sent = 0
+        while not listing.done():
+            bus.send("a", "b", "/1", sent)
+            assert receive(sub).data == sent
+            sent += 1
+        [told, _] = json.loads(listing.result().stdout)
+        assert told["rates"]["events"] > 0
+        assert told["rates"]["by_topic"][0]["events"] > 0
+        assert told["rates"]["by_channel"][0]["received"] > 0
+        assert told["rates"]["by_channel"][0]["bytes"] > 0
+        shown = run("ls", "--rates", "1").stdout.splitlines()
+    assert shown[0].split()[:3] == ["PROCESS", "PID", "OUT/S"]
+    assert any(line.startswith("< a ") for line in shown)
+
+
+def test_rates_of_nobody_are_no_error_and_need_no_second_look(zbus_dir: str) -> None:
+    empty = run("ls", "--rates", "3600")
+    assert (empty.stdout, empty.returncode) == ("", 0)
+    assert empty.stderr.startswith(f"zbus: nobody is on bus default in {zbus_dir}")
+    assert run("ls", "--rates", "0.5").returncode == 2

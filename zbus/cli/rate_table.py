@@ -19,6 +19,7 @@ _GAP = "  "
 _NAME = "PROCESS"
 _LEAST_NAME = 16
 _ROWS_SHOWN = 10
+_PREFIXES = "kMGTPEZY"
 
 Row = tuple[str, list[str]]
 
@@ -94,28 +95,32 @@ def _count(value: float) -> str:
     """Return a number of events in at most six characters."""
     if value < 10 and value != int(value):
         return f"{value:.1f}"
-    return f"{value:,.0f}" if value < 99_999.5 else _scaled(value, ("k", "M", "G", "T"))
+    return f"{value:,.0f}" if value < 99_999.5 else _scaled(value, "")
 
 
 def _size(value: float | None) -> str:
     """Return a number of bytes in at most seven characters."""
     if value is None:
         return "-"
-    return f"{value:.0f} B" if value < 999.5 else _scaled(value, (" kB", " MB", " GB", " TB"))
+    return f"{value:.0f} B" if value < 999.5 else _scaled(value, "B")
 
 
-def _scaled(value: float, units: tuple[str, ...]) -> str:
-    for unit in units:
-        value /= 1000
-        if value < 999.5 or unit == units[-1]:
-            return f"{value:.1f}{unit}" if value < 99.95 else f"{value:.0f}{unit}"
-    raise AssertionError("the last unit takes everything")
+def _scaled(value: float, unit: str) -> str:
+    scaled = value
+    for prefix in _PREFIXES:
+        scaled /= 1000
+        if scaled < 999.5:
+            digits = f"{scaled:.1f}" if scaled < 99.95 else f"{scaled:.0f}"
+            return f"{digits} {prefix}{unit}" if unit else digits + prefix
+    return f"{value:.0e}"  # nobody is so fast, but anybody may write so
 
 
 def _age(seconds: float | None) -> str:
     """Return an age in at most seven characters."""
     if seconds is None:
         return "-"
-    if seconds < 99.95:
-        return "0" if not seconds else f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 99_999 else f"{seconds / 86_400:.0f} d"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms" if seconds else "0"
+    if seconds < 99_999.5:
+        return f"{seconds:.1f} s" if seconds < 99.95 else f"{seconds:.0f} s"
+    return f"{seconds / 86_400:.0f} d" if seconds < 8e9 else f"{seconds:.0e}s"

@@ -15,6 +15,7 @@ from .source import Source
 __all__ = ["Observer"]
 
 _LEAST_AGE = 0.001
+_MOST = 2**64 - 1
 
 
 class Observer:
@@ -34,7 +35,7 @@ class Observer:
         self._received = received
         seen: dict[str, int | float] = {
             "received": received,
-            "lost": decoder.lost,
+            "lost": min(decoder.lost, _MOST),  # a forger can make it grow
             "malformed": decoder.malformed,
             "superseded": self._source.superseded,
             "mismatched": decoder.mismatched,

@@ -1,0 +1,131 @@
+"""How long the oldest unread event of a channel has waited, as another process is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import zbus
+from zbus import aio
+
+from .numbers import looks, numbers
+from .process import LIMIT, Spawn, receive
+from .quiet import read_all
+from .test_foreign import Foreign
+
+
+def unread(found: zbus.Numbers, least: float = 0.0) -> bool:
+    """Return whether the only channel has events that have waited for so long."""
+    [row] = found.by_channel
+    return row.unread is not None and row.unread > least
+
+
+@pytest.fixture
+def sub(bus: zbus.Bus) -> zbus.Subscription:
+    return bus.subscribe("a")
+
+
+@pytest.fixture
+def foreign(sub: zbus.Subscription, zbus_dir: str) -> Iterator[Foreign]:
+    peer = Foreign(zbus_dir)
+    yield peer
+    peer.close()
+
+
+def test_what_nobody_reads_waits_longer_and_longer(bus: zbus.Bus, sub: zbus.Subscription) -> None:
+    assert not unread(numbers(lambda it: it.channels == 1))
+    bus.send("a", "b", "/1", 1)
+    numbers(lambda it: unread(it, 2.0))
+    assert receive(sub).data == 1
+    assert read_all(sub) == []
+
+
+def test_a_reader_that_waits_has_nothing_unread(bus: zbus.Bus, sub: zbus.Subscription) -> None:
+    reader = threading.Thread(target=lambda: [*sub])
+    reader.start()
+    bus.send("a", "b", "/1", 1)
+    numbers(lambda it: it.received == 1 and not unread(it))
+    sub.close()
+    reader.join(LIMIT)
+
+
+def test_the_rest_of_a_batch_is_unread(bus: zbus.Bus, sub: zbus.Subscription) -> None:
+    bus.send_many("a", "b", [("/1", number) for number in range(3)])
+    assert receive(sub).data == 0
+    numbers(lambda it: unread(it, 1.0))
+    assert [receive(sub).data for _ in range(2)] == [1, 2]
+
+
+def test_a_frame_that_was_taken_tells_how_late_its_reader_is(
+    foreign: Foreign, sub: zbus.Subscription
+) -> None:
+    sent = time.time() - 1_000
+    for number in range(1, 101):
+        stamp = f"0123abcd.{number}...{'.'}{sent * 1e6:.0f}"
+        foreign.socket.send(f"a\0b\0/1\0{stamp}\0{number}".encode())
+    for number in range(1, 51):
+        assert receive(sub).data == number
+    found = numbers(lambda it: it.received == 50 and unread(it, 999.0))
+    assert found.by_channel[0].unread is not None
+    assert found.by_channel[0].unread < 1_000 + LIMIT
+    assert len(read_all(sub)) == 50
+
+
+def test_large_frames_tell_it_too(foreign: Foreign, sub: zbus.Subscription) -> None:
+    sent = time.time() - 1_000
+    foreign.socket.send(b"\xff!a\0b\x00100000")
+    for number in range(1, 11):
+        stamp = f"0123abcd.{number}....{sent * 1e6:.0f}"
+        foreign.socket.send(f"a\0b\0/1\0{stamp}\0".encode() + b'"%b"' % (b"x" * 5_000))
+    while not sub.channel()._source.queue.counts:
+        time.sleep(0.001)
+    for _ in range(5):
+        receive(sub)
+    numbers(lambda it: it.received == 5 and unread(it, 999.0))
+    assert len(read_all(sub)) == 5
+
+
+def test_a_reader_whose_frames_tell_no_time_is_unread_once_it_stops(
+    foreign: Foreign, sub: zbus.Subscription
+) -> None:
+    for number in range(10):
+        foreign.socket.send(f"a\0b\0/1\0\0{number}".encode())
+    assert receive(sub).data == 0
+    numbers(lambda it: it.received == 1 and unread(it, 1.0))
+    assert len(read_all(sub)) == 9
+
+
+def test_the_oldest_event_of_latest_tells_exactly_how_long_it_has_waited(bus: zbus.Bus) -> None:
+    sub = bus.subscribe("a", overflow="latest")
+    bus.send("a", "b", "/1", 1)
+    bus.send("a", "b", "/2", 1)
+    [first] = [evt for evt, _ in [*sub.channel()._source._events.values()][:1]] or [None]
+    found = numbers(lambda it: it.received == 2 and unread(it, 2.0))
+    assert found.by_channel[0].unread is not None
+    if first is not None and first.time is not None:
+        assert found.by_channel[0].unread <= found.time - first.time + 0.1
+    assert [receive(sub).data for _ in range(2)] == [1, 1]
+    assert not unread(numbers(lambda it: not unread(it)))
+
+
+def test_a_task_that_waits_is_woken_though_somebody_has_looked(zbus_dir: str, spawn: Spawn) -> None:
+    """A look at its socket would take away what the loop sleeps on."""
+    sender = spawn("sender").ready()
+
+    async def main() -> None:
+        async with aio.Bus(dir=zbus_dir) as bus, await bus.subscribe("a") as sub:
+            task = asyncio.create_task(sub.channel().receive())
+            while sub.channel()._source.waker is None:
+                await asyncio.sleep(0)
+            with looks() as wait:
+                sender.tell("a 1")  # and this thread, which runs the loop, stands still
+                assert sender.hear()["sent"] == 1
+                numbers(lambda it: unread(it, 1.0))
+                wait(1)
+            assert (await asyncio.wait_for(task, LIMIT)).event is not None
+
+    asyncio.run(main())
