@@ -51,6 +51,18 @@ def test_bytes_are_those_of_the_frames(bus: zbus.Bus, zbus_dir: str) -> None:
     }
 
 
+def test_what_coalesce_holds_counts_when_it_goes(zbus_dir: str) -> None:
+    with zbus.Bus(dir=zbus_dir, coalesce=0.01) as bus, joined(zbus_dir, b"a\0") as raw:
+        for number in range(1_000):
+            bus.send("a", "b", "/1", number)
+        bus.flush(timeout=LIMIT)
+        found = numbers(lambda it: it.events == 1_000)
+        sizes = 0
+        while sizes < found.bytes:
+            sizes += len(raw.receive())
+    assert sizes == found.bytes
+
+
 def test_an_event_that_went_to_nobody_is_not_counted(bus: zbus.Bus) -> None:
     _full = bus.subscribe("a", overflow="block", capacity=2)
     sent = 0

@@ -10,6 +10,7 @@ from . import (
     coalescing,
     directory,
     links,
+    numbers,
     process,
     protocol,
     receiving,
@@ -37,4 +38,5 @@ MUTANTS: list[Mutant] = [
     *surroundings.MUTANTS,
     *seeing.MUTANTS,
     *users.MUTANTS,
+    *numbers.MUTANTS,
 ]

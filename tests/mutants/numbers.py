@@ -1,0 +1,207 @@
+"""Faults in live numbers: what is counted, how it is published, who is disturbed."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_RECEIVED = ("unit/test_received.py",)
+_OBSERVER = ("unit/test_observer.py",)
+_VECTORS = ("conformance/test_numbers.py",)
+_RATES = ("unit/test_rates.py",)
+_LIVE = "live/test_numbers.py::"
+_FILE = "live/test_numbers_file.py::"
+_UNREAD = "live/test_unread.py::"
+
+MUTANTS = [
+    Mutant(
+        "a frame without a number is not received",
+        "protocol/decoder.py",
+        "            if not stamp.origin:\n                self._streams.uncounted += len(events)\n",
+        "",
+        _RECEIVED,
+    ),
+    Mutant(
+        "what a forgotten stream has received is forgotten",
+        "protocol/loss.py",
+        "        self.uncounted += _passed(self._old)\n",
+        "",
+        _RECEIVED,
+    ),
+    Mutant(
+        "the short cut counts on a stream that is forgotten",
+        "protocol/loss.py",
+        "            stream.begin_at(-1)\n        self.changes",
+        "            pass\n        self.changes",
+        _RECEIVED,
+    ),
+    Mutant(
+        "a publisher that begins again takes its count with it",
+        "protocol/loss.py",
+        "            self.uncounted += max(0, stream.next - seq) * stream.wanted\n",
+        "",
+        _RECEIVED,
+    ),
+    Mutant(
+        "a look may fall into the middle of a frame",
+        "protocol/loss.py",
+        "if changes == self.changes and not changes % 2 else None",
+        "if changes == self.changes else None",
+        _RECEIVED,
+    ),
+    Mutant(
+        "an interrupt ends the counting",
+        "protocol/decoder.py",
+        "self._streams.changes |= 1  #",
+        "self._streams.changes += 1  #",
+        _RECEIVED,
+    ),
+    Mutant(
+        "what is lost counts as received",
+        "protocol/decoder.py",
+        "return passed - lost",
+        "return passed",
+        _RECEIVED,
+    ),
+    Mutant(
+        "bytes of the fast path are not counted",
+        "sending/sender.py",
+        "                        topic.bytes += size\n",
+        "",
+        (_LIVE + "test_bytes_are_those_of_the_frames",),
+    ),
+    Mutant(
+        "bytes of the long way are not counted",
+        "sending/publisher.py",
+        "        topic.bytes += size\n",
+        "",
+        (_LIVE + "test_bytes_are_those_of_the_frames",),
+    ),
+    Mutant(
+        "a new origin begins the totals again",
+        "sending/streams.py",
+        "        topics.before = self.totals()\n",
+        "",
+        (_LIVE + "test_a_new_origin_begins_a_new_table_and_the_totals_go_on",),
+    ),
+    Mutant(
+        "the number goes before the table",
+        "roster/numbers.py",
+        "    data = len(text)",
+        "    os.pwrite(fd, number.to_bytes(8, 'little'), _LATEST_OFFSET)\n    data = len(text)",
+        (_FILE + "test_a_reader_never_sees_half_a_table",),
+    ),
+    Mutant(
+        "there is one slot",
+        "roster/numbers.py",
+        "return TEXT_END + number % 2 * SLOT_BYTES",
+        "return TEXT_END",
+        _VECTORS,
+    ),
+    Mutant(
+        "a reader does not look again",
+        "roster/numbers.py",
+        "        if _unsigned(fd, _LATEST_OFFSET) == number:\n",
+        "        if number:\n",
+        (_FILE + "test_a_reader_never_sees_half_a_table",),
+    ),
+    Mutant(
+        "a slot that ends early is read",
+        "roster/numbers.py",
+        'return text if len(text) == length else b""',
+        "return text",
+        _VECTORS,
+    ),
+    Mutant(
+        "a file of any size is read",
+        "roster/numbers.py",
+        "if os.fstat(fd).st_size <= MEMBER_BYTES:",
+        "if True:",
+        _VECTORS,
+    ),
+    Mutant(
+        "an idle process publishes every second",
+        "node/numbers.py",
+        "if text != self._published:",
+        "if text:",
+        (_LIVE + "test_an_idle_process_publishes_nothing",),
+    ),
+    Mutant(
+        "looks may take a whole core",
+        "node/numbers.py",
+        "(time.thread_time() - begun) / _CPU_SHARE",
+        "0.0",
+        (_FILE + "test_a_look_that_takes_long_is_not_repeated_soon",),
+    ),
+    Mutant(
+        "rows are shown whether or not there is room",
+        "node/numbers.py",
+        "if size <= most]",
+        "if size]",
+        (_FILE + "test_whatever_there_is_to_tell_it_fits_into_a_slot",),
+    ),
+    Mutant(
+        "one very long name hides the other topics",
+        "node/numbers.py",
+        "if max(map(len, names)) <= _NAME_CHARS]",
+        "if names]",
+        (_FILE + "test_names_that_are_very_long_do_not_hide_the_others",),
+    ),
+    Mutant(
+        "a file that is made again has no numbers until they change",
+        "roster/members.py",
+        "                if self._numbers:\n                    self._publish()\n",
+        "",
+        (_LIVE + "test_numbers_outlive_the_directory",),
+    ),
+    Mutant(
+        "a count that comes amid a publication waits for the next one",
+        "roster/members.py",
+        "            self._numbers = numbers\n            self._publish()\n        self._count_added()\n",
+        "            self._numbers = numbers\n            self._publish()\n",
+        (_LIVE + "test_counters_that_come_while_numbers_are_published_are_counted",),
+    ),
+    Mutant(
+        "what a reader in another thread is about to take is unread",
+        "receiving/observer.py",
+        "if waiting is False or (waiting is None and not moved):",
+        "if waiting is False:",
+        _OBSERVER,
+    ),
+    Mutant(
+        "each look begins the wait again",
+        "receiving/observer.py",
+        "        elif self._since is None:\n",
+        "        else:\n",
+        _OBSERVER,
+    ),
+    Mutant(
+        "a look takes away what a task sleeps on",
+        "receiving/source.py",
+        "if not self.queue.closing and self.waker is not None and self.waker.waits:",
+        "if False:",
+        (_UNREAD + "test_a_task_that_waits_is_woken_though_somebody_has_looked",),
+    ),
+    Mutant(
+        "the rest of a batch is not unread",
+        "receiving/source.py",
+        "if length_hint(self.decoder.batch or ()):",
+        "if False:",
+        (_UNREAD + "test_the_rest_of_a_batch_is_unread",),
+    ),
+    Mutant(
+        "the reader's lag is not seen while large frames are counted",
+        "receiving/queue.py",
+        "        if self._sampling:\n            self._keep(frame)\n",
+        "",
+        (_UNREAD + "test_large_frames_tell_it_too",),
+    ),
+    Mutant(
+        "a process that was idle seems slow",
+        "cli/rates.py",
+        "max(first.time, looked - _PUBLISHED_EVERY)",
+        "first.time",
+        _RATES,
+    ),
+]
