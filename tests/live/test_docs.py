@@ -113,6 +113,7 @@ def test_the_docs_have_examples() -> None:
         "coalesce.md": 1,
         "data.md": 3,
         "deploy.md": 3,
+        "monitoring.md": 1,
         "policy.md": 3,
         "slow-subscribers.md": 3,
     }

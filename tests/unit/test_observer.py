@@ -64,7 +64,7 @@ def test_nothing_that_waits_has_waited_for_no_time() -> None:
 def test_a_reader_that_waits_itself_has_nothing_unread() -> None:
     scene = Scene()
     scene.look(1.0, None, taken=3)
-    assert scene.look(2.0, None)["unread"] == 0
+    assert [scene.look(now, None)["unread"] for now in (2.0, 3.0, 9.0)] == [0, 0, 0]
 
 
 def test_what_nobody_takes_waits_since_the_look_that_found_it_and_never_for_0_seconds() -> None:

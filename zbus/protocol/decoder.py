@@ -106,7 +106,7 @@ class Decoder:
         try:
             self._decode_changing(fields)
         finally:
-            self._streams.changes = (self._streams.changes | 1) + 1
+            self._streams.changes += 1
 
     def _decode_changing(self, fields: list[bytes]) -> None:
         if fields[0][:1] == CONTROL:  # a barrier, ours or another channel's

@@ -7,7 +7,6 @@ makes it anew, because it says as of when all subscribers are known.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
@@ -105,11 +104,8 @@ class Streams:
         """
         topics = self._topics
         events = {key: topic.seq for key, topic in topics.copy().items()}
-        if len(events) <= most:
-            busiest = sorted(events.items(), key=itemgetter(1), reverse=True)
-        else:
-            busiest = heapq.nlargest(most, events.items(), key=itemgetter(1))
-        rows = [(*key, seq, topics[key].bytes) for key, seq in busiest]
+        busiest = sorted(events.items(), key=itemgetter(1), reverse=True)
+        rows = [(*key, seq, topics[key].bytes) for key, seq in busiest[:most]]
         return SentNumbers(*topics.totals(), rows)
 
     def sent(self) -> dict[tuple[str, str, str], int]:
