@@ -229,21 +229,31 @@ class FrameSource(Source):
     def runs(self, report: Callable[[], None]) -> Iterator[Iterable[Event]]:
         """Yield events as `Source.runs` does, but a batch as a whole.
 
-        This is the loop behind `for evt in sub`, so `left` and `next` are written out.
+        This is the loop behind `for evt in sub`, so `left` and `next` are written out. So is `with queue.lock`,
+        which takes 70 ns longer than the two calls (measured).
         """
         queue, decoder, decode = self.queue, self.decoder, self.decoder.decode
         while True:
+            lock = queue.lock
             try:
-                with queue.lock:
+                try:
+                    lock.acquire()
                     evt = decoder.rest() if decoder.batch is not None else None
                     if evt is None:
                         evt = decode(queue.recv(0))
+                    lock.release()
+                except BaseException:
+                    lock.release_if_held()
+                    raise
             except Ended:
                 return
             except zmq.Again:
                 continue
             except zmq.ZMQError as error:
                 raise _failed(error) from error
+            except BaseException:  # see `locks`
+                lock.release_if_held()
+                raise
             if evt is not None:
                 yield (evt,)
                 continue
