@@ -229,8 +229,8 @@ class FrameSource(Source):
     def runs(self, report: Callable[[], None]) -> Iterator[Iterable[Event]]:
         """Yield events as `Source.runs` does, but a batch as a whole.
 
-        This is the loop behind `for evt in sub`, so `left` and `next` are written out. So is `with queue.lock`,
-        which takes 70 ns longer than the two calls (measured).
+        This is the loop behind `for evt in sub`, so `left` and `next` are written out. So is
+        `with queue.lock`, which takes 70 ns longer than the two calls (measured).
         """
         queue, decoder, decode = self.queue, self.decoder, self.decoder.decode
         while True:
