@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from zbus.errors import Invalid
 from zbus.protocol.sentinels import parse_sentinel, sentinel
 from zbus.roster.file_names import is_member, is_scratch, is_socket, parse_entry
-from zbus.roster.location import locate
+from zbus.roster.location import default_root, locate
 
 from .sequences import Case, read
 
@@ -50,8 +51,17 @@ def test_a_bus_has_a_name_of_this_form(case: Case) -> None:
         locate("/run/zbus", case["name"])
 
 
+@each("roots")
+def test_the_root_is_found_by_these_variables(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("ZBUS_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TMP", "TEMP"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in case["environment"].items():
+        monkeypatch.setenv(variable, value)
+    assert str(default_root()) == case["root"].replace("<uid>", str(os.geteuid()))
+
+
 def test_every_case_has_an_id_of_its_own_and_most_are_rejections() -> None:
     cases = [case for rows in NAMES.values() if isinstance(rows, list) for case in rows]
     assert len({case["id"] for case in cases}) == len(cases)
-    good = [case for case in cases if case.get("valid") or case.keys() & {"entry", "is", "epoch"}]
+    good = [case for case in cases if case.get("valid") or case.keys() & {"entry", "is", "epoch", "root"}]
     assert 2 * len(good) < len(cases)

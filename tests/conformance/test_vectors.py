@@ -160,8 +160,8 @@ def test_of_all_vectors_at_least_half_are_rejections() -> None:
             if isinstance(cases, list):
                 bad = name in ("control", "reject", "refuse") or "refused" in name
                 accepted, rejected = accepted + len(cases) * (not bad), rejected + len(cases) * bad
-    for case in names["files"] + names["sentinels"] + names["buses"]:
-        good = case.get("valid") or case.keys() & {"entry", "is", "epoch"}
+    for case in names["files"] + names["sentinels"] + names["buses"] + names["roots"]:
+        good = case.get("valid") or case.keys() & {"entry", "is", "epoch", "root"}
         accepted, rejected = accepted + bool(good), rejected + (not good)
     assert rejected >= accepted
 
