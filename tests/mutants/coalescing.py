@@ -9,8 +9,8 @@ __all__ = ["MUTANTS"]
 _FILE = "sending/coalescer.py"
 _LIVE = "live/test_coalesce.py::"
 _ENDS = "live/test_coalesce_ends.py::"
+_UNIT = "unit/test_coalescer.py::"
 _INTERRUPTED = (_ENDS + "test_an_interrupt_neither_loses_nor_repeats_what_was_accepted",)
-_FULL = (_LIVE + "test_a_full_subscriber_makes_send_wait_and_what_is_held_goes_first",)
 
 MUTANTS = [
     Mutant(
@@ -74,7 +74,7 @@ MUTANTS = [
         _FILE,
         "return DEFAULT if self._under_lock(self.go) else BEHIND",
         "return DEFAULT if self._under_lock(self.go) or True else BEHIND",
-        _FULL,
+        (_UNIT + "test_what_finds_no_room_stays_and_keeps_others_behind",),
     ),
     Mutant(
         "a batch has any number of rows",
@@ -95,14 +95,14 @@ MUTANTS = [
         _FILE,
         "            or topic[1].__class__ not in ALIKE\n",
         "",
-        (_LIVE + "test_a_text_that_compares_in_its_own_way_keeps_its_topic",),
+        (_UNIT + "test_a_text_that_passes_for_another_one_is_not_held",),
     ),
     Mutant(
-        "who joins while events are held misses them",
+        "what is held waits for who joins, at any send",
         _FILE,
         "known = publisher.token[0] == publisher.settled_token\n",
         "known = True\n",
-        (_LIVE + "test_who_has_joined_gets_what_is_sent_then",),
+        (_UNIT + "test_nothing_goes_at_once_while_somebody_joins",),
     ),
     Mutant(
         "a NaN is held as null",
@@ -130,7 +130,7 @@ MUTANTS = [
         _FILE,
         "if self._frame is not None:  # an interrupt: others",
         "if False:  # an interrupt: others",
-        _INTERRUPTED,
+        (_UNIT + "test_an_interrupt_leaves_no_batch_half_sent",),
     ),
     Mutant(
         "a close forgets what is held",

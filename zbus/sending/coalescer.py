@@ -62,6 +62,10 @@ _PAUSE_SECONDS = 0.001
 # The steps of a batch on its way: none, given to the `block` subscribers, given to the others.
 _BLOCK, _DROP = 1, 2
 
+# Why what is held may have to stay for now: no room, somebody joins, or the machine refuses something, such as
+# one more connection.
+_REFUSED = (*WOULD_BLOCK, Full, Error, OSError, zmq.ZMQError)
+
 _dumps = orjson.dumps
 _monotonic = time.monotonic
 _references = getrefcount
@@ -218,7 +222,7 @@ class Coalescer:
     def go(self) -> bool:
         """Send what is held if that is possible at once, under the lock; return whether nothing is left."""
         if self._settled(self._key):
-            with suppress(*WOULD_BLOCK):
+            with suppress(*_REFUSED):
                 self.transmit()
         return not self.rows
 
@@ -315,8 +319,7 @@ class Coalescer:
 
     def try_to_go(self) -> None:
         """Send what is held if that is possible soon. Any thread may call this."""
-        # What the machine refuses, such as one more connection, it may grant the next time.
-        with suppress(*WOULD_BLOCK, Full, Error, OSError, zmq.ZMQError):
+        with suppress(*_REFUSED):
             self._publisher.lock.run(self.transmit, _LOCK_SECONDS)
 
     def handing_over(self, deadline: float) -> Iterator[float]:
