@@ -62,8 +62,8 @@ _PAUSE_SECONDS = 0.001
 # The steps of a batch on its way: none, given to the `block` subscribers, given to the others.
 _BLOCK, _DROP = 1, 2
 
-# Why what is held may have to stay for now: no room, somebody joins, or the machine refuses something, such as
-# one more connection.
+# Why what is held may have to stay for now: no room, somebody joins, or the machine refuses something, for
+# example one more connection.
 _REFUSED = (*WOULD_BLOCK, Full, Error, OSError, zmq.ZMQError)
 
 _dumps = orjson.dumps
