@@ -16,7 +16,10 @@ import zmq
 
 from zbus.protocol.wire import Stamp, parse_stamp
 
-__all__ = ["RawSubscriber", "clock", "joined", "sentinel", "stamp_of", "touch"]
+__all__ = ["TWIN", "RawSubscriber", "clock", "joined", "sentinel", "stamp_of", "touch"]
+
+
+TWIN = b"\xff="
 
 
 def clock() -> int:
@@ -46,7 +49,8 @@ class RawSubscriber:
     Attributes:
         id: of the ingress.
         directory: of the bus.
-        frames: what has arrived.
+        frames: what has arrived, except marks.
+        marks, twins: the marks (W39) and their twins (W47) that have arrived.
     """
 
     def __init__(self, root: str | os.PathLike[str], *topics: bytes, overflow: str = "drop") -> None:
@@ -55,6 +59,8 @@ class RawSubscriber:
         self.directory = Path(root, "v1", "default")
         self.overflow = overflow
         self.frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.marks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.twins: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._epochs: list[int] = []
         self._context = zmq.Context()
@@ -73,7 +79,9 @@ class RawSubscriber:
     def _run(self) -> None:
         while not self._stop.is_set():
             if self._socket.poll(2):
-                self.frames.put(self._socket.recv())
+                frame = self._socket.recv()
+                twin, mark = frame.startswith(TWIN), frame.split(b"\0", 4)[2:5:2] == [b"", b"[]"]
+                (self.twins if twin else self.marks if mark else self.frames).put(frame)
             while not self._jobs.empty():
                 future, job = self._jobs.get()
                 future.set_result(job())

@@ -60,6 +60,7 @@ def ingress(roster: Roster, gate: Gate) -> Iterator[Ingress]:
         capacity=100,
         max_event_bytes=10_000,
         on_notice=lambda *_: 0.0,
+        sources=lambda _: [],
     )
     yield made
     made.withdraw()

@@ -38,6 +38,7 @@ def test_a_channel_passes_thousands_of_subscriptions_to_its_forwarder(zbus_dir: 
         capacity=100,
         max_event_bytes=10_000,
         on_notice=lambda *_: 0.0,
+        sources=lambda _: [],
     )
     try:
         room, _ = ingress.connect(tuple(f"s{number}\0".encode() for number in range(3_000)), 100, 1 << 20)

@@ -295,5 +295,21 @@ def sender() -> None:
             tell(sent=int(words[1]))
 
 
+def forks_amid_sends() -> None:
+    """Send an event and fork; tell how the child ended, which leaves without a word."""
+    import warnings
+
+    with zbus.Bus() as bus:
+        bus.send("a", "b", "/1")
+        tell(ready=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forks in a process with threads
+            child = os.fork()
+        if not child:
+            os._exit(0)
+        tell(child=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        told()
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

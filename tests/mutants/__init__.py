@@ -18,6 +18,7 @@ from . import (
     seeing,
     sending,
     surroundings,
+    tails,
     users,
     waiting,
 )
@@ -37,6 +38,7 @@ MUTANTS: list[Mutant] = [
     *protocol.MUTANTS,
     *surroundings.MUTANTS,
     *seeing.MUTANTS,
+    *tails.MUTANTS,
     *users.MUTANTS,
     *numbers.MUTANTS,
 ]

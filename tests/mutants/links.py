@@ -11,7 +11,6 @@ _JOINS = "live/test_joins.py::"
 _STAMPS = "live/test_stamps.py::"
 _EPOCH = (_LINKS + "test_a_new_epoch_is_awaited_whether_the_last_was_given_up_or_not",)
 _JOINING = ("unit/test_join_wait.py",)
-_MARKS = ("unit/test_marks.py",)
 
 MUTANTS = [
     Mutant(
@@ -169,8 +168,8 @@ MUTANTS = [
     Mutant(
         "the block lane drops",
         "sending/sockets.py",
-        "zmq.XPUB_NODROP, int(blocking)",
-        "zmq.XPUB_NODROP, 0",
+        "        self.socket.setsockopt(zmq.XPUB_NODROP, 1)\n        self.socket.setsockopt(zmq.IMMEDIATE",
+        "        self.socket.setsockopt(zmq.IMMEDIATE",
         (
             "live/test_queues.py::test_what_a_full_subscriber_refuses_takes_no_number",
             "live/test_overflow.py::test_block_loses_nothing",
@@ -178,9 +177,9 @@ MUTANTS = [
     ),
     Mutant(
         "the drop lane waits",
-        "sending/sockets.py",
-        "zmq.XPUB_NODROP, int(blocking)",
-        "zmq.XPUB_NODROP, 1",
+        "sending/links.py",
+        "self._timeout_ms if blocking else 0",
+        "-1",
         ("live/test_overflow.py::test_a_stopped_reader_process_loses_exactly_what_it_reports",),
     ),
     Mutant(
@@ -219,18 +218,6 @@ MUTANTS = [
             ),
             ("a publisher that waits for a CPU gives up", "and busy <= _BUSY_SHARE * checks:", "and True:"),
             ("that a peer waits for a CPU is not seen", "self._busy += bool(", "bool("),
-        )
-    ),
-    *(
-        Mutant(name, "protocol/marks.py", old, new, _MARKS)
-        for name, old, new in (
-            ("a mark bears the last number", "topic.seq + 1, topic.born", "topic.seq, topic.born"),
-            ("what is owed begins one too late", "(topic, topic.seq + 1))", "(topic, topic.seq + 2))"),
-            (
-                "what is owed begins with the last settling",
-                ".setdefault(key, (topic, topic.seq + 1))",
-                "[key] = (topic, topic.seq + 1)",
-            ),
         )
     ),
 ]

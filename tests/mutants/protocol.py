@@ -39,8 +39,8 @@ _LOSS = _of(
     ),
     (
         "a mark for those who settled before counts",
-        "or settled <= self._announced_at\n",
-        "\n",
+        "            and settled > self._announced_at\n",
+        "",
     ),
     ("a forged mark tells any number of lost events", "< stream.begin <= first + MAX_GAP", "< stream.begin"),
     ("a number that is due is a gap", "0 <= self.next < seq", "0 <= self.next <= seq"),
@@ -74,7 +74,7 @@ _LOSS = _of(
     ("a late join is unknown", "self._joined_at = now if known", "self._joined_at = announced_at if known"),
     (
         "nothing is known before the join",
-        'self._announced_at: float = float("inf")',
+        "self._announced_at: float = inf",
         "self._announced_at: float = -1",
     ),
     (

@@ -299,7 +299,7 @@ MUTANTS = [
     Mutant(
         "an idle publisher keeps what waited for a reader that is gone",
         "node/node.py",
-        "        self.publisher.process_commands()\n",
+        "        self.publisher.housekeep()\n",
         "",
         (_MEMORY + "test_an_idle_publisher_frees_what_waits_for_a_reader_that_was_killed",),
     ),

@@ -33,8 +33,8 @@ MUTANTS = [
     Mutant(
         "templates are kept over a settling",
         "sending/publisher.py",
-        "        self._missed.update()\n        self.current.clear()",
-        "        self._missed.update()",
+        "        self._tails.update()\n        self.current.clear()",
+        "        self._tails.update()",
         _SETTLED,
     ),
     Mutant(
@@ -68,29 +68,29 @@ MUTANTS = [
     Mutant(
         "templates are kept over a new origin",
         "sending/streams.py",
-        "self._topics = self._topics.successor()\n            self.current.clear()",
+        "self._topics = self._topics.successor()\n        self.current.clear()",
         "self._topics = self._topics.successor()",
         _ORIGIN,
     ),
     Mutant(
         "topics are kept over a new origin",
         "sending/streams.py",
-        "self._topics = self._topics.successor()\n            self.current.clear()",
+        "self._topics = self._topics.successor()\n        self.current.clear()",
         "self.current.clear()",
         _ORIGIN,
     ),
     Mutant(
         "no new origin for one topic too many",
         "sending/streams.py",
-        "self._origin = self._new_origin()\n            self._topics",
+        "self._origin = self._new_origin()\n        self._topics",
         "self._topics",
         _ORIGIN,
     ),
     Mutant(
         "a new origin one topic late",
         "sending/streams.py",
-        "len(self._topics) >= MAX_TOPICS",
-        "len(self._topics) > MAX_TOPICS",
+        "len(self._topics) < MAX_TOPICS",
+        "len(self._topics) <= MAX_TOPICS",
         _ORIGIN,
     ),
     Mutant(
@@ -125,8 +125,8 @@ MUTANTS = [
     Mutant(
         "the first number since the settling is the one before",
         "sending/streams.py",
-        "topic.born, settled, topic.seq + 1)",
-        "topic.born, settled, topic.seq)",
+        "topic.first = topic.seq + 1",
+        "topic.first = topic.seq",
         _SETTLED,
     ),
     Mutant(

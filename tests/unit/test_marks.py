@@ -7,9 +7,9 @@ import pytest
 from zbus.event import Gap
 from zbus.protocol.decoder import Decoder
 from zbus.protocol.loss import MAX_GAP
-from zbus.protocol.marks import Marks, Topic
+from zbus.protocol.marks import MAX_MARKS, Marks, Topic, decode_twin, mark_frames
 from zbus.protocol.patterns import Matcher
-from zbus.protocol.wire import decode
+from zbus.protocol.wire import NOTICE, TWIN, Stamp, decode, frame_template
 
 ORIGIN = "0123abcd"
 
@@ -135,31 +135,133 @@ def test_the_widest_gap_is_counted() -> None:
     assert channel.take(frame(MAX_GAP + 2, 200, 1)) == [gap(2, MAX_GAP + 1)]
 
 
-def made(marks: Marks) -> list[tuple[str, int, int, int]]:
-    frames = map(decode, marks.waiting)
-    return sorted((one.system, one.stamp.seq, one.stamp.settled, one.stamp.first) for one in frames)
+@pytest.mark.parametrize("path", ["(s|t)", "other", "s.**"])
+@pytest.mark.parametrize(
+    "taken",
+    [
+        [],
+        [frame(7, 300, 7)],
+        [frame(7, 300, 7), frame(8, 300, 7)],
+        [frame(7, 90, 7)],
+        [frame(7, 300, 7), mark(8, 200, 4)],
+        [frame(1, 300, 1, born=200)],
+        [frame(7, 300, 7, born=200)],
+    ],
+)
+@pytest.mark.parametrize(
+    "late",
+    [
+        mark(1, 200, 1),
+        mark(7, 90, 4),
+        mark(7, 200, 4),
+        mark(8, 300, 7),
+        mark(9, 300, 7),
+        mark(9, 300, 0),
+        mark(MAX_GAP + 9, 300, 7),
+        mark(MAX_GAP + 9, 90, 7),
+        frame(9, 300, 7, b"[]", path="", born=200),
+        f"s\0k\0\0{ORIGIN}.9\0[]".encode(),
+    ],
+)
+def test_a_channel_has_accounted_for_a_mark_that_would_tell_it_nothing(
+    path: str, taken: list[bytes], late: bytes
+) -> None:
+    channel = Channel(path)
+    channel.take(*taken)
+    twin = decode_twin(TWIN + late)
+    assert twin is not None
+    told = channel.decoder.accounted(twin)
+    assert channel.decoder.accounted(twin) == told
+    assert told == (channel.take(late) == [])
+    assert channel.decoder.accounted(twin)
 
 
-def test_a_joiner_is_told_of_each_topic_that_was_sent_to_since_it_was_left_out() -> None:
-    marks, topics = Marks(), {name: Topic(5) for name in "abc"}
-    topics["a"].seq, topics["b"].seq = 10, 20
-    for name in "ab":
-        marks.note((ORIGIN, name, "k"), topics[name], [200])
-        topics[name].seq += 3
-    marks.note((ORIGIN, "a", "k"), topics["a"], [200])  # once more, since it settled again
-    marks.tell([200], b"9")
-    assert made(marks) == [("a", 14, 200, 11), ("b", 24, 200, 21)]
+def test_a_channel_that_has_not_joined_yet_has_accounted_for_no_mark() -> None:
+    decoder = Decoder(Matcher("s"), None)
+    twin = decode_twin(TWIN + mark(9, 200, 4))
+    assert twin is not None
+    assert not decoder.accounted(twin)
+    decoder.joined(250, 260)
+    assert decoder.accounted(twin)
 
 
-def test_each_joiner_is_told_from_when_it_was_left_out() -> None:
-    marks, topic = Marks(), Topic(5)
-    marks.note((ORIGIN, "a", "k"), topic, [200])
-    topic.seq = 3
-    marks.note((ORIGIN, "a", "k"), topic, [200, 300])
-    topic.seq = 5
-    marks.tell([300], b"9")
-    assert made(marks) == [("a", 6, 300, 4)]
-    marks.keep([200])
-    marks.waiting.clear()
-    marks.tell([200, 300], b"9")
-    assert made(marks) == [("a", 6, 200, 1)]
+@pytest.mark.parametrize(
+    "other",
+    [
+        mark(9, 200, 4),
+        TWIN,
+        TWIN + b"s\0k\0\0\0[]",
+        TWIN + b"s\0k\0\0x.1\0[]",
+        TWIN + frame(9, 200, 4),
+        TWIN + frame(9, 200, 4, b'[["/1"]]', path=""),
+        NOTICE + b"s\0k\0" + b"1",
+    ],
+)
+def test_what_is_no_twin_is_none(other: bytes) -> None:
+    assert decode_twin(other) is None
+
+
+def topic(system: str, settled: int, first: int, seq: int) -> Topic:
+    made = Topic(5)
+    made.first, made.seq = first, seq
+    made.template = frame_template(system, "k", Stamp(ORIGIN, 0, 5, settled, first))
+    return made
+
+
+def send(marks: Marks, *, in_doubt: bool = False) -> list[tuple[str, int, int, int]]:
+    """Send all marks that are owed; return what they say."""
+    sent = []
+    while len(marks):
+        owed = marks.take()
+        frames = mark_frames(*owed, b"99")
+        assert frames[1] == TWIN + frames[0]
+        one = decode(frames[0])
+        assert one.events == []
+        assert one.stamp.time == 99
+        sent.append((one.system, one.stamp.seq, one.stamp.settled, one.stamp.first))
+        if in_doubt:
+            marks.doubt(*owed)
+    return sent
+
+
+def test_a_mark_is_owed_for_each_topic_that_has_had_events_since_the_last_one() -> None:
+    marks, topics = Marks(), [topic("a", 200, 1, 3), topic("b", 200, 2, 2), topic("c", 200, 1, 0)]
+    marks.owe_unmarked(topics)
+    assert send(marks) == [("a", 4, 200, 1), ("b", 3, 200, 2)]
+    marks.owe_unmarked(topics)
+    assert send(marks) == []
+    topics[0].seq = 5
+    marks.owe_unmarked(topics)
+    assert send(marks) == [("a", 6, 200, 1)]
+
+
+def test_a_topic_that_was_not_used_since_a_settling_owes_nothing_for_it() -> None:
+    assert topic("a", 200, 4, 4).unmarked
+    assert not topic("a", 200, 4, 3).unmarked
+    marks = Marks()
+    marks.owe_unmarked([topic("a", 200, 4, 3)])
+    assert len(marks) == 0
+
+
+def test_marks_in_doubt_are_owed_again_the_oldest_first_with_the_latest_number() -> None:
+    marks, one = Marks(), topic("a", 200, 1, 3)
+    marks.owe_unmarked([one])
+    assert send(marks, in_doubt=True) == [("a", 4, 200, 1)]
+    one.first, one.seq = 4, 6
+    one.template = frame_template("a", "k", Stamp(ORIGIN, 0, 5, 300, 4))
+    marks.owe_unmarked([one])
+    marks.owe_again()
+    assert send(marks, in_doubt=True) == [("a", 7, 200, 1), ("a", 7, 300, 4)]
+    marks.trust()
+    marks.owe_again()
+    assert send(marks) == []
+
+
+def test_what_is_owed_is_bounded_and_the_oldest_is_forgotten() -> None:
+    marks = Marks()
+    every = [topic(f"s{number}", 200, 1, 1) for number in range(MAX_MARKS + 2)]
+    marks.owe_unmarked(every)
+    assert len(marks) == MAX_MARKS
+    assert send(marks, in_doubt=True)[0][0] == "s2"
+    marks.owe_again()
+    assert len(marks) == MAX_MARKS

@@ -77,8 +77,11 @@ class ChannelRecords(dict[SocketQueue, ChannelRecord]):
 
     def on_notice(self, ingress: Ingress, topics: AnnouncedBytes) -> float:
         """Tell the channels of an ingress which large frames are about to come; see `NoticeListener`."""
-        sources = [record.source for record in [*self.values()] if record.ingress is ingress]
-        return min(filter(None, (source.expect(topics) for source in sources)), default=0.0)
+        return min(filter(None, (source.expect(topics) for source in self.sources(ingress))), default=0.0)
+
+    def sources(self, ingress: Ingress) -> list[Source]:
+        """Return the sources of the channels of an ingress."""
+        return [record.source for record in [*self.values()] if record.ingress is ingress]
 
     def end(self) -> None:
         """Close all channels; what they have queued can still be received."""

@@ -99,6 +99,7 @@ class Channels:
             capacity=request.capacity if blocking else self._options.capacity,
             max_event_bytes=max(self._options.max_event_bytes, _MIN_FRAME_BYTES),
             on_notice=self._records.on_notice,
+            sources=self._records.sources,
         )
 
     def _connect(
@@ -112,6 +113,7 @@ class Channels:
         )
         queue = SocketQueue(queued, partial(ingress.wake, barrier), self._on_closed)
         decoder = Decoder(request.system, request.kind, request.fit, self._member.add)
+        queue.marks_at_end = partial(ingress.marks.lacking, decoder)
         try:
             source = overflow.source(queue, decoder, request.capacity, request.capacity_bytes)
             channel = make_channel(request, source, self._on_dropped)
@@ -141,6 +143,11 @@ class Channels:
     def in_use_here(self) -> bool:
         """Whether this thread is using an ingress: then this is a signal handler."""
         return any(ingress.in_use_here for ingress in self.ingresses())
+
+    def tell_marks(self) -> None:
+        """Tell channels that have emptied their queues what they lost; called once a second."""
+        if self._shared is not None:
+            self._shared.marks.look()
 
     def remove(self, queue: SocketQueue) -> bool:
         """Forget the channel whose socket is closed, and close an ingress of its own.

@@ -10,8 +10,8 @@ The end of a node, in this order:
 
 1. `refuse`: every new call raises `Canceled`. What `coalesce` holds is handed over, until `linger` is over.
 2. `withdraw`: the ingresses leave the roster, so publishers that look next disconnect.
-3. The sending sockets close. libzmq still writes what they hold. Duplicates of their connections show when
-   the peers have read it (`PendingConnections`).
+3. The publisher sends its last marks, and the sending sockets close. libzmq still writes what they hold.
+   Duplicates of their connections show when the peers have read it (`PendingConnections`).
 4. The channels end. They can still be drained: a channel's socket closes once nobody is receiving from it.
 5. When the last of those sockets is closed, `_finish` closes the ingresses, the member file, the roster and
    the context. That may be after `close` has returned.
@@ -188,7 +188,8 @@ class Node(Generic[SendResult]):
 
         self._lock.run(restore, _HOUSEKEEPING_TIMEOUT)
         self._deferred.run()
-        self.publisher.process_commands()
+        self.publisher.housekeep()
+        self._channels.tell_marks()
         if not self.closed:
             self._numbers.publish()
         trim_memory()
@@ -236,9 +237,10 @@ class Node(Generic[SendResult]):
         Called just before the process exits, at `since` or later. Returns what lets others send again.
         """
         resume = self.publisher.pause()
-        seconds = max(0.0, since + self.options.linger - time.monotonic())
+        deadline = since + self.options.linger
         with suppress(BaseException):  # a second Ctrl-C must not keep the process from exiting
-            for pause in self._flushing(seconds):
+            self.publisher.finish(deadline)
+            for pause in self._flushing(max(0.0, deadline - time.monotonic())):
                 sleep(pause)
         return resume
 
@@ -289,6 +291,8 @@ class Node(Generic[SendResult]):
             if self._finished:
                 return True
             self._channels.withdraw()
+        self.publisher.finish(deadline)
+        with self._lock:
             connections = self.publisher.close(deadline)
             if connections is None:
                 return False

@@ -18,6 +18,7 @@ import orjson
 
 from ..event import Event, Gap, Mismatch
 from .loss import MAX_GAP, Stream, Streams
+from .marks import Mark
 from .patterns import Matcher
 from .typed import Fit
 from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields, decode_topic
@@ -73,6 +74,11 @@ class Decoder:
     def joined(self, announced_at: int, now: int) -> None:
         """Note when this channel joined; see `Streams.joined`."""
         self._streams.joined(announced_at, now)
+
+    def accounted(self, mark: Mark) -> bool:
+        """Return whether a mark would tell this channel nothing new. Any thread may call this."""
+        stamp = mark.stamp
+        return self._streams.accounted(mark.stream, stamp.seq, stamp.born, stamp.settled, stamp.first)
 
     def rest(self) -> Event | None:
         """Return the next event of the batch, or `None` if none is left.

@@ -27,6 +27,7 @@ what a mark adds before that is lost too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from ..event import Gap
 
@@ -112,8 +113,8 @@ class Streams:
         self._young: dict[Key, Stream] = {}
         self._old: dict[Key, Stream] = {}
         self._latest_born = 0
-        self._announced_at: float = float("inf")
-        self._joined_at: float = float("inf")
+        self._announced_at: float = inf
+        self._joined_at: float = inf
         self._forgetful = False
         self.uncounted = 0
         self.changes = 0
@@ -131,7 +132,7 @@ class Streams:
         """
         known = now >= 0
         self._announced_at = announced_at
-        self._joined_at = now if known else float("inf")
+        self._joined_at = now if known else inf
         self._forgetful = not known
 
     def due(self, seq: int, born: int, settled: int, first: int) -> int:
@@ -141,6 +142,9 @@ class Streams:
         frame was not meant for this channel, so the stream is not counted yet.
         """
         self._latest_born = max(self._latest_born, born)
+        return self._due(seq, born, settled, first)
+
+    def _due(self, seq: int, born: int, settled: int, first: int) -> int:
         if born > self._joined_at:
             return 1
         if settled < 0:
@@ -149,21 +153,39 @@ class Streams:
             return -1
         return first if 0 < first <= seq and not self._forgetful else seq
 
+    def accounted(self, key: Key, seq: int, born: int, settled: int, first: int) -> bool:
+        """Return whether a mark would reveal no loss; the arguments are its stream and what its stamp says.
+
+        It changes nothing, so any thread may call it. Before the channel has joined, nobody can tell.
+        """
+        stream = self._young.get(key) or self._old.get(key)
+        if not (self._wants(key[0].decode(), key[1].decode()) if stream is None else stream.wanted):
+            return True
+        if self._announced_at == inf:
+            return False
+        counted = stream is not None and stream.next >= 0
+        due = stream.next if stream and counted else self._due(seq, born, settled, first)
+        if due < 0 or due < seq - MAX_GAP:
+            return True
+        return due >= seq and not (stream and counted and self._reveals_head(stream, settled, first))
+
     def head(self, stream: Stream, settled: int, first: int) -> Gap | None:
         """Return the gap that a mark reveals before the number from which a stream was counted, if any.
 
         `settled` and `first` come from the mark's stamp. A mark that settled before this channel was
         announced is for another one, and one that reveals more than `MAX_GAP` events is forged.
         """
-        if (
-            not stream.wanted
-            or self._forgetful
-            or settled <= self._announced_at
-            or not 0 < first < stream.begin <= first + MAX_GAP
-        ):
+        if not stream.wanted or not self._reveals_head(stream, settled, first):
             return None
         last, stream.begin = stream.begin - 1, first
         return Gap(stream.origin, stream.system, stream.kind, first, last)
+
+    def _reveals_head(self, stream: Stream, settled: int, first: int) -> bool:
+        return (
+            not self._forgetful
+            and settled > self._announced_at
+            and 0 < first < stream.begin <= first + MAX_GAP
+        )
 
     def advance(self, stream: Stream, seq: int, events: int) -> None:
         """Note that a frame with so many events has passed, a mark if it has none; `seq` is its number."""

@@ -36,13 +36,15 @@ import zmq
 
 from ..errors import Unavailable
 from ..protocol.sentinels import sentinel
-from ..protocol.wire import CONTROL, NOTICE
+from ..protocol.wire import CONTROL, NOTICE, TWIN
 from ..roster.directory import Entry, Roster, new_id
 from ..runtime.locks import TIMEOUT_MAX, Lock
 from ..runtime.resources import check_memory
 from .capacity import Capacity
 from .forwarder import Forwarder
 from .notices import AnnouncedBytes, NoticeListener
+from .retained import RetainedMarks
+from .source import Source
 
 __all__ = ["Ingress"]
 
@@ -65,10 +67,12 @@ class Ingress:
         capacity: int,
         max_event_bytes: int,
         on_notice: Callable[[Ingress, AnnouncedBytes], float],
+        sources: Callable[[Ingress], list[Source]],
     ) -> None:
         """Start the forwarder; no other process finds it until the first `publish`.
 
-        `on_notice` is called with what publishers announce; see `NoticeListener`.
+        `on_notice` is called with what publishers announce; see `NoticeListener`. `sources` returns those of
+        the channels that receive here.
 
         Raises:
             Unavailable: the socket cannot be bound, or there are too few descriptors, threads or memory.
@@ -99,15 +103,22 @@ class Ingress:
                 f"cannot listen in {roster.path}: {error.strerror}", retryable=True, errno=error.errno
             ) from error
         self._marker: zmq.Socket[bytes] | None = None
+        self.marks = RetainedMarks(partial(sources, self), self._send_again)
         with ExitStack() as undo:  # in reverse order, if something cannot be had
             undo.callback(roster.withdraw, self.id)
             undo.callback(self._forwarder.close)
             self._probe = self._socket(zmq.XPUB)
             undo.callback(self._probe.close)
             self._probe.connect(self._forwarder.front)
-            self._listener = NoticeListener(context, self.id, self._forwarder.back, partial(on_notice, self))
+            self._listener = NoticeListener(
+                context,
+                self.id,
+                self._forwarder.back,
+                partial(on_notice, self),
+                None if blocking else self.marks.keep,
+            )
             undo.callback(self._end_listener, _UNDO_SECONDS)
-            self._await(NOTICE)
+            self._await(NOTICE if blocking else TWIN)
             undo.pop_all()
 
     def _socket(self, socket_type: int) -> zmq.Socket[bytes]:
@@ -231,6 +242,11 @@ class Ingress:
         with self._lock, suppress(zmq.ZMQError):
             self._probe.send(barrier, zmq.NOBLOCK)
 
+    def _send_again(self, mark: bytes) -> None:
+        """Send a mark to the channels, as if it came from its publisher."""
+        with suppress(zmq.ZMQError):
+            self._lock.run(lambda: self._probe.send(mark, zmq.NOBLOCK))
+
     def withdraw(self) -> None:
         """Leave the bus directory: publishers disconnect when they look at it next."""
         self._withdrawn = True
@@ -239,6 +255,7 @@ class Ingress:
 
     def close(self) -> None:
         """Stop. Close every channel before: a full one could hold the forwarder up."""
+        self.marks.close()
         with self._lock:
             if self._marker is not None:
                 self._marker.close()

@@ -1,8 +1,8 @@
-"""Notices: publishers announce large frames, and a thread listens for that.
+"""Notices and twins: what publishers tell a process beside events, and the thread that listens for it.
 
 libzmq moves frames through this process in C. Nobody sees how large they are until the reader takes them,
-which may be never. So publishers send a notice ahead of large frames. The thread sleeps in libzmq until one
-arrives.
+which may be never. So publishers send a notice ahead of large frames. They also send a twin after each mark
+(see `retained`). The thread sleeps in libzmq until one arrives.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from contextlib import suppress
 
 import zmq
 
-from ..protocol.wire import NOTICE, decode_notice
+from ..protocol.marks import Mark, decode_twin
+from ..protocol.wire import NOTICE, TWIN, decode_notice
 from ..runtime.threads import sleep, start
 
 __all__ = ["AnnouncedBytes", "NoticeListener"]
@@ -25,7 +26,7 @@ _PAUSE_SECONDS = 0.002  # after each notice, so that a fast stream costs little
 
 
 class NoticeListener:
-    """The thread that receives the notices of one ingress."""
+    """The thread that receives the notices and twins of one ingress."""
 
     def __init__(
         self,
@@ -33,11 +34,12 @@ class NoticeListener:
         name: str,
         back: str,
         on_notice: Callable[[AnnouncedBytes], float],
+        on_marks: Callable[[list[Mark]], None] | None,
     ) -> None:
         """Listen at `back`, where the channels are.
 
         `on_notice` is called with what was announced. It returns the seconds after which to call it again in
-        any case, or 0.
+        any case, or 0. `on_marks` is called with the marks that came as twins; `None` to get none.
 
         Raises:
             Unavailable: no thread can be started.
@@ -47,9 +49,11 @@ class NoticeListener:
         socket.sndhwm = 0
         socket.rcvhwm = 0  # a full one could hold a forwarder that blocks
         socket.setsockopt(zmq.SUBSCRIBE, NOTICE)
+        if on_marks is not None:
+            socket.setsockopt(zmq.SUBSCRIBE, TWIN)
         socket.connect(back)
         try:
-            self._thread = start(f"zbus-{name}-notices", _listen, socket, on_notice)
+            self._thread = start(f"zbus-{name}-notices", _listen, socket, on_notice, on_marks)
         except BaseException:
             socket.close()
             raise
@@ -59,8 +63,13 @@ class NoticeListener:
         self._thread.join(timeout)
 
 
-def _listen(socket: zmq.Socket[bytes], on_notice: Callable[[AnnouncedBytes], float]) -> None:
+def _listen(
+    socket: zmq.Socket[bytes],
+    on_notice: Callable[[AnnouncedBytes], float],
+    on_marks: Callable[[list[Mark]], None] | None,
+) -> None:
     topics: Counter[tuple[str, str]] = Counter()
+    marks: list[Mark] = []
     wake = 0.0
     try:
         while True:
@@ -70,10 +79,16 @@ def _listen(socket: zmq.Socket[bytes], on_notice: Callable[[AnnouncedBytes], flo
                 while frame != NOTICE:
                     if notice := decode_notice(frame):
                         topics[notice[:2]] += notice[2]
+                    elif mark := decode_twin(frame):
+                        marks.append(mark)
                     frame = socket.recv(zmq.NOBLOCK)
                 return
-            wake = on_notice(topics)
-            topics.clear()
+            if marks and on_marks is not None:
+                on_marks(marks)
+                marks.clear()
+            if topics or wake:
+                wake = on_notice(topics)
+                topics.clear()
             sleep(_PAUSE_SECONDS)
     except zmq.ContextTerminated:
         pass

@@ -56,6 +56,7 @@ class SocketQueue:
         handle: the socket, to be polled.
         closing: whether `close` was called.
         capacity: its bounds.
+        marks_at_end: returns the marks that are to follow what has arrived when it is closed.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SocketQueue:
         self._wake = wake
         self._on_closed = on_closed
         self._frames: deque[bytes | zmq.Frame] = deque()  # that had arrived when it was closed
+        self.marks_at_end: Callable[[], list[bytes]] = list
 
     def close(self) -> None:
         """Stop new frames; what is buffered stays receivable; a blocked receiver wakes; twice is fine."""
@@ -110,11 +112,13 @@ class SocketQueue:
         if not self.handle.closed:
             with suppress(zmq.ZMQError):  # empty
                 self._take_all()
+            self._frames.extend(self.marks_at_end())
             self.handle.close()
         # Last, so that an interrupt leaves it to the next close. The callbacks are dropped too: they refer to
         # the node, which may end before this queue does.
         self._on_closed(self)
         self._on_closed = self._wake = _nothing
+        self.marks_at_end = list
 
     def _take_all(self) -> None:
         """Take what is queued out of the socket.
@@ -172,6 +176,11 @@ class SocketQueue:
         if self.handle.closed:
             return bool(self._frames)
         return bool(int(self.handle.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    @property
+    def readable(self) -> bool:
+        """Whether there are frames to take. Hold the lock."""
+        return not self.handle.closed and bool(int(self.handle.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     @property
     def counts(self) -> bool:

@@ -23,6 +23,7 @@ from zmq.backend import zmq_poll
 from ..errors import Canceled
 from ..event import Event
 from ..protocol.decoder import Decoder
+from ..protocol.marks import Mark
 from ..protocol.wire import sent_at
 from ..runtime.locks import Lock
 from .notices import AnnouncedBytes
@@ -154,6 +155,23 @@ class Source(ABC):
         if (counted or seconds) and (waker := self.waker) is not None:
             waker.notify_threadsafe()  # a look at the socket takes away what its descriptor would say
         return seconds
+
+    def learn(self, mark: Mark) -> bool:
+        """Account for a mark, unless there are frames to take before. For any thread.
+
+        Returns:
+            Whether a receiver has the lock. As a rule it waits, and the queue is empty; then the mark has to
+            go through it.
+        """
+        looked = self.queue.lock.run(lambda: self._learn(mark))
+        if looked and (waker := self.waker) is not None:
+            waker.notify_threadsafe()  # as in `expect`
+        return not looked
+
+    def _learn(self, mark: Mark) -> None:
+        if self.decoder.batch is None and not self.queue.closing and not self.queue.readable:
+            self.decoder.decode(mark.frame)
+            self.decoder.batch = None
 
     def after_fork_in_child(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""

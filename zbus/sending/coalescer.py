@@ -90,6 +90,9 @@ class Holding(Protocol):
     def give_way(self) -> None:
         """Let another thread send."""
 
+    def force(self, frame: bytes) -> None:
+        """Send a frame that a `drop` subscriber had no room for to all others."""
+
     def topic(self, system: str, kind: str) -> Topic | None:
         """Return a topic, or `None` if nothing was sent to it yet."""
 
@@ -267,18 +270,28 @@ class Coalescer:
         publisher = self._publisher
         try:
             self._step(_BLOCK, publisher.block)
+        except WOULD_BLOCK:
+            self._drop_message()
+            self._frame = None  # nobody got it: its rows stay
+            raise
+        try:
             self._step(_DROP, publisher.drop)
         except WOULD_BLOCK:
-            message, self._message, self._frame = self._message, None, None  # nobody got it: its rows stay
-            if message is not None:
-                message.close()
-            raise
+            self._drop_message()
+            self._steps = _DROP  # if this is interrupted, better lost than sent twice
+            assert self._frame is not None
+            publisher.force(self._frame)
         # From here on there is no call, so no interrupt comes in between.
         assert self._counted is not None
         topic, seq = self._counted
         topic.seq = seq
         self.rows = []
         self._since = self._frame = None
+
+    def _drop_message(self) -> None:
+        message, self._message = self._message, None
+        if message is not None:
+            message.close()
 
     def _step(self, step: int, send: Callable[..., object] | None) -> None:
         if self._steps >= step:

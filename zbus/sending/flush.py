@@ -15,7 +15,7 @@ from ..runtime.descriptors import socket_id, unix_sockets, unread_bytes
 from ..runtime.io_threads import IoThreads
 from ..runtime.threads import sleep
 
-__all__ = ["FirstWrites", "flush_timeout_error", "flushing"]
+__all__ = ["FirstWrites", "flush_timeout_error", "flushing", "taken"]
 
 # The first pause between two checks, and the longest; each is twice as long as the one before.
 _SOON_SECONDS = 0.00005
@@ -63,6 +63,20 @@ def flushing(
             raise flush_timeout_error(seconds)
         yield min(left, pause if threads.visible else max(pause, _GRACE_SECONDS))
         pause = min(2 * pause, _LATER_SECONDS)
+
+
+def taken(threads: IoThreads | None, idents: Collection[str]) -> set[str]:
+    """Return which of these ingresses have read everything that was sent to them, if that is certain."""
+    asleep = threads.asleep() if threads is not None else ()
+    if asleep is None:
+        return set()
+    unread = {
+        socket_id(peer)
+        for number, _, peer in unix_sockets()
+        if socket_id(peer) in idents and unread_bytes(number)
+    }
+    # As in `flushing`: an I/O thread that slept all the time had nothing left to write to the others.
+    return set(idents) - unread if threads is None or threads.asleep() == asleep else set()
 
 
 def flush_timeout_error(seconds: float, who: str = "", **details: Any) -> Timeout:

@@ -11,7 +11,7 @@ Sentinels are recorded whether they are awaited or not. A peer that leaves moves
 for it until a timeout.
 
 A peer that does not answer is given up in the end (see `join_wait`). It still gets what is sent after its
-subscriptions have arrived, and is told how much it missed before that (see `missed_events`).
+subscriptions have arrived, and is told how much it missed before that (see `tails`).
 
 There is one *lane*, an XPUB socket, for each overflow policy in use: with `XPUB_NODROP`, one full link blocks
 all links of its socket.
@@ -27,9 +27,10 @@ from contextlib import suppress
 import zmq
 
 from ..protocol.sentinels import parse_sentinel, sentinel
-from ..protocol.wire import CONTROL, FILLER
+from ..protocol.wire import FILLER
 from ..roster.directory import Entry, Roster, clock
 from ..runtime.context import LazyContext
+from ..runtime.io_threads import IoThreads
 from ..runtime.process_state import greets
 from ..runtime.reports import report
 from ..runtime.timeouts import milliseconds
@@ -59,10 +60,10 @@ class Links:
 
     Attributes:
         block: sends to all `block` ingresses, or raises `zmq.Again`; `None` if there are none.
-        drop: sends to all `drop` ingresses and never waits; `None` if there are none.
+        drop: sends to all `drop` ingresses, or raises `zmq.Again`; `None` if there are none.
         settled: as of when (see `clock`) all subscribers are known.
-        left_out_since: as of when joiners were given up that have not answered yet, sorted.
-        returned_since: as of when joiners were given up that have answered; `MissedEvents` empties it.
+        returned: the overflow of joiners that were given up and have answered; `Tails` empties it.
+        left_out: whether there are joiners that were given up and have not answered yet.
         joins: how many epochs of linked ingresses have been shown.
         answered_at: when (monotonic) a joiner last answered.
         cpu_short_at: when (monotonic) a joiner, or this process, was last seen to wait for a CPU.
@@ -93,8 +94,8 @@ class Links:
         self._gave_up = gave_up
         self._listed = NEVER
         self.settled = 0
-        self.left_out_since: list[int] = []
-        self.returned_since: list[int] = []
+        self.returned: set[str] = set()
+        self.left_out = False
         self.joins = 0
         self.answered_at = self.cpu_short_at = 0.0
         self._links: dict[str, Link] = {}
@@ -102,8 +103,8 @@ class Links:
         self._lanes: dict[str, Lane] = {}
         self._timeout_ms = 0
         self._fillers: list[bytes] = []
-        self.block: Callable[[bytes], object] | None = None
-        self.drop: Callable[[bytes], object] | None = None
+        self.block: Callable[..., object] | None = None
+        self.drop: Callable[..., object] | None = None
 
     def settle(self, timeout: float) -> int:
         """Return the token as of which each ingress on the roster is linked and up to date, or given up.
@@ -120,7 +121,7 @@ class Links:
                 self._list()
                 self._listed = token
             self._read()
-            self._check(now, asof, overslept)
+            self._check(now, overslept)
             if not self._awaited:
                 if self._roster.token[0] == token:
                     self.settled = asof
@@ -141,7 +142,7 @@ class Links:
     def wait_at_most(self, seconds: float) -> None:
         """Let `block` wait this long for room before it raises."""
         self._timeout_ms = milliseconds(seconds)
-        for lane in self._lanes.values():
+        if (lane := self._lanes.get("block")) is not None:
             lane.socket.sndtimeo = self._timeout_ms
 
     def sockets(self) -> list[zmq.Socket[bytes]]:
@@ -155,9 +156,8 @@ class Links:
     def snapshot(self) -> LinkSnapshot:
         """Return what is linked now. Any thread may call this, without the lock."""
         every, awaited = [*self._links.values()], [*self._awaited.values()]
-        return LinkSnapshot(
-            self._roster.path, [link.entry for link in every], [link.entry for link in awaited]
-        )
+        entries, awaiting = [link.entry for link in every], [link.entry for link in awaited]
+        return LinkSnapshot(self._roster.path, entries, awaiting)
 
     def process_commands(self) -> None:
         """Have libzmq process at once what peers have sent, such as news of room.
@@ -187,10 +187,13 @@ class Links:
         self._update_left_out()
         self._refresh_senders()
 
+    def threads(self) -> IoThreads | None:
+        """Return the I/O threads, or `None` if there are none yet."""
+        return self._context.threads()
+
     def asleep(self) -> tuple[int, ...] | None:
         """Return how often the I/O threads have fallen asleep, if they sleep now; see `IoThreads`."""
-        threads = self._context.threads()
-        return () if threads is None else threads.asleep()
+        return () if (threads := self.threads()) is None else threads.asleep()
 
     def stopped(self, ident: str) -> bool:
         """Return whether the process at the other end of a link is stopped."""
@@ -198,27 +201,32 @@ class Links:
         wait.check_peer()
         return wait.stopped
 
+    def lossy(self) -> set[str]:
+        """Return the ids of the ingresses that are connected by the `drop` lane."""
+        return {ident for ident, link in self._links.items() if not (link.lane.blocking or link.unread)}
+
+    def drop_anyway(self, frame: bytes) -> None:
+        """Send a frame to those `drop` ingresses that have room."""
+        self._lanes["drop"].send_lossy(frame)
+
     def dropping(self) -> set[str]:
         """Return the ids of the connected ingresses that a publisher drops frames for."""
-        return {
-            ident
-            for ident, link in self._links.items()
-            if not link.lane.blocking and link.unread is None and ident not in self._awaited
-        }
+        return {ident for ident in self.lossy() if ident not in self._awaited}
 
     def disconnect(self, ident: str) -> None:
         """Free what waits for a subscriber that reads nothing. `check_returned` connects it again later."""
         link = self._links[ident]
         link.unread = PendingConnections([ident])
-        link.missed.append((link.entry.epoch, clock()))
+        link.missed = max(link.missed, link.entry.epoch)
         link.shown = 0
         self._unlink(link)
+        self._update_left_out()
         self._listed = NEVER
         who = describe_subscriber(self._roster.path, link.entry)
         report("subscriber %s takes nothing, and capacity_bytes is used up: what it misses is counted", who)
 
     def _update_left_out(self) -> None:
-        self.left_out_since = sorted({since for link in self._links.values() for _, since in link.missed})
+        self.left_out = any(link.missed for link in self._links.values())
 
     def _list(self) -> None:
         entries = self._roster.entries()
@@ -266,7 +274,7 @@ class Links:
         if lane is None:
             blocking = entry.overflow == "block"
             lane = Lane(self._context.get(), blocking, self._capacity, self._capacity_bytes)
-            lane.socket.sndtimeo = self._timeout_ms
+            lane.socket.sndtimeo = self._timeout_ms if blocking else 0
             self._lanes[entry.overflow] = lane
         link = self._links[entry.id] = Link(entry, lane, str(self._roster.socket_path(entry.id)))
         self._await(link)
@@ -308,8 +316,6 @@ class Links:
                     self._note(lane.socket.recv(zmq.NOBLOCK))
 
     def _note(self, change: bytes) -> None:
-        if change[1:2] != CONTROL:
-            return
         ident, epoch = parse_sentinel(change[1:]) or ("", 0)
         link = self._links.get(ident)
         if link is None:
@@ -320,16 +326,17 @@ class Links:
             if link.shown >= link.entry.epoch:
                 self._awaited.pop(link.entry.id, None)
             self.answered_at = time.monotonic()
-            self.returned_since += [since for missed, since in link.missed if missed <= link.shown]
-            link.missed = [(missed, since) for missed, since in link.missed if missed > link.shown]
+            if link.missed:
+                self.returned.add(link.entry.overflow)
+                link.missed = link.missed if link.missed > link.shown else 0
         elif epoch == link.shown:
             link.shown = 0  # not an older epoch's: the connection has ended; wait for the next one
             self._expect(link, link.entry)
 
-    def _check(self, now: float, asof: int, overslept: bool) -> None:
+    def _check(self, now: float, overslept: bool) -> None:
         """Check some of the links that are awaited: remove the dead, give up those whose time is over.
 
-        What these miss is sent later than `asof`. A `block` ingress is not given up while its process is
+        A `block` ingress is not given up while its process is
         stopped or its socket still greets: when it is full, its forwarder passes on no subscriptions either,
         and then the send itself times out and names it.
         """
@@ -348,15 +355,15 @@ class Links:
                 if link.lane.blocking and (link.wait.stopped or greets(link.path)):
                     link.wait.restart(now)
                     continue
-                self._give_up(link, now, asof)
+                self._give_up(link, now)
                 self._join_timeouts.use_up(now)
             elif link.wait.cpu_short:
                 self.cpu_short_at = now
 
-    def _give_up(self, link: Link, now: float, asof: int) -> None:
+    def _give_up(self, link: Link, now: float) -> None:
         """Stop waiting for a link until its epoch moves."""
         del self._awaited[link.entry.id]
-        link.missed.append((link.entry.epoch, asof))
+        link.missed = max(link.missed, link.entry.epoch)
         self._gave_up()
         report(
             "subscriber %s did not finish joining within %.3g s: sends no longer wait for it",

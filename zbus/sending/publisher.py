@@ -33,9 +33,9 @@ from .exit_bus import ExitLock
 from .join_wait import MAX_TIMEOUTS
 from .linger import PendingConnections
 from .links import NEVER, Full, Links
-from .missed_events import MissedEvents
 from .sockets import WOULD_BLOCK
 from .streams import SentNumbers, Streams
+from .tails import Tails
 from .time_field import TimeField
 
 __all__ = ["Publisher"]
@@ -65,6 +65,7 @@ class Publisher(Generic[SendResult]):
         current: by system and by kind, the topics whose template is up to date.
         time: what the stamp of the next frame says of the time.
         small_bytes: larger frames are announced and counted.
+        closed: why it is closed, or empty.
         block, drop: send a frame to all `block` ingresses, and to all others; `None` if there are none.
         coalescer: what holds events for a moment; `None` if this bus does not.
     """
@@ -112,10 +113,10 @@ class Publisher(Generic[SendResult]):
         self.token = roster.token
         self.settled_token = NEVER
         self.time = TimeField()
-        self._missed = MissedEvents(links, self.time, self.emit, self.notify_returned)
+        self._tails = Tails(self, links, self._streams.topics)
         self.block: Callable[[bytes], object] | None = None
         self.drop: Callable[[bytes], object] | None = None
-        self._closed = ""
+        self.closed = ""
         self._drive = drive
         self._try_seconds = try_seconds
         self._await_written = await_written
@@ -140,8 +141,8 @@ class Publisher(Generic[SendResult]):
 
     def _check_usable(self) -> None:
         self._check_not_in_use()
-        if self._closed:  # in a forked child, not even the sockets may be touched
-            raise Canceled(self._closed)
+        if self.closed:  # in a forked child, not even the sockets may be touched
+            raise Canceled(self.closed)
 
     def _check_topic(self, system: str, kind: str) -> None:
         """Check a topic that was not checked yet. The lock is free: a policy may do anything."""
@@ -178,10 +179,13 @@ class Publisher(Generic[SendResult]):
 
         What was held is sent by `emit_held`, and even if the bus was closed meanwhile.
         """
+        if self._tails.resting:
+            self._tails.wake()
         if self._backlog.check_due and self._backlog.make_room(
             _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
         ):
             self.settled_token = NEVER
+            self._tails.remark()
         if self.token[0] != self.settled_token:
             self._settle(closed=emit_held is not None)
         system, kind, path, body, events = unsent
@@ -192,7 +196,6 @@ class Publisher(Generic[SendResult]):
         frame = topic.template % (path, topic.seq + 1, self.time.read(), body)
         if len(frame) > self._max:
             raise too_large_error(len(frame), self._max)
-        self._missed.send_marks()
         if (size := len(frame)) > self.small_bytes:
             self._backlog.announce(topic, system, kind, size)
         if emit_held is not None:
@@ -204,6 +207,8 @@ class Publisher(Generic[SendResult]):
         if size > self.small_bytes:
             self._backlog.add(topic, size)
             self._links.pad(size)
+        if self._flush_each:  # nobody looks again
+            self._tails.tell(topic)
 
     def admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
         """Announce and count a large frame of the fast path; return whether it may be sent there."""
@@ -218,23 +223,19 @@ class Publisher(Generic[SendResult]):
         if self.block is not None:
             self.block(frame)
         if self.drop is not None:
-            self.drop(frame)
+            try:
+                self.drop(frame)
+            except WOULD_BLOCK:
+                self.force(frame)
 
-    def process_commands(self) -> None:
-        """Have libzmq free what waited for peers that are gone. Any thread may call this."""
-        self.lock.run(lambda: None if self._closed else self._links.process_commands())
+    def force(self, frame: bytes) -> None:
+        """Send a frame that a `drop` subscriber had no room for to all others."""
+        self._tails.force(frame)
 
-    def notify_returned(self) -> None:
-        """Tell joiners that were given up and have answered since what they missed. Any thread may call this.
-
-        It is called once a second while there are any; a send that settles does it, too.
-        """
-        self.lock.run(self._notify_returned)
-
-    def _notify_returned(self) -> None:
-        if not self._closed:
-            self._missed.notify_returned()
-            self.block, self.drop = self._links.block, self._links.drop
+    def housekeep(self) -> None:
+        """Have libzmq free what waited for peers that are gone; called once a second, by any thread."""
+        self.lock.run(lambda: None if self.closed else self._links.process_commands())
+        self._tails.tick()
 
     def stream(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) by which events are numbered."""
@@ -323,27 +324,27 @@ class Publisher(Generic[SendResult]):
             self._links.wait_at_most(self._try_seconds)
 
     def _settle(self, *, closed: bool = False) -> None:
-        if self._closed and not closed:
-            raise Canceled(self._closed)
+        if self.closed and not closed:
+            raise Canceled(self.closed)
         self.token = self._links.follow()
         known = self._links.settle(self._try_seconds)
-        if self._closed and not closed:  # by a signal handler, meanwhile
-            raise Canceled(self._closed)
-        self.settled_token = NEVER if self._closed else known
-        self._missed.update()
+        if self.closed and not closed:  # by a signal handler, meanwhile
+            raise Canceled(self.closed)
+        self.settled_token = NEVER if self.closed else known
+        self._tails.update()
         self.current.clear()
         self.block, self.drop = self._links.block, self._links.drop
 
     def _bring_up_to_date(self, system: str, kind: str) -> Topic:
         """Return a topic that is new, or was not used since the latest settling, with a new template."""
         topic = self._streams.get(system, kind) or self._add_topic(system, kind)
-        self._missed.note_topic(self.stream(system, kind), topic)
+        self._tails.tell(topic, twin_only=True)
         self._streams.renew(system, kind, topic, self._links.settled)
         self._first_frame = True
         return topic
 
     def _add_topic(self, system: str, kind: str) -> Topic:
-        self._streams.make_room()
+        self._tails.retire(self._streams.make_room())
         # First the time, then the token: if that has not moved, everybody who joined before `born` is linked,
         # and gets this topic from number 1. If it has moved, settling links them now.
         born = clock()
@@ -358,7 +359,11 @@ class Publisher(Generic[SendResult]):
 
     def refuse(self, reason: str) -> None:
         """Refuse further sends with `Canceled(reason)`. Any thread and any signal handler may call this."""
-        self._closed, self.settled_token = reason, NEVER
+        self.closed, self.settled_token = reason, NEVER
+
+    def finish(self, deadline: float) -> None:
+        """Send the last marks, see `Tails.finish`."""
+        self._tails.finish(deadline)
 
     def close(self, deadline: float) -> PendingConnections | None:
         """Close the sockets, see `Links.close`; return `None` if the send of another thread goes on."""
@@ -371,7 +376,7 @@ class Publisher(Generic[SendResult]):
         self.settled_token = NEVER
         if self.coalescer is not None:
             self.coalescer.close()
-        self._missed.close()
+        self._tails.close()
         self.block = self.drop = None
         return self._links.close(deadline)
 

@@ -7,7 +7,7 @@ makes it anew, because it says as of when all subscribers are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
@@ -76,12 +76,19 @@ class Streams:
         """Return a topic, or `None` if nothing was sent to it yet."""
         return self._topics.get((system, kind))
 
-    def make_room(self) -> None:
-        """Begin a new origin, and all numbers again, if there are as many topics as a channel can count."""
-        if len(self._topics) >= MAX_TOPICS:
-            self._origin = self._new_origin()
-            self._topics = self._topics.successor()
-            self.current.clear()
+    def make_room(self) -> list[Topic]:
+        """Begin a new origin, and all numbers again, if there are as many topics as a channel can count.
+
+        Returns:
+            The topics of the origin that has ended.
+        """
+        if len(self._topics) < MAX_TOPICS:
+            return []
+        retired = [*self._topics.values()]
+        self._origin = self._new_origin()
+        self._topics = self._topics.successor()
+        self.current.clear()
+        return retired
 
     def add(self, system: str, kind: str, born: int) -> Topic:
         """Return a topic that began at `born` (see `clock`), unless it is there already."""
@@ -89,9 +96,14 @@ class Streams:
 
     def renew(self, system: str, kind: str, topic: Topic, settled: int) -> None:
         """Make a new template for a topic; `settled` is as of when all subscribers are known."""
-        stamp = Stamp(self._origin, 0, topic.born, settled, topic.seq + 1)
+        topic.first = topic.seq + 1
+        stamp = Stamp(self._origin, 0, topic.born, settled, topic.first)
         topic.template = frame_template(system, kind, stamp)
         self.current.setdefault(system, {})[kind] = topic
+
+    def topics(self) -> Iterable[Topic]:
+        """Return all topics of the present origin."""
+        return self._topics.values()
 
     def id(self, system: str, kind: str) -> tuple[str, str, str]:
         """Return the (origin, system, kind) of a stream."""
