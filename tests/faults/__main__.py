@@ -25,6 +25,7 @@ from . import (
     places,
     queues,
     sizes,
+    tails,
     users,
 )
 from .harness import FAIL, Case, Row, stage
@@ -54,6 +55,7 @@ CASES: dict[int, Case] = {
     18: crowds.neighbours,
     19: sizes.sizes,
     20: users.several_users,
+    21: tails.told_to_the_end,
 }
 
 

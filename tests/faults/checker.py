@@ -15,7 +15,7 @@ from typing import Any
 
 from .ledger import SECOND, TORN, Hearing, Ledger, Receipt, Sending, Span
 from .proof import prove
-from .records import FACTS, GAVE_UP, RECEIPTS, SENDS, UNKNOWN, Records
+from .records import FACTS, GAVE_UP, ORIGIN, RECEIPTS, SENDS, UNKNOWN, Records
 from .soak_events import TOOL_TOPIC, TOPIC_NUMBER, identify
 
 __all__ = ["Fate", "read_act"]
@@ -77,8 +77,9 @@ def _publisher(fate: Fate, since: int) -> Sending:
         returns += [returned] * count
         frames += [frame] * count
     gave_up = [(moment, pid) for moment, pid in Records.read(path.with_suffix(".gave_up"), GAVE_UP)]
+    [[origin]] = Records.read(path.with_suffix(".origin"), ORIGIN) or [[0]]
     return Sending(
-        int(fate.name), topics, begins, returns, frames, fate.killed, inf, fate.stops, gave_up, since
+        int(fate.name), topics, begins, returns, frames, fate.killed, inf, fate.stops, gave_up, since, origin
     )
 
 

@@ -7,10 +7,11 @@ did; then it asks for every event that did not arrive why not.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
 from .ledger import (
+    BLOCK_FLIGHT,
     FLIGHT,
     GAP,
     INTACT,
@@ -23,15 +24,17 @@ from .ledger import (
     awake_before,
     listened,
 )
-from .soak_events import TOPICS, queues
+from .soak_events import TOOL_TOPIC, TOPICS, capacity_of, queues
 
 __all__ = ["prove"]
 
 
 def prove(sendings: Sequence[Sending], hearings: Sequence[Hearing], ledger: Ledger) -> None:
     """Enter every pair of event and subscription into the ledger."""
-    # A mark may tell a gap to a channel that got no event of its publisher. Others did, and know whose it is.
+    # A mark may tell a gap to a channel that got no event of its publisher. Others did, or the publisher has
+    # noted whose it is.
     origins = {r.origin: r.publisher for hearing in hearings for r in hearing.receipts if r.what != GAP}
+    origins |= {sending.origin: sending.number for sending in sendings if sending.origin}
     for sending in sendings:
         ledger.sums["events"] += sum(begun >= sending.since for begun in sending.begun)
     for hearing in hearings:
@@ -51,7 +54,8 @@ def _prove_one(sendings: Sequence[Sending], hearing: Hearing, known: dict[int, i
     queued = {topic for topic in range(len(TOPICS)) if queues(hearing.system, hearing.kind, topic)}
     room = hearing.capacity // 2 >= sum(_frames(sending, hearing, queued) for sending in sendings)
     for sending in sendings:
-        pair = Pair(sending, hearing, wanted, room, ledger)
+        few = _frames(sending, hearing, queued) > capacity_of(sending.number) // 2
+        pair = Pair(sending, hearing, wanted, room and not few, ledger)
         pair.walk(apart[sending.number])
         pair.account()
     counted = sum(r.seq - r.event + 1 for r in hearing.receipts if r.what == GAP)
@@ -78,14 +82,24 @@ def _by_publisher(
             ledger.violation(f"two publishers under origin {receipt.origin:016x} to {hearing}")
     if len(set(origins.values())) != len(origins):
         ledger.violation(f"two origins of one publisher to {hearing}")
+    tools = _silent_tools(sendings, hearing, origins.values())
     for receipt in hearing.receipts:
         number = origins.get(receipt.origin, known.get(receipt.origin, 0))
+        if not number and receipt.what == GAP and receipt.topic == TOOL_TOPIC:
+            number = next(tools, 0)
         if number in apart:
             apart[number].append(receipt)
         # A SIGKILL can come between word of a gap and the event that showed it.
         elif receipt.what != GAP or receipt is not hearing.receipts[-1] or not hearing.killed:
             ledger.violation(f"from nobody: {receipt} to {hearing}")
     return apart
+
+
+def _silent_tools(sendings: Sequence[Sending], hearing: Hearing, heard: Collection[int]) -> Iterator[int]:
+    """Yield the tools that sent while a subscription was there, and of which it received nothing."""
+    for sending in sendings:
+        if sending.topics == [TOOL_TOPIC] and sending.number not in heard and listened(sending, hearing):
+            yield sending.number
 
 
 class Pair:
@@ -100,11 +114,9 @@ class Pair:
         self.reported: set[int] = set()
         self.last = 0
         self.due: dict[int, int] = {}
-        self.begin: dict[int, int] = {}
-        # Whoever is given up is told by marks, and these tell others what they have lost, too.
-        self.marked = bool(sending.gave_up)
         both = [*sending.stops, *hearing.stops]
-        self.horizon = awake_before(hearing.calm, FLIGHT, both)
+        flight = BLOCK_FLIGHT if hearing.overflow == "block" else FLIGHT
+        self.horizon = awake_before(hearing.calm, flight, both)
         self.last_words = awake_before(sending.killed, FLIGHT, both)
         self.joins = [
             (moment, awake_after(moment, FLIGHT, both))
@@ -128,21 +140,16 @@ class Pair:
         """Judge what arrived."""
         gaps: dict[int, int] = {}
         for receipt in receipts:
-            if receipt.what == GAP and self.marked and receipt.seq < self.due.get(receipt.topic, 0):
+            if receipt.what == GAP and receipt.seq < self.due.get(receipt.topic, 0):
                 self._walk_head(receipt)
             elif receipt.what == GAP:
                 self._walk_gap(receipt)
                 gaps[receipt.topic] = receipt.seq
             elif self._walk_event(receipt):
-                self.begin.setdefault(receipt.topic, receipt.seq)
                 end = gaps.pop(receipt.topic, receipt.seq - 1)
                 if end != receipt.seq - 1:
                     self._wrong(f"wrong loss: a gap to number {end} before", receipt.event)
                 self.due[receipt.topic] = receipt.seq + 1
-        for topic in gaps:
-            # To be told of a gap and not of what showed it takes a SIGKILL in between, or a mark.
-            if not self.hearing.killed and not self.marked:
-                self._wrong(f"wrong loss: nothing after a gap in topic {topic}", 0)
 
     def _walk_event(self, receipt: Receipt) -> bool:
         sending, event = self.sending, receipt.event
@@ -170,16 +177,19 @@ class Pair:
         """Judge what a mark told of before the first number that was counted."""
         first, last = gap.event, gap.seq
         stream = self.sending.by_topic[gap.topic] if gap.topic in self.wanted else []
-        if not 1 <= first <= last == self.begin.get(gap.topic, 0) - 1:
+        events, known = stream[first - 1 : last], self.delivered | self.reported
+        # It ends where what is known begins, though what came first may have been meant for another channel.
+        if not (1 <= first <= last < len(stream) and stream[last] in known) or not known.isdisjoint(events):
             self._wrong(f"wrong loss: numbers {first} to {last}, by a mark, in topic {gap.topic}", 0)
             return
-        self.reported.update(stream[first - 1 : last])
-        self.begin[gap.topic] = first
+        if 0 < self.sending.returned[events[0] - 1] < self.hearing.asked:
+            self._wrong(f"wrong loss: numbers {first} to {last}, of before it had joined", events[0])
+        self.reported.update(events)
 
     def _walk_gap(self, gap: Receipt) -> None:
         first, last = gap.event, gap.seq
         stream = self.sending.by_topic[gap.topic] if gap.topic in self.wanted else []
-        if not 1 <= first <= last < len(stream) + self.marked:
+        if not 1 <= first <= last <= len(stream):
             self._wrong(f"wrong loss: numbers {first} to {last} of {len(stream)} in topic {gap.topic}", 0)
             return
         events = stream[first - 1 : last]
@@ -196,7 +206,6 @@ class Pair:
         if any(frames[before - 1] == frames[after - 1] for before, after in edges):
             self._wrong("half a batch lost", events[0])
         self.reported.update(events)
-        self.begin.setdefault(gap.topic, first)
         self.due[gap.topic] = last + 1
 
     def _meant(self, event: int) -> bool:
@@ -225,7 +234,7 @@ class Pair:
                 self._account_reported(event)
             elif event in self.delivered:
                 pass
-            elif column := self._why(event, topic, meant, final, event in there):
+            elif column := self._why(event, meant, final, event in there):
                 self.ledger.sums[column] += 1
             else:
                 missing.append(event)
@@ -255,7 +264,7 @@ class Pair:
                 self._wrong("lost silently", run[0], len(run))
                 run = []
 
-    def _why(self, event: int, topic: int, meant: int, final: int, there: bool) -> str:
+    def _why(self, event: int, meant: int, final: int, there: bool) -> str:
         """Return the column of an event that did not arrive, empty if nothing excuses it.
 
         `meant` is the first that arrived of those sent to the subscription, `final` the last.
@@ -264,14 +273,18 @@ class Pair:
             return ""  # the channel had a number before it and one after it
         if not there:
             return "outside"
-        if self._given_up(event):
-            return "gave_up"
-        if event < (meant or final):
-            older = self.sending.begun[self.sending.by_topic[topic][0] - 1] <= self.hearing.opened
-            return "head_unknown" if self.may_drop and older else ""
         if event > self.last and (tail := self._why_tail(event)):
             return tail
-        return "tail_unknown" if self.may_drop else ""
+        return self._why_untold(event) if self.may_drop or self._given_up(event) else ""
+
+    def _why_untold(self, event: int) -> str:
+        """Return the column of an event that may have been dropped, if no mark had to tell of it."""
+        sending, hearing, rest = self.sending, self.hearing, self.sending.rest_after(event)
+        if sending.killed and rest >= self.last_words:
+            return "died_with_publisher"
+        if rest >= self.horizon:
+            return "died_with_subscriber" if hearing.killed else "closing"
+        return ""
 
     def _why_tail(self, event: int) -> str:
         """Return the column of an event after which nothing of its publisher came through."""

@@ -12,12 +12,14 @@ import os
 import struct
 from pathlib import Path
 
-__all__ = ["FACTS", "GAVE_UP", "RECEIPTS", "SENDS", "UNKNOWN", "Records"]
+__all__ = ["FACTS", "GAVE_UP", "ORIGIN", "RECEIPTS", "SENDS", "UNKNOWN", "Records"]
 
 SENDS = "QQHH4x"
 """A publisher's: begun, returned (0: not yet), topic, number of events in the frame."""
 GAVE_UP = "QQ"
 """A publisher's: when it gave up joining a subscriber (R21), and that one's process id."""
+ORIGIN = "Q"
+"""A publisher's, one record: the origin under which it numbers."""
 RECEIPTS = "QIIHBB4x"
 """A subscription's: origin, event, seq, publisher, topic, and one of `ledger.INTACT`, `TORN`, `GAP`."""
 FACTS = "QQQQQQ"

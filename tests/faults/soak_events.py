@@ -14,6 +14,7 @@ __all__ = [
     "TOOL_TOPIC",
     "TOPICS",
     "TOPIC_NUMBER",
+    "capacity_of",
     "data_of",
     "identify",
     "path_of",
@@ -80,6 +81,11 @@ def queues(system: str, kind: str, topic: int) -> bool:
     wildcards = [place for place, letter in enumerate(patterns) if letter in "*("]
     literal = patterns[: wildcards[0]].rstrip(".") if wildcards else patterns
     return "\0".join(TOPICS[topic]).startswith(literal)
+
+
+def capacity_of(publisher: int) -> int:
+    """Return how many events may wait in a publisher for each subscriber: in every third of them, few."""
+    return 65_536 if publisher % 3 else 64
 
 
 def path_of(publisher: int, event: int) -> str:

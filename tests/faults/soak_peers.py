@@ -22,8 +22,17 @@ from typing import Any
 import zbus
 
 from .ledger import GAP, INTACT, SECOND, TORN
-from .records import FACTS, GAVE_UP, RECEIPTS, SENDS, UNKNOWN, Records
-from .soak_events import PATTERNS, TOOL_TOPIC, TOPIC_NUMBER, TOPICS, data_of, identify, path_of
+from .records import FACTS, GAVE_UP, ORIGIN, RECEIPTS, SENDS, UNKNOWN, Records
+from .soak_events import (
+    PATTERNS,
+    TOOL_TOPIC,
+    TOPIC_NUMBER,
+    TOPICS,
+    capacity_of,
+    data_of,
+    identify,
+    path_of,
+)
 
 __all__ = ["LINGER"]
 
@@ -32,6 +41,7 @@ LINGER = 20.0
 
 BURSTS = (1, 1, 20, 20, 60, 60, 60, 1500)
 QUEUES = (
+    ("drop", 3),
     ("drop", 16),
     ("drop", 200),
     ("drop", 1_000_000),
@@ -39,7 +49,6 @@ QUEUES = (
     ("block", 10),
     ("block", 2000),
 )
-CLOSINGS = 3
 LAST_BURSTS = (0, 300)
 CHANNELS = 3
 CALM_NS = SECOND
@@ -63,13 +72,20 @@ class Publisher:
         self._topics = self._rng.sample(sorted({*range(len(TOPICS))} - {TOOL_TOPIC}), self._rng.randint(2, 6))
         self._sends = Records(directory / f"{number}.sends", SENDS)
         self._gave_up = Records(directory / f"{number}.gave_up", GAVE_UP)
+        self._origin = Records(directory / f"{number}.origin", ORIGIN)
+        self._known = False
         self._event = 0
         self._ending = threading.Event()
-        self._bus = zbus.Bus(linger=LINGER, send_timeout=self._rng.choice((0.3, 1.0, 5.0)))
+        self._bus = zbus.Bus(
+            linger=LINGER,
+            send_timeout=self._rng.choice((0.3, 1.0, 5.0)),
+            capacity=capacity_of(number),
+            coalesce=self._rng.choice((None, None, 0.001, 0.1)),
+        )
         logging.getLogger("zbus").addHandler(GiveUps(self._gave_up))
 
     def run(self) -> None:
-        """Send; end every topic with events by which earlier losses show; perhaps close amid a burst."""
+        """Send; perhaps close amid a burst. What is lost then, marks tell."""
         threading.Thread(target=self._obey, daemon=True).start()
         tell("ready")
         while not self._ending.is_set():
@@ -77,10 +93,6 @@ class Publisher:
             for _ in range(burst):
                 self._send(self._rng.choice(self._topics))
             self._ending.wait(burst / self._rate * self._rng.uniform(0.5, 1.5))
-        for _ in range(CLOSINGS):
-            for topic in self._topics:
-                self._send(topic)
-            time.sleep(0.3)  # a rate, so that one of them meets a queue with room
         for _ in range(self._rng.choice(LAST_BURSTS)):
             self._send(self._rng.choice(self._topics))
         self._bus.close()
@@ -101,6 +113,15 @@ class Publisher:
                 return
         self._sends.amend(begun, now(), topic, count)
         self._event += count
+        if not self._known:
+            self._note_origin()
+
+    def _note_origin(self) -> None:
+        """Note under which origin it numbers: a subscription may be told of losses alone."""
+        for peer in zbus.peers():
+            if peer.pid == os.getpid() and peer.origins:
+                self._known = True
+                self._origin.append(int(peer.origins[-1], 16))
 
     def _try(self, topic: int, numbers: range) -> bool:
         first = numbers[0]

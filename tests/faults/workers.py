@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from . import giving, joins, odd, sizes, streams
+from . import giving, joins, odd, sizes, streams, tails
 
 WORKERS: dict[str, Callable[..., None]] = {
     worker.__name__: worker
@@ -34,6 +34,8 @@ WORKERS: dict[str, Callable[..., None]] = {
         streams.resident,
         streams.torrent,
         streams.victim,
+        tails.speaker,
+        tails.tail_reader,
     )
 }
 
