@@ -82,7 +82,7 @@ def _by_publisher(
             ledger.violation(f"two publishers under origin {receipt.origin:016x} to {hearing}")
     if len(set(origins.values())) != len(origins):
         ledger.violation(f"two origins of one publisher to {hearing}")
-    tools = _silent_tools(sendings, hearing, origins.values())
+    tools = _silent_tools(sendings, hearing, {*origins.values(), *known.values()})
     for receipt in hearing.receipts:
         number = origins.get(receipt.origin, known.get(receipt.origin, 0))
         if not number and receipt.what == GAP and receipt.topic == TOOL_TOPIC:
@@ -96,7 +96,7 @@ def _by_publisher(
 
 
 def _silent_tools(sendings: Sequence[Sending], hearing: Hearing, heard: Collection[int]) -> Iterator[int]:
-    """Yield the tools that sent while a subscription was there, and of which it received nothing."""
+    """Yield the tools that sent while a subscription was there, and of which nobody received anything."""
     for sending in sendings:
         if sending.topics == [TOOL_TOPIC] and sending.number not in heard and listened(sending, hearing):
             yield sending.number
