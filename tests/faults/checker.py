@@ -79,7 +79,18 @@ def _publisher(fate: Fate, since: int) -> Sending:
     gave_up = [(moment, pid) for moment, pid in Records.read(path.with_suffix(".gave_up"), GAVE_UP)]
     [[origin]] = Records.read(path.with_suffix(".origin"), ORIGIN) or [[0]]
     return Sending(
-        int(fate.name), topics, begins, returns, frames, fate.killed, inf, fate.stops, gave_up, since, origin
+        int(fate.name),
+        topics,
+        begins,
+        returns,
+        frames,
+        fate.killed,
+        inf,
+        fate.stops,
+        gave_up,
+        since,
+        origin,
+        fate.ended,
     )
 
 

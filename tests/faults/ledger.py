@@ -62,6 +62,7 @@ COLUMNS = {
     "died_with_subscriber": "excused: not read, or not yet told, when the subscriber was killed",
     "died_with_publisher": "excused: in a publisher that was killed, or not yet told by it (W36)",
     "not_handed_over": "excused: the subscriber was stopped or full for the whole linger of the publisher",
+    "not_back": "excused: given up by a publisher that closed before the subscriber was back (R21)",
 }
 
 Span = tuple[int, int]
@@ -90,6 +91,7 @@ class Sending:
         gave_up: when it gave up joining a subscriber, and that one's process id.
         since: what was begun before was judged already.
         origin: under which it numbers; 0 if unknown.
+        ended: when it was seen to have ended; 0 if it has not.
         heard: for each topic, a 1 for every event during which a subscription was there.
         rests: when it had been at rest, each time.
     """
@@ -105,6 +107,7 @@ class Sending:
     gave_up: list[tuple[int, int]] = field(default_factory=list)
     since: int = 0
     origin: int = 0
+    ended: int = 0
 
     def __post_init__(self) -> None:
         self.by_topic: dict[int, list[int]] = defaultdict(list)

@@ -275,7 +275,14 @@ class Pair:
             return "outside"
         if event > self.last and (tail := self._why_tail(event)):
             return tail
+        if self._given_up(event) and self._not_back():
+            return "not_back"
         return self._why_untold(event) if self.may_drop or self._given_up(event) else ""
+
+    def _not_back(self) -> bool:
+        """Return whether the publisher closed before the subscriber that it gave up was back."""
+        ended = self.sending.ended
+        return any(moment <= ended <= back for moment, back in self.joins)
 
     def _why_untold(self, event: int) -> str:
         """Return the column of an event that may have been dropped, if no mark had to tell of it."""

@@ -158,7 +158,6 @@ def test_a_head_that_is_told_late_though_something_on_its_way_had_come_before() 
 
 
 def test_a_loss_after_what_was_on_its_way_at_the_join() -> None:
-    """It begins with the first event after the join."""
     times = {"asked": at(2.2), "opened": at(2.5), "capacity": 2}
     heard = hearing(gap(3, 5), got(6, 6), **times)
     accepted(sending("tttttt"), heard, delivered=1, reported=3, outside=2)
@@ -188,6 +187,11 @@ def test_a_joiner_that_was_given_up_is_told_what_it_missed() -> None:
     sent = sending("ttttt", gave_up=[(at(1.005), 1)])
     heard = hearing(*run(4, 5), gap(1, 3), asked=at(0.1), opened=at(0.2))
     accepted(sent, heard, delivered=2, reported=3)
+
+
+def test_a_publisher_that_closes_before_a_joiner_is_back_cannot_tell_it() -> None:
+    sent = sending("tt", gave_up=[(at(1.005), 1)], ended=at(2.5))
+    accepted(sent, hearing(stops=[(at(0.5), at(3))]), not_back=2)
 
 
 def test_a_short_linger_excuses_nothing_but_a_stop_as_long() -> None:
@@ -250,7 +254,6 @@ def test_a_silent_tail_of_a_publisher_at_rest_and_a_silent_head() -> None:
 
 
 def test_a_tool_whose_only_event_was_lost() -> None:
-    """Nobody knows the origin of a tool that nobody received from."""
     sent = Sending(7, [TOOL_TOPIC], [at(1)], [at(2)], [0])
     heard = hearing(gap(1, 1, TOOL_TOPIC), system="*", capacity=0)
     accepted(sent, heard, reported=1)
@@ -298,7 +301,6 @@ def test_a_loss_that_is_reported_although_there_was_room() -> None:
 
 
 def test_a_gap_between_what_came_before_it_had_joined_and_after() -> None:
-    # As when another channel of the process, just closed, had asked for the first.
     heard = hearing(got(1, 1), gap(2, 2), *run(3, 4), asked=at(1.5), opened=at(2.5))
     refused(sending("tttt"), heard, "reported, but of before it had joined: event 2,")
 
