@@ -1,5 +1,4 @@
 """The checker of the soak on histories written by hand: those it must accept, and those it must refuse.
-
 One publisher sends to two topics, an event a second; a subscription is there from 0 s to 100 s.
 """
 
