@@ -19,7 +19,7 @@ from zbus.protocol.wire import Stamp, parse_stamp
 __all__ = ["TWIN", "RawSubscriber", "clock", "joined", "sentinel", "stamp_of", "touch"]
 
 
-TWIN = b"\xff="
+TWIN = b"\xff#"
 
 
 def clock() -> int:

@@ -9,6 +9,7 @@ from zbus.protocol.decoder import Decoder
 from zbus.protocol.loss import MAX_GAP
 from zbus.protocol.marks import MAX_MARKS, Marks, Topic, decode_twin, mark_frames
 from zbus.protocol.patterns import Matcher
+from zbus.protocol.sentinels import sentinel
 from zbus.protocol.wire import NOTICE, TWIN, Stamp, decode, frame_template
 
 ORIGIN = "0123abcd"
@@ -265,3 +266,9 @@ def test_what_is_owed_is_bounded_and_the_oldest_is_forgotten() -> None:
     assert send(marks, in_doubt=True)[0][0] == "s2"
     marks.owe_again()
     assert len(marks) == MAX_MARKS
+
+
+@pytest.mark.parametrize("ident", ["00000000", "ffffffffffffffff"])
+def test_a_new_connection_subscribes_twins_and_notices_before_its_sentinel(ident: str) -> None:
+    """libzmq subscribes in the order of bytes, and a publisher that has read the sentinel sends."""
+    assert sorted([sentinel(ident, 1), TWIN, NOTICE]) == [NOTICE, TWIN, sentinel(ident, 1)]

@@ -60,8 +60,9 @@ NOTICE = CONTROL + b"!"
 FILLER = b"~"
 """The end of a filler: a sentinel and this make a frame that means nothing and takes a place in queues."""
 
-TWIN = CONTROL + b"="
-"""How a twin begins: a mark once more, for the receiving process itself, whose channels may be full."""
+TWIN = CONTROL + b"#"
+"""How a twin begins: a mark once more, for the receiving process itself, whose channels may be full. It sorts
+before every sentinel, so a publisher that has read the sentinel of a new connection can send twins too."""
 
 LARGE_BYTES = 1024
 """Frames of more bytes are large. 65,536 smaller ones, the default capacity, are at most 64 MiB."""
