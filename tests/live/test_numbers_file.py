@@ -178,12 +178,18 @@ def test_the_text_ends_before_the_numbers_and_its_readers_know(bus: zbus.Bus) ->
 # bounds
 
 
+def pretend(bus: zbus.Bus, system: str, kind: str, sent: int) -> None:
+    """Add a topic as if so many events had been sent to it, and told of by a mark."""
+    topic = bus._publisher._streams.add(system, kind, 1)
+    topic.seq = topic.marked = sent
+
+
 def test_sixty_thousand_topics_with_long_names_fit(bus: zbus.Bus) -> None:
     """The busiest are shown, as far as there is room, and the totals say all."""
     name = "n" * 150
     bus.send("s", "k", "/1", 1)
     for number in range(1, 60_000):
-        bus._publisher._streams.add(f"{name}.{number}", name, 1).seq = number + 1
+        pretend(bus, f"{name}.{number}", name, number + 1)
     found = numbers(lambda it: it.topics == 60_000)
     assert found.events == 60_000 * 60_001 // 2
     assert [row.events for row in found.by_topic] == [*range(60_000, 60_000 - len(found.by_topic), -1)]
@@ -194,7 +200,7 @@ def test_sixty_thousand_topics_with_long_names_fit(bus: zbus.Bus) -> None:
 def test_a_thousand_topics_are_shown_at_most(bus: zbus.Bus) -> None:
     bus.send("s", "k", "/1", 1)
     for number in range(1, 3_000):
-        bus._publisher._streams.add("s", f"k{number}", 1).seq = number + 1
+        pretend(bus, "s", f"k{number}", number + 1)
     found = numbers(lambda it: it.topics == 3_000)
     assert [row.events for row in found.by_topic] == [*range(3_000, 2_000, -1)]
 

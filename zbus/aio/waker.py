@@ -31,11 +31,12 @@ class Waker:
         self._waiters: set[asyncio.Future[None]] = set()
         self._armed = False
         self._notified = False
+        self._waking = False
 
     @property
     def waits(self) -> bool:
-        """Whether somebody waits."""
-        return bool(self._waiters)
+        """Whether somebody waits, and is not about to be woken."""
+        return bool(self._waiters) and not self._waking
 
     def add(self, waiter: asyncio.Future[None]) -> None:
         """Complete `waiter` at the next notification."""
@@ -63,12 +64,14 @@ class Waker:
 
     def notify(self) -> None:
         """Wake all that wait. Call this in the loop's thread."""
+        self._waking = False
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             _done(waiter)
 
     def notify_threadsafe(self) -> None:
         """Wake all that wait. Any thread may call this."""
+        self._waking = True
         with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
             self.loop.call_soon_threadsafe(self.notify)
 

@@ -37,7 +37,7 @@ class TaskWaker(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether a task waits."""
+        """Whether a task waits, and is not about to be woken."""
 
     def notify_threadsafe(self) -> None:
         """Wake all tasks that wait."""
