@@ -54,7 +54,8 @@ class Message:
         if self._message is None:
             self._send_by_pyzmq()
             return
-        while not self.sent:
+        while not self._begun or not self.sent:
+            self._begun = True
             if self._libzmq.zmq_msg_send(self._message, self._socket, zmq.NOBLOCK) < 0:
                 code = ctypes.get_errno()
                 if code == errno.EAGAIN:

@@ -60,7 +60,8 @@ class Sender(Generic[SendResult]):
         publisher = self._publisher
         if (coalescer := publisher.coalescer) is not None:
             known = coalescer.topic[1]
-            if kind.__class__ is known.__class__ is str and kind != known and not coalescer.rows:
+            other = kind is not known and kind.__class__ is known.__class__ is str and kind != known
+            if other and not coalescer.rows:
                 coalescer.topic = system, kind  # for topics in turn, the call of `hold` would take 70 ns more
             elif (timeout := coalescer.hold(system, kind, path, data, timeout)) is HELD:
                 return None
