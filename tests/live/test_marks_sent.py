@@ -135,3 +135,16 @@ def test_a_forked_child_sends_no_marks(zbus_dir: str, raw: RawSubscriber, spawn:
     assert next_mark(raw).seq == 2
     assert rest_of(raw.marks) == []
     assert os.path.isdir(zbus_dir)
+
+
+def test_a_send_after_a_look_shows_that_the_publisher_is_in_use(
+    bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbus.sending.tails._REST_SECONDS", 1000.0)  # only this thread looks
+    bus.send("a", "b", "/1", 1)
+    tails = bus._publisher._tails
+    for number in range(2, 5):
+        tails._look()  # as the housekeeping thread does
+        assert tails.resting
+        bus.send("a", "b", "/1", number)
+        assert not tails.resting

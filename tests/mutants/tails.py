@@ -62,7 +62,7 @@ MUTANTS = [
         "sending/tails.py",
         "self._token, publisher.settled_token = publisher.settled_token, NEVER",
         "self._token = publisher.settled_token",
-        (_SENT + "test_a_publisher_at_rest_tells_which_number_is_next",),
+        (_SENT + "test_a_send_after_a_look_shows_that_the_publisher_is_in_use",),
     ),
     Mutant(
         "a settling is no occasion to tell what was before",

@@ -190,6 +190,7 @@ def test_a_channel_that_has_not_joined_yet_has_accounted_for_no_mark() -> None:
     "other",
     [
         mark(9, 200, 4),
+        b"\xff$" + mark(9, 200, 4),
         TWIN,
         TWIN + b"s\0k\0\0\0[]",
         TWIN + b"s\0k\0\0x.1\0[]",
