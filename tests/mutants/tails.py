@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant(
         "a mark overtakes what has arrived",
         "receiving/source.py",
-        "self.decoder.batch is None and not self.queue.closing and not self.queue.readable:",
+        "self.decoder.batch is None and not self.queue.closing and not self.queue.waits():",
         "not self.queue.closing:",
         (_TAILS + "test_a_mark_overtakes_nothing_that_has_arrived",),
     ),

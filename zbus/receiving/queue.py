@@ -178,11 +178,6 @@ class SocketQueue:
         return bool(int(self.handle.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     @property
-    def readable(self) -> bool:
-        """Whether there are frames to take. Hold the lock."""
-        return not self.handle.closed and bool(int(self.handle.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
-
-    @property
     def counts(self) -> bool:
         """Whether it counts what is received, because large frames are about."""
         return self.recv == self._counted

@@ -111,7 +111,7 @@ class Source(ABC):
 
     @abstractmethod
     def lag(self) -> float | None:
-        """Return how many seconds an event has waited, if that is known; see `unread`.
+        """Return how many seconds an event has waited, if that is known; see `Observer`.
 
         It is one that the reader has taken since the last call, or the oldest one that waits.
         """
@@ -169,7 +169,7 @@ class Source(ABC):
         return not looked
 
     def _learn(self, mark: Mark) -> None:
-        if self.decoder.batch is None and not self.queue.closing and not self.queue.readable:
+        if self.decoder.batch is None and not self.queue.closing and not self.queue.waits():
             self.decoder.decode(mark.frame)
             self.decoder.batch = None
 
