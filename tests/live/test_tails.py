@@ -22,6 +22,7 @@ from zbus.protocol.patterns import Matcher
 from zbus.sending import streams
 
 from .process import LIMIT, Spawn, Worker, receive
+from .quiet import read_all
 
 COUNT = 100
 SLOW = pytest.mark.parametrize("overflow", ["drop", "latest"])
@@ -248,6 +249,19 @@ def test_a_process_that_was_stopped_learns_what_a_full_publisher_dropped(
         if closes:
             closing.join(LIMIT)
     assert late.end() == 0
+
+
+def test_a_publisher_that_closes_when_there_is_room_again_tells_its_tail(
+    bus: zbus.Bus, zbus_dir: str
+) -> None:
+    """Though libzmq looks for news of room only once a millisecond: often the room is no older than that."""
+    sub = bus.subscribe("a")
+    publishers, each = 50, 20
+    for _ in range(publishers):
+        with zbus.Bus(dir=zbus_dir, capacity=1, linger=LIMIT) as sender:
+            for number in range(each):
+                sender.send("a", "b", "/1", number)
+    assert len(read_all(sub)) + sub.lost == publishers * each
 
 
 def test_a_publisher_that_is_killed_at_rest_has_told_its_tail(spawn: Spawn, bus: zbus.Bus) -> None:

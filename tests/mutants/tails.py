@@ -114,7 +114,7 @@ MUTANTS = [
         "sending/tails.py",
         "                self._links.process_commands()  # only now does libzmq use those links again\n",
         "",
-        _STOPPED,
+        (_TAILS + "test_a_publisher_that_closes_when_there_is_room_again_tells_its_tail",),
     ),
     Mutant(
         "marks have no twins", "protocol/marks.py", "return mark, TWIN + mark", "return mark, mark", _SLOW
