@@ -257,13 +257,6 @@ async def test_the_twin_sends_what_is_held_in_time(bus: zbus.Bus) -> None:
     assert got == list(range(1000))
 
 
-def test_a_capture_shows_what_is_held(bus: zbus.Bus, zbus_capture: Any) -> None:
-    with zbus.Bus(coalesce=LONG) as sender:
-        for number in range(10):
-            sender.send("a", "b", "/1", number)
-        assert [evt.data for evt in zbus_capture] == list(range(10))
-
-
 def test_a_policy_is_asked_once_for_a_topic_and_denies_it_each_time(zbus_dir: str) -> None:
     asked: list[tuple[str, str]] = []
 

@@ -285,10 +285,23 @@ os._exit(0) if sys.argv[1] == "exit" else os.execv("/bin/true", ["true"])
 """
 
 
+HOLDING_PROGRAM = f"""
+import os, sys, zbus
+bus = zbus.Bus(coalesce=60)
+for number in range({COUNT}):
+    options = {{"timeout": 60}} if number < {COUNT // 2} else {{}}  # such an event is not held
+    bus.send("a", "b", "/1", number, **options)
+os._exit(0) if sys.argv[1] == "exit" else os.execv("/bin/true", ["true"])
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, HOLDING_PROGRAM], ids=["plain", "coalescing"])
 @pytest.mark.parametrize("end", ["exit", "exec"])
-def test_a_process_that_ends_hard_tells_its_tail(bus: zbus.Bus, zbus_dir: str, end: str) -> None:
+def test_a_process_that_ends_hard_tells_its_tail(
+    bus: zbus.Bus, zbus_dir: str, end: str, program: str
+) -> None:
     sub = bus.subscribe("a", capacity=5)
-    subprocess.run([sys.executable, "-c", PROGRAM, end], check=True, timeout=LIMIT)
+    subprocess.run([sys.executable, "-c", program, end], check=True, timeout=LIMIT)
     account(sub, COUNT)
     with zbus.Bus(dir=zbus_dir) as other:
         other.subscribe("elsewhere")  # which removes what it has left

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import pytest
 
 import zbus
+from zbus import aio
 from zbus.testing import Capture, Faults
 
-from .process import directory, receive
+from .process import LIMIT, directory, receive
 from .quiet import fill
+from .raw import RawSubscriber
+
+HELD = 60.0  # seconds: what is held goes for another reason
+Opening = Callable[..., AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def blocking(**options: Any) -> Iterator[Callable[[int], None]]:
+    """Open a bus; yield what sends a number on it."""
+    with zbus.Bus(send_timeout=0.2, **options) as bus:
+        yield lambda number: bus.send("a", "b", "/1", number)
+
+
+@contextmanager
+def awaited(**options: Any) -> Iterator[Callable[[int], None]]:
+    """The same with the asyncio twin."""
+    with asyncio.Runner() as runner:
+
+        async def opened() -> aio.Bus:
+            return aio.Bus(send_timeout=0.2, **options)
+
+        bus = runner.run(opened())
+        yield lambda number: runner.run(bus.send("a", "b", "/1", number))
+        runner.run(bus.close())
 
 
 def test_the_private_bus_is_the_default_bus(zbus_bus: zbus.Bus, zbus_dir: str) -> None:
@@ -88,6 +118,85 @@ def test_dropped_events_are_lost_on_their_way(
         ("order.created", 4, 5),
     ]
     assert (sub.lost, others.lost) == (4, 0)
+
+
+def test_a_drop_that_nothing_follows_is_told_too(zbus_bus: zbus.Bus, zbus_faults: Faults) -> None:
+    told: queue.SimpleQueue[zbus.Gap] = queue.SimpleQueue()
+    sub = zbus_bus.subscribe("orders", on_gap=told.put)
+    reader = threading.Thread(target=lambda: [*sub])
+    reader.start()
+    zbus_faults.drop("orders")
+    zbus_bus.send("orders", "order.created", "/1")
+    gap = told.get(timeout=LIMIT)
+    assert (gap.first, gap.last) == (1, 1)
+    sub.close()
+    reader.join(LIMIT)
+
+
+TWINS = pytest.mark.parametrize("twin", [blocking, awaited])
+
+
+@TWINS
+def test_capture_has_what_a_bus_that_coalesces_sent(zbus_capture: Capture, twin: Opening) -> None:
+    with twin(coalesce=HELD) as send:
+        for number in range(10):
+            send(number)
+            if number > 5:
+                assert [sent.data for sent in zbus_capture] == [*range(number + 1)]
+        assert [evt.seq for evt in zbus_capture.events] == [*range(1, 11)]
+        send(10)
+    assert [sent.data for sent in zbus_capture] == [*range(11)]
+
+
+@TWINS
+def test_capture_waits_for_what_a_joiner_holds_up(
+    zbus_dir: str, zbus_capture: Capture, twin: Opening
+) -> None:
+    found: list[int] = []
+    looker = threading.Thread(target=lambda: found.append(len(zbus_capture)))
+    with twin(coalesce=HELD, join_timeout=LIMIT) as send, closing(RawSubscriber(zbus_dir, b"a\0")) as joiner:
+        for number in range(10):
+            send(number)
+        joiner.announce(1)
+        looker.start()
+        looker.join(0.2)
+        joiner.show(1)
+        looker.join(LIMIT)
+        assert found == [10]
+
+
+@TWINS
+def test_faults_leave_buses_that_coalesce_alone(
+    zbus_bus: zbus.Bus, zbus_faults: Faults, zbus_capture: Capture, twin: Opening
+) -> None:
+    sub = zbus_bus.subscribe("a")
+    zbus_faults.drop("a")
+    with twin(coalesce=HELD) as send:
+        for number in range(10):
+            send(number)
+        zbus_bus.send("a", "b", "/1", "dropped")
+        send(10)
+        zbus_faults.deny("a")
+        send(11)
+        with pytest.raises(zbus.Invalid):
+            zbus_bus.send("a", "b", "/1")
+        assert [sent.data for sent in zbus_capture] == [*range(12)]
+    assert [receive(sub).data for _ in range(12)] == [*range(12)]
+
+
+@TWINS
+def test_a_bus_that_coalesces_meets_a_subscriber_that_is_full_and_then_killed(
+    zbus_faults: Faults, zbus_capture: Capture, twin: Opening
+) -> None:
+    other = zbus_faults.subscriber("a", overflow="block", capacity=10, reads=False)
+    with twin(coalesce=HELD, capacity=10) as send:
+        count = fill(send, other.pid)
+        with pytest.raises(zbus.Timeout, match=f"process {other.pid}"):
+            send(0)
+        other.kill()
+        for number in range(count + 1, count + 301):
+            send(number)
+        assert [sent.data for sent in zbus_capture] == [*range(1, count + 301)]
 
 
 def test_delayed_events_come_late_and_in_order(zbus_bus: zbus.Bus, zbus_faults: Faults) -> None:

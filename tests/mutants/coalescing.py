@@ -161,10 +161,20 @@ MUTANTS = [
         (_ENDS + "test_a_child_drops_its_copy_and_the_parent_keeps_what_is_held",),
     ),
     Mutant(
+        "a process that ends hard tells its tail before it sends what it held",
+        "node/node.py",
+        "            self._hand_over_held(deadline)  # first, so that the last marks tell of it\n",
+        "",
+        ("live/test_tails.py::test_a_process_that_ends_hard_tells_its_tail",),
+    ),
+    Mutant(
         "a capture does not wait for what is held",
-        "sending/publisher.py",
-        "                self.coalescer.try_to_go()",
-        "                pass",
-        (_ENDS + "test_a_capture_shows_what_is_held",),
+        "testing/capture.py",
+        "                for pause in coalescer.handing_over(deadline):",
+        "                for pause in ():",
+        (
+            "live/test_testing.py::test_capture_has_what_a_bus_that_coalesces_sent",
+            "live/test_testing.py::test_capture_waits_for_what_a_joiner_holds_up",
+        ),
     ),
 ]

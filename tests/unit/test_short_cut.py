@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from zbus.event import Event, Gap
-from zbus.protocol import wire
+from zbus.protocol import decoder, wire
 from zbus.protocol.decoder import Decoder
 from zbus.protocol.loss import MAX_GAP
 from zbus.protocol.patterns import Matcher
@@ -231,6 +231,16 @@ def test_a_malformed_frame_does_not_move_what_is_due() -> None:
     assert not pair.take(b"s\0k\0/p\x000123abcd.5.1\0oops")
     assert pair.take(b"s\0k\0/p\x000123abcd.5.1\0true")
     assert pair.decoder.lost == 0
+
+
+def test_frames_of_a_known_stream_that_is_not_selected_are_not_even_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Since a process may get many of them: prefixes admit more than patterns select."""
+    pair = Pair("s.*", "k")
+    assert pair.take(b"s.t\0other\0/p\x000123abcd.1.1\0true") == []
+    monkeypatch.setattr(decoder, "decode_fields", None)
+    assert pair.take(b"s.t\0other\0/p\x000123abcd.2.1\0true") == []
 
 
 @pytest.mark.parametrize("frame", [b"\xff", b"\xff0123abcd/7", b"\xff0123abcd.7", b"\xffs\0k\0/p\0\0"])

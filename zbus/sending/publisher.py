@@ -250,10 +250,8 @@ class Publisher(Generic[SendResult]):
         return self._streams.get(system, kind)
 
     def sent(self) -> dict[tuple[str, str, str], int]:
-        """Return the number of the latest event of each stream. What was held is sent first."""
+        """Return the number of the latest event of each stream, except of those that are held."""
         with self.lock:
-            if self.coalescer is not None:
-                self.coalescer.try_to_go()
             return self._streams.sent()
 
     def _attempts(self, unsent: Unsent, timeout: float | None) -> Attempts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -9,7 +10,7 @@ from ..event import Event, Gap
 from ..node.node import Node
 from ..options import check_timeout
 from ..runtime.lifecycle import open_nodes
-from ..runtime.threads import Condition, start
+from ..runtime.threads import Condition, sleep, start
 from .faults import FaultyBus
 
 __all__ = ["Capture", "Sent"]
@@ -52,9 +53,16 @@ class Capture(Sequence[Sent]):
     def _sent(self) -> dict[Topic, int]:
         """Return, by topic, the latest number that the publishers of this process have used."""
         sent: dict[Topic, int] = {}
+        deadline = time.monotonic() + _SECONDS
         for node in open_nodes():
-            if isinstance(node, Node) and node.path == self._bus.path:
-                sent |= node.publisher.sent()
+            if not isinstance(node, Node) or node.path != self._bus.path:
+                continue
+            if (coalescer := node.publisher.coalescer) is not None:
+                for pause in coalescer.handing_over(deadline):
+                    sleep(pause)
+                if coalescer.rows and time.monotonic() >= deadline:
+                    raise AssertionError(f"what `coalesce` holds could not be sent within {_SECONDS} s")
+            sent |= node.publisher.sent()
         for topic, first in self._bus.lost.items():
             sent[topic] = first - 1
         return sent

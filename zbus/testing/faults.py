@@ -74,16 +74,12 @@ class FaultyBus(Bus):
         """Call `send`, but drop what it sends. It takes a number all the same."""
         system, kind = plain(system), plain(kind)
         publisher = self.publisher
-        if (coalescer := publisher.coalescer) is not None:
-            coalescer.try_to_go()
-            publisher.coalescer = None
         vars(publisher)["emit"] = lambda _: None
         publisher.settled_token = NEVER  # so that `send` takes the long way, which calls `emit`
         try:
             count = send()
         finally:
             del vars(publisher)["emit"]
-            publisher.coalescer = coalescer
         topic = publisher.stream(system, kind)
         self.lost.setdefault(topic, publisher.sent()[topic] - count + 1)
 
@@ -179,8 +175,9 @@ class Faults:
     def drop(self, system: str = "*", count: int = 1) -> None:
         """Lose the next `count` events that `zbus_bus` sends to matching systems.
 
-        They take their numbers, so subscribers see a gap at the next event of the topic, as after a full
-        queue. A call of `send_many` counts as one event and is lost as a whole.
+        They take their numbers, so subscribers see a gap, as after a full queue: with the next event of the
+        topic, or about 0.2 seconds later if none follows. A call of `send_many` counts as one event and is
+        lost as a whole.
 
         Args:
             system: a pattern of systems.
