@@ -1,0 +1,3 @@
+module example.com/zbus
+
+go 1.24
