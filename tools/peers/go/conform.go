@@ -149,7 +149,7 @@ func told(evt zbus.Event) fields {
 		said["hex"] = hex.EncodeToString(evt.Bytes)
 	}
 	if !evt.Time.IsZero() {
-		said["time"] = evt.Time.UnixMicro()
+		said["time"] = uint64(evt.Time.Unix())*1e6 + uint64(evt.Time.Nanosecond()/1000)
 	}
 	return said
 }

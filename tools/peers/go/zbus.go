@@ -1023,8 +1023,8 @@ func (d *Decoder) decode(frame []byte) bool {
 		return false
 	}
 	var at time.Time
-	if d.Stamp.Time != Untold && d.Stamp.Time <= math.MaxInt64 {
-		at = time.UnixMicro(int64(d.Stamp.Time))
+	if sent := d.Stamp.Time; sent != Untold {
+		at = time.Unix(int64(sent/1e6), int64(sent%1e6)*1000)
 	}
 	for i := range d.events {
 		evt := &d.events[i]
