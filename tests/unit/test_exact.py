@@ -296,7 +296,7 @@ from zbus.protocol.exact import fragments_about
 from zbus.protocol.wire import encode_batch, encode_data
 
 def about():
-    assert (sender._references(sender._Fragment) != sender._NO_FRAGMENTS) == fragments_about()
+    assert (sender._refs(sender._Fragment) != sender._NO_FRAGMENTS) == fragments_about()
     return fragments_about()
 
 counts = sender._NO_FRAGMENTS >= 0

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 import zbus
-from zbus.protocol.rows import MAX_ROWS_BYTES, batch_of, check_row, event_of, maybe_deep, room_for
+from zbus.protocol.rows import MAX_ROWS_BYTES, SEPARATOR, batch_of, check_row, event_of, maybe_deep, room_for
 from zbus.protocol.wire import Stamp, decode, encode_data, frame_template
 
 STAMP = Stamp("0123456789abcdef", 0, 2**63, 2**63, 10**18)
@@ -34,7 +34,7 @@ PATHS = ["/1", "/ü", "null", '"', "\\", "a" * 300, "/\x01", "/\u2028", "[", ","
 
 
 def row_of(path: str, data: Any) -> bytes:
-    return orjson.dumps((path, data))
+    return orjson.dumps((path, data)) + SEPARATOR
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -89,12 +89,12 @@ def test_a_batch_keeps_to_the_limit_whatever_its_stamp(name: str, limit: int) ->
     room = room_for(name, name, limit)
     assert room <= MAX_ROWS_BYTES
     rows = []
-    while (left := room - sum(len(row) + 1 for row in rows)) > len(row_of("/1", "")) + 1:
-        rows.append(row_of("/1", "x" * min(50, left - len(row_of("/1", "")) - 1)))
+    while (left := room - sum(map(len, rows))) > len(row_of("/1", "")):
+        rows.append(row_of("/1", "x" * min(50, left - len(row_of("/1", "")))))
     frame = frame_template(name, name, STAMP) % (b"", 10**18, b"1" * 16, batch_of(rows))
     assert not rows or len(frame) <= limit
     if rows:
-        assert json.loads(frame.split(b"\0", 4)[4]) == [json.loads(row) for row in rows]
+        assert json.loads(frame.split(b"\0", 4)[4]) == [json.loads(row[:-1]) for row in rows]
 
 
 def test_there_is_no_room_below_a_tiny_limit() -> None:

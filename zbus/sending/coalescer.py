@@ -34,7 +34,7 @@ from ..options import DEFAULT
 from ..protocol.exact import Fragment, known_references
 from ..protocol.marks import Topic
 from ..protocol.patterns import ALIKE, plain
-from ..protocol.rows import MAX_ROWS, batch_of, check_row, event_of, maybe_deep, room_for
+from ..protocol.rows import MAX_ROWS, SEPARATOR, batch_of, check_row, event_of, maybe_deep, room_for
 from ..runtime import housekeeping
 from ..runtime.locks import Lock
 from ..runtime.reports import report
@@ -43,7 +43,7 @@ from .links import Full
 from .message import Message
 from .sockets import WOULD_BLOCK
 
-__all__ = ["BEHIND", "HELD", "Coalescer", "EmitHeld", "Holding"]
+__all__ = ["BEHIND", "HELD", "MIN_ROOM", "Coalescer", "EmitHeld", "Holding"]
 
 HELD: Any = object()
 """The event is held."""
@@ -51,10 +51,13 @@ HELD: Any = object()
 BEHIND: Any = object()
 """The event must go the long way, behind what is held; apart from that, the timeout is the bus's own."""
 
+MIN_ROOM = 64
+"""A batch with less room than this, in bytes, goes at once."""
+
 # An event is held if the one before it is younger than this share of `coalesce`: then a batch of so many rows
 # is to be expected.
 _EXPECTED_ROWS = 20
-_MIN_ROOM = 64  # a batch with less room than this goes at once
+_CLOSED: Any = (object(), object())  # no topic: no name is one of these objects
 # How often to try again to send what could not go, and how long to wait for the lock.
 _RETRY_SECONDS = 0.01
 _LOCK_SECONDS = 0.02
@@ -69,6 +72,7 @@ _REFUSED = (*WOULD_BLOCK, Full, Error, OSError, zmq.ZMQError)
 _dumps = orjson.dumps
 _monotonic = time.monotonic
 _references = getrefcount
+_SEPARATOR = SEPARATOR
 _Fragment = Fragment
 
 
@@ -105,7 +109,10 @@ class Coalescer:
 
     Attributes:
         rows: the events that are held, encoded; all of one topic.
-        topic: that of the event before, in a tuple of its own. It is a hint, which no lock guards.
+        system, kind: those of the event before. They are hints, which no lock guards.
+        opened: the topic whose rows may be added, `_CLOSED` if none may. There is no call between a look at
+            it and adding a row, so no other thread and no interrupt comes in between.
+        room, places: how many more bytes and rows there is room for.
     """
 
     def __init__(self, publisher: Holding, seconds: float, max_event_bytes: int) -> None:
@@ -116,15 +123,14 @@ class Coalescer:
         self._soon = seconds / _EXPECTED_ROWS
         self._max = max_event_bytes
         self._no_fragments = known_references()
-        self.topic: tuple[Any, Any] = ("", "")
-        self._before = (
-            -inf
-        )  # when an event last came right after one of its topic; the one before is as young
-        # What is held: its topic; the same as long as rows may be added; for how many bytes there is room;
-        # since when.
+        self.system: Any = ""
+        self.kind: Any = ""
+        # When an event last came right after one of its topic; the one before is as young.
+        self._before = -inf
+        self.opened: tuple[Any, Any] = _CLOSED
+        self.room = self.places = 0
+        # What is held: its topic, and since when.
         self._key: tuple[Any, Any] = ("", "")
-        self._open: tuple[Any, Any] | None = None
-        self._room = 0
         self._since: float | None = None
         self._scheduled = False
         # A batch on its way: its frame, the steps taken, and what its topic has counted after it.
@@ -136,30 +142,31 @@ class Coalescer:
     def hold(self, system: Any, kind: Any, path: Any, data: Any, timeout: Any) -> Any:
         """Hold an event if that promises a batch; otherwise send what is held.
 
+        `Sender.send` adds a plain row to an open batch itself, unless that fills it.
+
         Returns:
             `HELD`; or the timeout with which to send the event now, which may be `BEHIND`.
 
         Raises:
             Invalid: JSON cannot carry the data. All other bad arguments are left to `send`.
         """
-        topic = self.topic
+        before, which = self.system, self.kind
         # Nearly always it is the very object, or another text. Only `str` may be asked whether it is equal.
-        if (kind is not topic[1] or system is not topic[0]) and (
-            kind.__class__ is not str
-            or topic[1].__class__ is not str
-            or kind != topic[1]
-            or system.__class__ is not str
-            or topic[0].__class__ is not str
-            or system != topic[0]
+        if (kind is not which or system is not before) and (
+            not (kind.__class__ is which.__class__ is system.__class__ is before.__class__ is str)
+            or kind != which
+            or system != before
         ):
-            self.topic = system, kind
+            self.system, self.kind = system, kind
             return self.let_pass(timeout) if self.rows else timeout
+        opened = self.opened
+        fits = opened[1] is which and opened[0] is before
         # If rows may be added, it goes in time in any case, and there is no need to read the clock (60 ns).
-        late = topic is not self._open and self._after_pause()
+        late = not fits and self._after_pause()
         if late or timeout is not DEFAULT or path.__class__ is not str:
             return self.let_pass(timeout) if self.rows else timeout
         try:
-            row = _dumps((path, data))
+            row = _dumps((path, data)) + _SEPARATOR
         except TypeError:
             return self.let_pass(timeout) if self.rows else timeout
         if not path or "\0" in path:
@@ -168,17 +175,18 @@ class Coalescer:
             check_row(path, data, row)
             if maybe_deep(row):
                 return self.let_pass(timeout) if self.rows else timeout
-        size = len(row) + 1
-        # From here to the append there is no call, so no other thread and no interrupt comes in between.
-        if topic is self._open and (room := self._room - size) >= 0:
-            self._room = room
+        size = len(row)
+        # From here to the append there is no call: see `opened`.
+        if fits and opened is self.opened and (room := self.room - size) >= 0:
+            self.room = room
+            self.places = places = self.places - 1
             self.rows.append(row)
-            if room < _MIN_ROOM or len(self.rows) >= MAX_ROWS:
-                self._open = None
+            if room < MIN_ROOM or places <= 0:
+                self.opened = _CLOSED
                 self._under_lock(self.go)
                 self._before = _monotonic()
             return HELD
-        return self._under_lock(self._begin, topic, row, size)
+        return self._under_lock(self._begin, (before, which), row, size)
 
     def _after_pause(self) -> bool:
         now = _monotonic()
@@ -223,9 +231,9 @@ class Coalescer:
                 return DEFAULT
             self._scheduled = True
         self._key = topic
-        self._room = room
+        self.room, self.places = room, MAX_ROWS - 1
         self.rows.append(row)
-        self._open = topic
+        self.opened = topic
         return HELD
 
     def go(self) -> bool:
@@ -243,7 +251,7 @@ class Coalescer:
 
     def transmit(self) -> None:
         """Send what is held, under the lock; raise `zmq.Again` or `Full` if that is not possible now."""
-        opened, self._open = self._open, None  # from here on nobody adds a row
+        opened, self.opened = self.opened, _CLOSED  # from here on nobody adds a row
         try:
             if self._frame is not None:
                 self._finish()
@@ -255,7 +263,7 @@ class Coalescer:
                 with suppress(*WOULD_BLOCK):
                     self._finish()
             if self.rows:
-                self._open = opened
+                self.opened = opened
             raise
 
     def _unsent(self) -> Unsent:
@@ -277,13 +285,13 @@ class Coalescer:
         try:
             self._step(_BLOCK, publisher.block)
         except WOULD_BLOCK:
-            self._drop_message()
+            self._message = None
             self._frame = None  # nobody got it: its rows stay
             raise
         try:
             self._step(_DROP, publisher.drop)
         except WOULD_BLOCK:
-            self._drop_message()
+            self._message = None
             self._steps = _DROP  # if this is interrupted, better lost than sent twice
             assert self._frame is not None
             publisher.force(self._frame)
@@ -293,11 +301,6 @@ class Coalescer:
         topic.seq = seq
         self.rows = []
         self._since = self._frame = None
-
-    def _drop_message(self) -> None:
-        message, self._message = self._message, None
-        if message is not None:
-            message.close()
 
     def _step(self, step: int, send: Callable[..., object] | None) -> None:
         if self._steps >= step:
@@ -367,4 +370,4 @@ class Coalescer:
 
     def forget(self) -> None:
         """Hold nothing any more."""
-        self.rows, self._frame, self._open, self._since = [], None, None, None
+        self.rows, self._frame, self.opened, self._since = [], None, _CLOSED, None
