@@ -39,6 +39,8 @@ __all__ = [
     "Span",
     "awake_after",
     "awake_before",
+    "listened",
+    "overlaps",
 ]
 
 SECOND = 1_000_000_000
@@ -87,6 +89,7 @@ class Sending:
         begun, returned: when `send` was called and when it returned; 0 if it never did.
         frames: the number of the frame in which an event travelled.
         killed: when SIGKILL was sent; 0 if it was not.
+        holds: whether it holds events to send them as batches (W50).
         linger: how long its `close` hands over.
         gave_up: when it gave up joining a subscriber, and that one's process id.
         since: what was begun before was judged already.
@@ -94,6 +97,7 @@ class Sending:
         ended: when it was seen to have ended; 0 if it has not.
         heard: for each topic, a 1 for every event during which a subscription was there.
         rests: when it had been at rest, each time.
+        handed_over: by when each event had surely been numbered and sent; 0 if its `send` never returned.
     """
 
     number: int
@@ -108,6 +112,7 @@ class Sending:
     since: int = 0
     origin: int = 0
     ended: int = 0
+    holds: bool = False
 
     def __post_init__(self) -> None:
         self.by_topic: dict[int, list[int]] = defaultdict(list)
@@ -118,12 +123,25 @@ class Sending:
             self.seqs.append(len(self.by_topic[topic]))
         for topic, events in self.by_topic.items():
             self.heard[topic] = bytearray(len(events))
+        self.handed_over: list[float] = self._handed_over() if self.holds else [*self.returned]
         ends = [*self.begun[1:], self.killed or inf]
         self.rests = [
             rest
             for returned, end in zip(self.returned, ends, strict=False)
             if returned and end - returned > REST and (rest := awake_after(returned, REST, self.stops)) <= end
         ]
+
+    def _handed_over(self) -> list[float]:
+        """Return by when what may be held had gone: before an event of another topic, or at the end."""
+        moments: list[float] = [0.0] * len(self.topics)
+        moment: float = self.ended or inf
+        later = None
+        for event in reversed(range(len(self.topics))):
+            if later is not None and self.topics[later] != self.topics[event]:
+                moment = self.returned[later] or moment
+            moments[event] = moment if self.returned[event] else 0
+            later = event
+        return moments
 
     def rest_after(self, event: int) -> float:
         """Return when it had been at rest after an event; never, perhaps."""
@@ -220,3 +238,9 @@ def listened(sending: Sending, hearing: Hearing) -> range:
     if not hearing.opened:
         return range(1, 1)
     return range(bisect_right(sending.begun, hearing.opened) + 1, bisect_left(sending.begun, hearing.end) + 1)
+
+
+def overlaps(sending: Sending, hearing: Hearing) -> bool:
+    """Return whether anything may have been sent while the subscription was there."""
+    end = sending.ended or (sending.killed and sending.killed + FLIGHT) or inf
+    return bool(sending.begun) and sending.begun[0] < hearing.end and hearing.asked < end

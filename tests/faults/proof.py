@@ -7,7 +7,7 @@ did; then it asks for every event that did not arrive why not.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
 from .ledger import (
@@ -23,10 +23,15 @@ from .ledger import (
     awake_after,
     awake_before,
     listened,
+    overlaps,
 )
-from .soak_events import TOOL_TOPIC, TOPICS, capacity_of, queues
+from .soak_events import TOPICS, capacity_of, queues
 
-__all__ = ["prove"]
+__all__ = ["prove", "with_room"]
+
+# How many places a frame may take with what follows it: a mark in both queues, and its twin in that of the
+# publisher (W46, W47).
+_CHANNEL_PLACES, _PUBLISHER_PLACES = 2, 3
 
 
 def prove(sendings: Sequence[Sending], hearings: Sequence[Hearing], ledger: Ledger) -> None:
@@ -38,24 +43,26 @@ def prove(sendings: Sequence[Sending], hearings: Sequence[Hearing], ledger: Ledg
     for sending in sendings:
         ledger.sums["events"] += sum(begun >= sending.since for begun in sending.begun)
     for hearing in hearings:
-        _prove_one(sendings, hearing, origins, ledger)
+        _prove_one(sendings, hearing, hearings, origins, ledger)
     for sending in sendings:
         since = bisect_left(sending.begun, sending.since) + 1
         for topic, events in sending.by_topic.items():
             ledger.sums["unheard"] += sending.heard[topic].count(0, bisect_left(events, since))
 
 
-def _prove_one(sendings: Sequence[Sending], hearing: Hearing, known: dict[int, int], ledger: Ledger) -> None:
+def _prove_one(
+    sendings: Sequence[Sending],
+    hearing: Hearing,
+    beside: Sequence[Hearing],
+    known: dict[int, int],
+    ledger: Ledger,
+) -> None:
     ledger.sums["subscriptions"] += 1
     apart = _by_publisher(sendings, hearing, known, ledger)
     wanted = {topic for topic in range(len(TOPICS)) if hearing.wants(topic)}
-    # A queue that could never have been half full has no right to drop anything. Half, since libzmq tells the
-    # writer of room only when the reader has made as much.
-    queued = {topic for topic in range(len(TOPICS)) if queues(hearing.system, hearing.kind, topic)}
-    room = hearing.capacity // 2 >= sum(_frames(sending, hearing, queued) for sending in sendings)
+    room = with_room(sendings, hearing, beside)
     for sending in sendings:
-        few = _frames(sending, hearing, queued) > capacity_of(sending.number) // 2
-        pair = Pair(sending, hearing, wanted, room and not few, ledger)
+        pair = Pair(sending, hearing, wanted, sending.number in room, ledger)
         pair.walk(apart[sending.number])
         pair.account()
     counted = sum(r.seq - r.event + 1 for r in hearing.receipts if r.what == GAP)
@@ -63,6 +70,39 @@ def _prove_one(sendings: Sequence[Sending], hearing: Hearing, known: dict[int, i
         ledger.violation(f"wrong loss count: {hearing} says {hearing.lost}, its gaps {counted}")
     if hearing.malformed:
         ledger.violation(f"malformed frames: {hearing.malformed} to {hearing}", hearing.malformed)
+
+
+def with_room(sendings: Sequence[Sending], hearing: Hearing, hearings: Sequence[Hearing]) -> Collection[int]:
+    """Return the publishers by number that never had a reason to drop anything for a subscription.
+
+    A queue that can never have been half full drops nothing. Half, since libzmq tells the writer of room only
+    when the reader has made as much. There are two: that of the channel, which all publishers fill, and that
+    of the publisher. It has one for each process (W53), which holds what any `drop` channel there admits.
+    """
+    own = _queued([hearing])
+    if _CHANNEL_PLACES * sum(_frames(each, hearing, own) for each in sendings) > hearing.capacity // 2:
+        return ()
+    # What was admitted for a channel that has closed may still be in the queue.
+    shared = _queued(
+        other
+        for other in hearings
+        if other.pid == hearing.pid
+        and other.overflow == "drop"
+        and other.asked < hearing.end
+        and other.end > hearing.asked - FLIGHT
+    )
+    return {
+        each.number
+        for each in sendings
+        if _PUBLISHER_PLACES * _frames(each, hearing, shared) <= capacity_of(each.number) // 2
+    }
+
+
+def _queued(hearings: Iterable[Hearing]) -> set[int]:
+    """Return the topics whose events take room in a queue of at least one of these subscriptions."""
+    return {
+        topic for each in hearings for topic in range(len(TOPICS)) if queues(each.system, each.kind, topic)
+    }
 
 
 def _frames(sending: Sending, hearing: Hearing, queued: set[int]) -> int:
@@ -82,11 +122,15 @@ def _by_publisher(
             ledger.violation(f"two publishers under origin {receipt.origin:016x} to {hearing}")
     if len(set(origins.values())) != len(origins):
         ledger.violation(f"two origins of one publisher to {hearing}")
-    tools = _silent_tools(sendings, hearing, {*origins.values(), *known.values()})
+    silent = _silent(sendings, hearing, {*origins.values(), *known.values()})
+    origins = known | origins
     for receipt in hearing.receipts:
-        number = origins.get(receipt.origin, known.get(receipt.origin, 0))
-        if not number and receipt.what == GAP and receipt.topic == TOOL_TOPIC:
-            number = next(tools, 0)
+        if receipt.what == GAP and receipt.origin not in origins:
+            sent = (one for one in silent if len(one.by_topic.get(receipt.topic, ())) >= receipt.seq)
+            if (sender := next(sent, None)) is not None:
+                silent.remove(sender)
+                origins[receipt.origin] = sender.number
+        number = origins.get(receipt.origin, 0)
         if number in apart:
             apart[number].append(receipt)
         # A SIGKILL can come between word of a gap and the event that showed it.
@@ -95,11 +139,14 @@ def _by_publisher(
     return apart
 
 
-def _silent_tools(sendings: Sequence[Sending], hearing: Hearing, heard: Collection[int]) -> Iterator[int]:
-    """Yield the tools that sent while a subscription was there, and of which nobody received anything."""
-    for sending in sendings:
-        if sending.topics == [TOOL_TOPIC] and sending.number not in heard and listened(sending, hearing):
-            yield sending.number
+def _silent(sendings: Sequence[Sending], hearing: Hearing, heard: Collection[int]) -> list[Sending]:
+    """Return those that may have sent while a subscription was there, and whose origin nobody knows.
+
+    They are tools, and publishers that were killed before they noted it. Those that surely sent meanwhile
+    come first: a tool sends long after its process has begun.
+    """
+    unheard = [sending for sending in sendings if sending.number not in heard and overlaps(sending, hearing)]
+    return sorted(unheard, key=lambda sending: not listened(sending, hearing))
 
 
 class Pair:
@@ -182,9 +229,14 @@ class Pair:
         if not (1 <= first <= last < len(stream) and stream[last] in known) or not known.isdisjoint(events):
             self._wrong(f"wrong loss: numbers {first} to {last}, by a mark, in topic {gap.topic}", 0)
             return
-        if 0 < self.sending.returned[events[0] - 1] < self.hearing.asked:
-            self._wrong(f"wrong loss: numbers {first} to {last}, of before it had joined", events[0])
+        self._check_joined(gap, events[0])
         self.reported.update(events)
+
+    def _check_joined(self, gap: Receipt, event: int) -> None:
+        """See that the first event of a gap may have been sent after the subscription was asked for."""
+        if 0 < self.sending.handed_over[event - 1] < self.hearing.asked:
+            numbers = f"{gap.event} to {gap.seq}"
+            self._wrong(f"wrong loss: numbers {numbers}, of before it had joined", event)
 
     def _walk_gap(self, gap: Receipt) -> None:
         first, last = gap.event, gap.seq
@@ -196,8 +248,7 @@ class Pair:
         due = self.due.get(gap.topic, 0)
         if not due or (first > due and not self._meant(stream[due - 2])):
             # The first loss that can be told begins with what was sent to the subscription, not before.
-            if 0 < self.sending.returned[events[0] - 1] < self.hearing.asked:
-                self._wrong(f"wrong loss: numbers {first} to {last}, of before it had joined", events[0])
+            self._check_joined(gap, events[0])
         elif first != due:
             self._wrong(f"wrong loss: numbers {first} to {last} when {due} was due", events[0])
         frames = self.sending.frames
@@ -312,5 +363,5 @@ class Pair:
         return "not_handed_over" if stopped else ""
 
     def _given_up(self, event: int) -> bool:
-        begun, returned = self.sending.begun[event - 1], self.sending.returned[event - 1]
-        return any(start <= (returned or begun) and begun <= end for start, end in self.joins)
+        begun, sent = self.sending.begun[event - 1], self.sending.handed_over[event - 1]
+        return any(start <= (sent or begun) and begun <= end for start, end in self.joins)

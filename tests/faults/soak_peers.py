@@ -76,12 +76,13 @@ class Publisher:
         self._known = False
         self._event = 0
         self._ending = threading.Event()
-        self._bus = zbus.Bus(
-            linger=LINGER,
-            send_timeout=self._rng.choice((0.3, 1.0, 5.0)),
-            capacity=capacity_of(number),
-            coalesce=self._rng.choice((None, None, 0.001, 0.1)),
-        )
+        options = {
+            "send_timeout": self._rng.choice((0.3, 1.0, 5.0)),
+            "capacity": capacity_of(number),
+            "coalesce": self._rng.choice((None, None, 0.001, 0.1)),
+        }
+        (directory / f"{number}.json").write_text(json.dumps(options))
+        self._bus = zbus.Bus(linger=LINGER, **options)
         logging.getLogger("zbus").addHandler(GiveUps(self._gave_up))
 
     def run(self) -> None:

@@ -256,7 +256,7 @@ def test_a_tool_whose_only_event_was_lost() -> None:
     sent = Sending(7, [TOOL_TOPIC], [at(1)], [at(2)], [0])
     heard = hearing(gap(1, 1, TOOL_TOPIC), system="*", capacity=0)
     accepted(sent, heard, reported=1)
-    refused(sent, hearing(*heard.receipts * 2, system="*", capacity=0), "from nobody")
+    refused(sent, hearing(*heard.receipts * 2, system="*", capacity=0), "wrong loss")
 
 
 def test_a_silent_loss_of_a_joiner_given_up() -> None:
