@@ -17,8 +17,9 @@ from zbus.protocol.wire import decode
 from zbus.runtime import housekeeping
 
 from .process import receive
-from .quiet import fill
+from .quiet import fill, quiet
 from .raw import RawSubscriber, joined
+from .test_tails import account
 
 # An event is held if the one before it is younger than a 20th of this, so here every one is that may be.
 LONG = 3600.0
@@ -53,6 +54,11 @@ def frames(raw: RawSubscriber, count: int) -> list[tuple[int, list[Any]]]:
         frame = decode(raw.receive())
         found.append((frame.stamp.seq, [evt.data for evt in frame.events]))
     return found
+
+
+def until_quiet() -> None:
+    while not quiet():
+        continue
 
 
 def test_the_third_event_in_a_row_is_held_and_flush_sends_it(sender: zbus.Bus, raw: RawSubscriber) -> None:
@@ -326,6 +332,20 @@ def test_who_has_joined_gets_what_is_sent_then(sender: zbus.Bus, bus: zbus.Bus) 
         assert got == list(range(7 - len(got), 7))
         assert sub.lost == 0
         sub.close()
+
+
+def test_what_is_held_while_somebody_joins_is_counted_if_there_is_no_room(
+    sender: zbus.Bus, bus: zbus.Bus
+) -> None:
+    hold(sender, 2)
+    sub = bus.subscribe("*", capacity=2)
+    for number in range(20):
+        bus.send("c", "d", "/1", number)
+    until_quiet()
+    sender.flush(30)
+    until_quiet()
+    account(sub, 22)
+    assert [gap[1:] for gap in sub.channel().gaps if gap.system == "a"] == [("a", "b", 3, 4)]
 
 
 def test_a_full_subscriber_makes_send_wait_and_what_is_held_goes_first(

@@ -13,7 +13,7 @@ import pytest
 import zbus
 
 from .process import Spawn
-from .quiet import fill, read_all
+from .quiet import fill, quiet, read_all
 
 
 def gap_total(gaps: list[zbus.Gap]) -> int:
@@ -147,6 +147,29 @@ def test_a_stopped_reader_process_loses_exactly_what_it_reports(spawn: Spawn, bu
     report = reader.hear()
     assert last <= sent
     assert report["received"] + report["lost"] in (sent, sent + 1)
+
+
+def test_all_drop_channels_of_a_process_share_its_queue_in_a_publisher(spawn: Spawn, zbus_dir: str) -> None:
+    reader = spawn("listener", "busy", "drop").ready()
+    reader.tell("calm")
+    reader.ready()
+    with zbus.Bus(dir=zbus_dir, capacity=50) as sender:
+        for system in ("busy", "calm"):
+            sender.send(system, "b", "/1", system)
+        reader.tell(2)
+        assert reader.hear()["gaps"] == []
+        reader.signal(signal.SIGSTOP)
+        for _ in range(40):  # more than the kernel holds, and never more at a time than the queue
+            for _ in range(50):
+                sender.send("busy", "b", "/1", "x" * 500)
+            while not quiet(reader.process.pid):
+                continue
+        sender.send("calm", "b", "/1")
+        reader.signal(signal.SIGCONT)
+        reader.tell(2003)
+        facts = reader.hear()
+    assert facts["gaps"][-1] == [2, 2]
+    assert len(facts["numbers"]) + sum(last - first + 1 for first, last in facts["gaps"]) == 2003
 
 
 def test_block_loses_nothing(spawn: Spawn, bus: zbus.Bus) -> None:

@@ -98,6 +98,13 @@ MUTANTS = [
         (_UNIT + "test_a_text_that_passes_for_another_one_is_not_held",),
     ),
     Mutant(
+        "what is held does not go to who has joined meanwhile",
+        "sending/publisher.py",
+        "if self.token[0] != self.settled_token:\n            self._settle(closed=emit_held is not None)",
+        "if self.token[0] != self.settled_token and emit_held is None:\n            self._settle()",
+        (_LIVE + "test_what_is_held_while_somebody_joins_is_counted_if_there_is_no_room",),
+    ),
+    Mutant(
         "what is held waits for who joins, at any send",
         _FILE,
         "known = publisher.token[0] == publisher.settled_token\n",
