@@ -22,6 +22,7 @@ from . import (
     hostile,
     kills,
     limits,
+    numbers,
     places,
     queues,
     sizes,
@@ -56,6 +57,7 @@ CASES: dict[int, Case] = {
     19: sizes.sizes,
     20: users.several_users,
     21: tails.told_to_the_end,
+    22: numbers.publishing,
 }
 
 

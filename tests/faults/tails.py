@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -15,13 +16,15 @@ import zbus
 from tests.live.process import Worker
 from tests.live.workers import tell, told
 
-from .harness import Row, Stage, until
+from .harness import Row, Stage, resident_mib, until
 
-__all__ = ["speaker", "tail_reader", "told_to_the_end"]
+__all__ = ["speaker", "speaker_on_topics", "tail_reader", "told_to_the_end"]
 
 _LIMIT = 60.0
 _SMALL = 5  # the capacity of a reader
 _MOST_HELD = 128  # rows of a batch
+_TOPICS, _FEW = 60_000, 1_000
+_LONG_LIMIT = 240.0
 
 
 def speaker(count: str, capacity: str, coalesce: str = "0") -> None:
@@ -46,8 +49,10 @@ def speaker(count: str, capacity: str, coalesce: str = "0") -> None:
 class Account:
     """What a channel received, and was told lost."""
 
-    def __init__(self, sub: zbus.Subscription) -> None:
+    def __init__(self, sub: zbus.Subscription, *, each_alone: bool = False) -> None:
+        """Begin. `each_alone` says that each event is the first of its topic."""
         self._channel = sub.channel()
+        self._each_alone = each_alone
         self.received = self.last = self.wrong = 0
 
     def read(self) -> int:
@@ -56,7 +61,7 @@ class Account:
             while True:
                 evt, _ = self._channel.receive(0.05)
                 assert evt is not None
-                self.wrong += evt.data <= self.last or evt.seq != evt.data
+                self.wrong += evt.data <= self.last or evt.seq != (1 if self._each_alone else evt.data)
                 self.last = evt.data
                 self.received += 1
         return self.received + self.lost
@@ -84,6 +89,7 @@ def told_to_the_end(stage: Stage) -> Iterator[Row]:
     count = stage.size(20_000, 2_000)
     yield from _slow(stage.apart(), count)
     yield _stopped(stage.apart(), count)
+    yield _many_topics(stage.apart())
     yield from _coalesced(stage, count)
 
 
@@ -116,6 +122,36 @@ def _stopped(stage: Stage, count: int) -> Row:
     row.done = f"{count:,} events, the publisher's capacity 50"
     _judge(row, report["received"], report["lost"], report["wrong"], count)
     return row
+
+
+def _many_topics(stage: Stage) -> Row:
+    """Let a reader lose the only event of nearly each of 60,000 topics."""
+    row = stage.row("a publisher sends one event on each of 60,000 topics, has no room for some, and closes")
+    bus = stage.bus()
+    account = Account(bus.subscribe("tail.*", capacity=_FEW), each_alone=True)
+    memory = resident_mib(os.getpid())
+    worker = stage.spawn("speaker_on_topics", _TOPICS, _FEW).ready()
+    worker.tell("go on")
+    closed = worker.hear()["closed"]
+    told_after = until(lambda: account.read() >= _TOPICS, _LONG_LIMIT, "every event arrives or is told lost")
+    row.done = f"read when it has closed; both capacities are {_FEW:,}"
+    _judge(row, account.received, account.lost, account.wrong, _TOPICS)
+    row.show(f"its close took {closed:.2g} s, then all was told within {told_after:.2g} s")
+    row.at_most("reader's memory", resident_mib(os.getpid()) - memory, 192, "MiB more", speed=False)
+    row.end(worker)
+    return row
+
+
+def speaker_on_topics(count: str, capacity: str) -> None:
+    """Send one event on each of many topics, and close."""
+    bus = zbus.Bus(capacity=int(capacity), linger=_LONG_LIMIT)
+    tell(ready=True)
+    told()
+    for number in range(1, int(count) + 1):
+        bus.send(f"tail.{number}", "k", "/n", number)
+    begun = time.monotonic()
+    bus.close()
+    tell(closed=time.monotonic() - begun)
 
 
 def _judge(row: Row, received: int, lost: int, wrong: int, count: int) -> None:

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from . import giving, joins, odd, sizes, streams, tails
+from . import giving, joins, numbers, odd, sizes, streams, tails
 
 WORKERS: dict[str, Callable[..., None]] = {
     worker.__name__: worker
@@ -24,6 +24,7 @@ WORKERS: dict[str, Callable[..., None]] = {
         joins.late,
         joins.mount,
         joins.together,
+        numbers.teller,
         odd.clocked,
         odd.forker,
         sizes.heavy_load,
@@ -35,6 +36,7 @@ WORKERS: dict[str, Callable[..., None]] = {
         streams.torrent,
         streams.victim,
         tails.speaker,
+        tails.speaker_on_topics,
         tails.tail_reader,
     )
 }

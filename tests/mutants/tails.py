@@ -143,9 +143,47 @@ MUTANTS = [
     Mutant(
         "a mark waits for channels that have accounted for it",
         "receiving/retained.py",
-        "forget=all(source.decoder.accounted(mark) for source in lacking)",
-        "forget=False",
+        "self._done(key, mark, forget=accounted)",
+        "self._done(key, mark, forget=False)",
         (_TAILS + "test_a_mark_is_forgotten_once_every_channel_has_accounted_for_it",),
+    ),
+    Mutant(
+        "a look goes through all marks though nobody can learn",
+        "receiving/retained.py",
+        "        if self.sources and len(self.busy) == len(self.sources):\n            return True\n",
+        "",
+        ("unit/test_retained.py::test_who_is_busy_with_frames_is_not_asked_again_in_the_same_look",),
+    ),
+    Mutant(
+        "marks are passed on to a queue that may be full of them",
+        "receiving/retained.py",
+        "            return 0\n        return max(1,",
+        "            pass\n        return max(1,",
+        ("unit/test_retained.py::test_half_of_a_queue_at_a_time_is_passed_on_to_who_waits",),
+    ),
+    Mutant(
+        "a mark that was passed on is taken to have arrived",
+        "receiving/retained.py",
+        "now < passed_at + _AGAIN_SECONDS and",
+        "",
+        ("unit/test_retained.py::test_what_was_passed_on_and_dropped_is_passed_on_again",),
+    ),
+    Mutant(
+        "a look begins by copying all marks",
+        "receiving/retained.py",
+        "return list(islice(self._marks.items(), count))",
+        "return list(self._marks.items())[:count]",
+        ("faults/test_faults.py::test_fault[21]",),
+    ),
+    Mutant(
+        "who passes marks on waits before it goes on",
+        "receiving/retained.py",
+        "_SOON_SECONDS if look.passed_on else _NEXT_SECONDS",
+        "_NEXT_SECONDS",
+        (
+            "unit/test_retained.py"
+            "::test_a_look_comes_soon_after_one_that_helped_and_ever_later_after_one_that_did_not",
+        ),
     ),
     Mutant(
         "a channel that closes forgets its tail",
