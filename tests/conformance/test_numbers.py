@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from zbus.roster.numbers import read_numbers
 
-Case = dict[str, Any]
-
-CASES = json.loads((Path(__file__).parent / "vectors" / "numbers.json").read_text(encoding="utf-8"))
+from .member_files import CASES, Case, build
 
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["id"]))
-
-
-def build(case: Case, path: Path) -> Path:
-    """Write the member file of a case, byte by byte."""
-    content = bytearray()
-    for piece in case["pieces"]:
-        data = piece["text"].encode() if "text" in piece else piece["u64"].to_bytes(8, "little")
-        end = piece["at"] + len(data)
-        content.extend(bytes(max(0, end - len(content))))
-        content[piece["at"] : end] = data
-    path.write_bytes(content)
-    if "size" in case:
-        os.truncate(path, case["size"])
-    return path
 
 
 @each
