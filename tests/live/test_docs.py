@@ -110,6 +110,7 @@ def test_the_docs_have_examples() -> None:
     assert blocks(POLICY, "toml")
     least = {
         "command-line.md": 0,
+        "conform.md": 0,
         "coalesce.md": 1,
         "data.md": 3,
         "deploy.md": 3,
