@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from . import vectors
-from .driver import Broken
+from .live import matrix
 from .manifest import BuildFailed, Manifest, read_all
+from .parts import run_differential, run_vectors
 from .report import show, write_junit
 from .results import FAIL, MISSING, Result
-from .session import Session, bus_root
+from .session import bus_root
 
 __all__ = ["main"]
 
-_PARTS = ("vectors",)
+_PARTS = ("vectors", "differential", "live")
+_SEED = 20261127
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -26,9 +26,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--require", type=_list, default=[], metavar="LANG[,LANG]", help="fail if one is missing"
     )
-    parser.add_argument(
-        "--vectors", action="append_const", dest="parts", const="vectors", help="the vectors only"
-    )
+    for part in _PARTS:
+        parser.add_argument(
+            f"--{part}", action="append_const", dest="parts", const=part, help="this part only"
+        )
+    parser.add_argument("--full", action="store_true", help="the long form: more cases, repeats and pairs")
+    parser.add_argument("--seed", type=int, default=_SEED, help=f"of the random cases (default {_SEED})")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
     parser.add_argument("--keep", action="store_true", help="keep the directories of the buses")
     return parser.parse_args(argv)
@@ -57,16 +60,6 @@ def ready(peers: dict[str, Manifest], results: list[Result]) -> dict[str, Manife
     return found
 
 
-def run_vectors(peer: Manifest, root: Path) -> Iterator[Result]:
-    """Run every vector through the driver of a peer, which must then end well."""
-    with Session(peer, root) as session:
-        yield from vectors.run(session)
-        try:
-            session.end()
-        except Broken as error:
-            yield Result(peer.language, "vectors", "end", "end", FAIL, str(error))
-
-
 def main(argv: list[str]) -> int:
     """Run what `argv` asks for; return 0 if nothing fails."""
     args = parse(argv)
@@ -82,6 +75,13 @@ def main(argv: list[str]) -> int:
         for peer in running.values():
             if "vectors" in parts:
                 results += run_vectors(peer, root)
+            if "differential" in parts and peer.language != "python":
+                results += run_differential(peer, peers["python"], root, args.seed, args.full)
+        if "live" in parts:
+            everyone = running if "python" in running else {**running, "python": peers["python"]}
+            results += matrix.run(
+                everyone, matrix.pairs(running if args.full else everyone, args.full), root, args.full
+            )
     show(results)
     if args.junit:
         write_junit(results, args.junit)

@@ -13,7 +13,7 @@ from .results import Result
 from .session import Judge, Session
 from .values import data_differs, json_text, parse, same, same_time
 
-__all__ = ["CHECKS", "run"]
+__all__ = ["CHECKS", "run", "same_frame"]
 
 _STAMP_FIELDS = ("born", "settled", "first")
 _LOSS_DEFAULTS = read("loss.json")["defaults"]
@@ -135,9 +135,7 @@ def _encoded(session: Session, case: Case) -> str | None:
         fields["items"] = [_item(path, data) for path, data in case["items"]]
     else:
         fields |= {"path": case["path"], **_data(case)}
-    return _same_frame(
-        bytes.fromhex(session.ask("encode", **fields)["hex"]), bytes.fromhex(case["frame_hex"])
-    )
+    return same_frame(bytes.fromhex(session.ask("encode", **fields)["hex"]), bytes.fromhex(case["frame_hex"]))
 
 
 def _stamp(case: Case) -> str:
@@ -155,7 +153,8 @@ def _data(case: Case) -> Case:
     return {} if case["data"] is None else {"json": json_text(case["data"])}
 
 
-def _same_frame(found: bytes, wanted: bytes) -> str | None:
+def same_frame(found: bytes, wanted: bytes) -> str | None:
+    """Compare frames up to the form of JSON, and empty fields at the end of the stamp."""
     ours, theirs = found.split(b"\0", 4), wanted.split(b"\0", 4)
     if len(ours) == 5:
         ours[3], theirs[3] = ours[3].rstrip(b"."), theirs[3].rstrip(b".")

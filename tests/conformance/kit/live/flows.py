@@ -1,0 +1,156 @@
+"""What arrives: order, topics and data, batches, bytes, sizes, and what a `block` subscriber makes wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..driver import PeerError
+from ..values import parse, same
+from .stage import Stage, check, complete, exact, tally
+
+__all__ = ["batches", "block", "data", "order", "sizes", "topics"]
+
+_TOPIC = {"system": "s", "kind": "k", "path": "/p"}
+_SECONDS = 60
+
+_VALUES: tuple[dict[str, str], ...] = (
+    {"json": '{"total":9.5,"items":["a","é","😀"],"none":null,"yes":true}'},
+    {"json": "[1,2,[3,{}]]"},
+    {"json": '"text"'},
+    {"json": "-17"},
+    {"json": "false"},
+    {"json": "1e-7"},
+    {"hex": "00010200ff"},
+    {"hex": ""},
+    {},
+    {"json": '"\\u0000\\n"'},
+)
+
+
+def order(stage: Stage) -> None:
+    """Events arrive in order and completely."""
+    sub, pub = stage.subscriber(), stage.publisher()
+    sent = stage.times(3000, 30_000)
+    pub.ask("burst", count=sent, **_TOPIC)
+    complete(tally(sub, sent), sent)
+
+
+def data(stage: Stage) -> None:
+    """Every form of data arrives as it was sent, bytes and no data too."""
+    sub, pub = stage.subscriber(), stage.publisher()
+    for value in _VALUES:
+        pub.ask("send", **_TOPIC, **value)
+    told = sub.ask("receive", name="sub", count=len(_VALUES), timeout=_SECONDS)
+    events = told["events"]
+    check("every event arrives", len(events) == len(_VALUES), told)
+    for number, (event, value) in enumerate(zip(events, _VALUES, strict=True), 1):
+        check("the data is what was sent", _same(event, value), value, event)
+        check("numbers count from 1", event["seq"] == number, number, event)
+        check(
+            "topic and path are those of the event", {name: event[name] for name in _TOPIC} == _TOPIC, event
+        )
+    origins = {event["origin"] for event in events}
+    check(
+        "all have the origin of the publisher",
+        len(origins) == 1 and len(min(origins)) in range(8, 17),
+        origins,
+    )
+
+
+def _same(event: dict[str, Any], value: dict[str, str]) -> bool:
+    if "hex" in value:
+        return bool(event.get("hex") == value["hex"])
+    found, wanted = (None if side.get("json") is None else parse(side["json"]) for side in (event, value))
+    return event.get("hex") is None and same(found, wanted)
+
+
+def topics(stage: Stage) -> None:
+    """A subscriber gets what its patterns select, and nothing else."""
+    sub, pub = stage.subscriber("orders.*", kind="(new|gone)"), stage.publisher()
+    sent = [
+        (system, kind)
+        for system in ("orders", "orders.eu", "orders.eu.de", "orders.주문", "order.eu", "ordersx.eu")
+        for kind in ("new", "gone", "newer", "new.x", "old")
+    ]
+    for system, kind in sent:
+        pub.ask("send", system=system, kind=kind, path="/p", json="1")
+    pub.ask("send", system="orders.end", kind="gone", path="/end")
+    wanted = [
+        topic for topic in sent if topic[0] in ("orders.eu", "orders.주문") and topic[1] in ("new", "gone")
+    ]
+    told = sub.ask("receive", name="sub", count=len(wanted) + 1, timeout=_SECONDS)
+    found = [(event["system"], event["kind"]) for event in told["events"]]
+    check("what is selected arrives, no more", found == [*wanted, ("orders.end", "gone")], found)
+    check("nothing is lost", told["lost"] == 0, told)
+
+
+def batches(stage: Stage) -> None:
+    """Batches and single events share the numbers of their topic."""
+    sub, pub = stage.subscriber(), stage.publisher()
+    pub.ask("burst", count=1000, batch=7, **_TOPIC)
+    complete(tally(sub, 1000), 1000)
+    pub.ask("burst", count=100, **_TOPIC)
+    pub.ask("burst", count=10, batch=10, **_TOPIC)
+    exact(told := tally(sub, 1110), 1110)
+    check("nothing is lost", told["lost"] == 0, told)
+
+
+def sizes(stage: Stage) -> None:
+    """The largest frame arrives; one that is a byte larger is refused."""
+    limit = 100_000
+    sub, pub = stage.subscriber(max_event_bytes=limit), stage.publisher(max_event_bytes=limit)
+    good, bad, sent = limit - 1000, limit, []
+    check("bytes of the size of a frame are refused", not _sends(pub, bad), bad)
+    while bad - good > 1:
+        size = (good + bad) // 2
+        if _sends(pub, size):
+            good = size
+            sent.append(size)
+        else:
+            bad = size
+    check("nearly as many bytes as a frame may have are sent", good > limit - 150, good)
+    pub.ask("send", **_TOPIC, hex="ff")
+    told = sub.ask("receive", name="sub", count=len(sent) + 1, timeout=_SECONDS)
+    found = [len(event["hex"]) // 2 for event in told["events"]]
+    check("each arrives, and the connection stays", found == [*sent, 1], sent, found)
+    check("nothing is lost", (told["lost"], told["malformed"]) == (0, 0), told["lost"], told["malformed"])
+
+
+def _sends(pub: Any, size: int) -> bool:
+    try:
+        pub.ask("send", **_TOPIC, hex="78" * size)
+        return True
+    except PeerError as error:
+        check("what is too large is Invalid", error.kind == "invalid", error)
+        return False
+
+
+def block(stage: Stage) -> None:
+    """Nothing is lost with `block`: the publisher waits, and its `send` times out if nobody reads."""
+    sub = stage.subscriber(overflow="block", capacity=10)
+    pub = stage.publisher(send_timeout=100)
+    sent = stage.times(4000, 20_000)
+    pub.begin("burst", count=sent, bytes=300, **_TOPIC)
+    slow = sub.ask("slow", name="sub", pause=0.001, until=200, timeout=_SECONDS)
+    check("a slow reader loses nothing", (slow["received"], slow["lost"]) == (200, 0), slow)
+    told = tally(sub, sent)
+    check("nothing is lost", (told["received"], told["lost"]) == (sent, 0), told)
+    check("events arrive in order", told["ordered"] and told["last"] == sent, told)
+    pub.answer()
+    _times_out(stage, sub, sent)
+
+
+def _times_out(stage: Stage, sub: Any, before: int) -> None:
+    pub = stage.publisher(send_timeout=0.3)
+    try:
+        pub.ask("burst", count=10**6, bytes=300, **_TOPIC)
+        check("a send that nobody makes room for times out", False)
+    except PeerError as error:
+        check("it is a Timeout, and retryable", error.kind == "timeout" and error.retryable is True, error)
+    told = sub.ask("receive", name="sub", count=10**6, timeout=3, tally=True)
+    got = told["received"] - before
+    check("what was accepted has arrived", (told["last"], told["lost"]) == (got, 0) and got, told)
+    pub.ask("burst", count=1, **_TOPIC)
+    told = sub.ask("receive", name="sub", count=1, timeout=_SECONDS)
+    numbers = [event["seq"] for event in told["events"]]
+    check("what timed out has taken no number", (numbers, told["lost"]) == ([got + 1], 0), got, told)
