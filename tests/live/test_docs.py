@@ -112,7 +112,6 @@ def test_the_docs_have_examples() -> None:
         "command-line.md": 0,
         "conform.md": 0,
         "coalesce.md": 1,
-        "conform.md": 0,
         "data.md": 3,
         "deploy.md": 3,
         "monitoring.md": 1,
