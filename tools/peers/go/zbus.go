@@ -443,7 +443,7 @@ func appendData(to []byte, data any, depth int) ([]byte, error) {
 	done := out.Bytes()
 	done = done[:len(done)-1] // a line feed
 	if !scanWhole(done[start:], depth) {
-		return to, invalid("the data becomes JSON that no receiver takes: nested too deep, or not UTF-8")
+		return to, invalid("the data becomes JSON that no receiver takes: text that is not UTF-8, half a surrogate pair, a number that is infinite, or more than 1,024 levels")
 	}
 	if bytes.Contains(done[start:], []byte(`\ufffd`)) && !isUTF8(reflect.ValueOf(data), 0) {
 		return to, invalid("the data holds text that is not UTF-8: send it as []byte, or clean it with strings.ToValidUTF8")
@@ -839,7 +839,7 @@ func ParsePattern(pattern string) (*Pattern, error) {
 			words = slices.Compact(words)
 		}
 		for _, word := range words {
-			if word == "" || strings.ContainsAny(word, "*()|") || len(words) >= 1 && (word == ">" || word == "#" || word == "+") {
+			if word == "" || strings.ContainsAny(word, "*()|") || word == ">" || word == "#" || word == "+" {
 				return no("a wildcard is a whole segment, as in 'orders.*' or 'orders.**', and a bracket lists whole literal segments, as in '(a|b)'")
 			}
 		}
@@ -2306,7 +2306,9 @@ func (s *Subscription) run() {
 	for s.running() {
 		rc := C.zb_read(s.reader, -1)
 		if rc < 0 {
-			slog.Error("zbus: a subscription has ended", "reason", syscall.Errno(-rc).Error())
+			if rc != -C.ETERM {
+				slog.Error("zbus: a subscription has ended", "reason", syscall.Errno(-rc))
+			}
 			break
 		}
 		items = s.decode(items[:0])
@@ -2602,8 +2604,12 @@ const (
 	restPause = 200 * time.Millisecond
 )
 
-// send numbers and sends events of one topic, whose names are checked. `data` is the data field.
+// send numbers and sends events of one topic. `data` is the data field. This is the fast path: the topic was
+// used before, so its names are good, and the roster has not changed.
 func (p *publisher) send(ctx context.Context, system, kind, path string, data []byte, events uint64) error {
+	if ctx.Err() != nil {
+		return ended(ctx, "the event was not sent")
+	}
 	p.mu.Lock()
 	if p.isKnown && !p.closed && p.bus.roster.now.Load().read() == p.known {
 		if t := p.topics[topicKey{system, kind}]; t != nil && t.generation == p.generation {
@@ -2614,6 +2620,9 @@ func (p *publisher) send(ctx context.Context, system, kind, path string, data []
 		}
 	}
 	p.mu.Unlock()
+	if err := CheckTopic(system, kind); err != nil {
+		return err
+	}
 	return p.sendSlowly(ctx, system, kind, path, data, events)
 }
 
@@ -2623,9 +2632,12 @@ func (p *publisher) sendSlowly(ctx context.Context, system, kind, path string, d
 	begun, timeout := time.Now(), p.bus.options.SendTimeout
 	_, own := ctx.Deadline()
 	for {
-		if err := ctx.Err(); err != nil {
-			p.bus.member.add(sendTimeouts, 1)
-			return ended(ctx, p.obstacle())
+		if ctx.Err() != nil {
+			err := ended(ctx, p.obstacle())
+			if errors.Is(err, Timeout) {
+				p.bus.member.add(sendTimeouts, 1)
+			}
+			return err
 		}
 		sent, err := p.attempt(system, kind, path, data, events)
 		if sent || err != nil {
@@ -2984,7 +2996,9 @@ func (p *publisher) checkAwaited(now time.Time, overslept bool) {
 			}
 		}
 		l.missed = l.epoch
-		p.shortUntil = now.Add(time.Minute)
+		if now.After(p.shortUntil) {
+			p.shortUntil = now.Add(time.Minute)
+		}
 		p.bus.member.add(joinTimeouts, 1)
 		slog.Warn("zbus: a subscriber did not finish joining: sends no longer wait for it", "ingress", id, "after", now.Sub(l.begun).Round(time.Millisecond))
 	}
@@ -2994,11 +3008,12 @@ func (p *publisher) checkAwaited(now time.Time, overslept bool) {
 // begins again, up to thirty times.
 func (p *publisher) isOver(l *link, now time.Time, overslept bool) bool {
 	timeout := p.bus.options.JoinTimeout
-	if short := now.Before(p.shortUntil); l.overflow == block {
-		if !short {
-			timeout = p.bus.options.SendTimeout
-		}
-	} else if short {
+	switch short := now.Before(p.shortUntil); {
+	case l.overflow == block && short:
+		timeout = min(timeout, p.bus.options.SendTimeout)
+	case l.overflow == block:
+		timeout = p.bus.options.SendTimeout
+	case short:
 		timeout = min(timeout, 50*time.Millisecond)
 	}
 	l.pause = min(2*l.pause, 50*time.Millisecond, max(5*time.Millisecond, timeout/10))
@@ -3014,10 +3029,10 @@ func (p *publisher) isOver(l *link, now time.Time, overslept bool) bool {
 	if l.stopped = false; l.pid > 0 && l.pid != os.Getpid() {
 		if l.peer, visible = stateOf(l.pid); visible {
 			l.stopped = l.peer.stopped
-			if l.checks > 0 && l.peer.waitsForCPU(before) || overslept {
-				l.busy++
-			}
 		}
+	}
+	if overslept || visible && l.checks > 0 && l.peer.waitsForCPU(before) {
+		l.busy++
 	}
 	l.checks++
 	if wasStopped && !l.stopped {
@@ -3028,7 +3043,7 @@ func (p *publisher) isOver(l *link, now time.Time, overslept bool) bool {
 		return false
 	case l.stopped || now.Sub(l.begun) >= 30*timeout:
 		return true
-	case visible && l.checks < 5:
+	case l.checks < 5:
 		return false
 	case 3*l.busy <= l.checks:
 		return true
@@ -3209,6 +3224,13 @@ func (p *publisher) sendOwed(most int) bool {
 	return len(p.owed.list) == 0
 }
 
+// refuse has every send from now on fail.
+func (p *publisher) refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+}
+
 // finish sends the last marks. While a link is full, it waits for that until the deadline (R59).
 func (p *publisher) finish(deadline time.Time) {
 	for done := false; !done; {
@@ -3232,7 +3254,6 @@ func (p *publisher) finish(deadline time.Time) {
 func (p *publisher) close(deadline time.Time) (held []int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = true
 	if p.look != nil {
 		p.look.Stop()
 	}
@@ -3372,18 +3393,16 @@ func Open(options *Options) (*Bus, error) {
 // Its errors are of kind Invalid (names, path or data cannot be sent), Timeout (retryable: it reached nobody),
 // Canceled (ctx or the bus), and Unavailable.
 func (b *Bus) Send(ctx context.Context, system, kind, path string, data any) error {
-	if !b.knows(system, kind) {
-		if err := CheckTopic(system, kind); err != nil {
-			return err
-		}
-	}
-	if err := checkPath(path); err != nil {
-		return err
-	}
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
-	field, err := appendData((*buffer)[:0], data, 0)
+	field, err := (*buffer)[:0], checkPath(path)
+	if err == nil {
+		field, err = appendData(field, data, 0)
+	}
 	if err != nil {
+		if wrong := CheckTopic(system, kind); wrong != nil {
+			err = wrong
+		}
 		return err
 	}
 	if cap(field) <= 1<<20 {
@@ -3395,24 +3414,17 @@ func (b *Bus) Send(ctx context.Context, system, kind, path string, data any) err
 // SendMany sends several events of one topic as one frame: they arrive, or are lost, together. That is several
 // times cheaper than single events. Errors are those of Send; if there is one, nothing was sent.
 func (b *Bus) SendMany(ctx context.Context, system, kind string, items []Item) error {
-	if err := CheckTopic(system, kind); err != nil {
+	if err := CheckTopic(system, kind); err != nil || len(items) == 0 {
 		return err
 	}
 	field, err := appendItems(nil, items)
-	if err != nil || len(items) == 0 {
+	if err != nil {
 		return err
 	}
 	return b.publisher.send(ctx, system, kind, "", field, uint64(len(items)))
 }
 
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// knows reports whether a topic was sent to before, so that its names are good.
-func (b *Bus) knows(system, kind string) bool {
-	b.publisher.mu.Lock()
-	defer b.publisher.mu.Unlock()
-	return b.publisher.topics[topicKey{system, kind}] != nil
-}
 
 // Subscribe returns a subscription to the systems that a pattern selects; see Pattern. Every event that any
 // process sends after that reaches it.
@@ -3640,6 +3652,7 @@ func (b *Bus) Close() error {
 	b.mu.Unlock()
 	close(b.stop)
 	<-b.stopped
+	b.publisher.refuse()
 	deadline := time.Now().Add(b.options.Linger)
 	b.publisher.finish(deadline)
 	held := b.publisher.close(deadline)
