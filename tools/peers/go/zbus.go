@@ -150,6 +150,11 @@ static void zb_close(zb_reader *r) {
 	free(r);
 }
 
+static int zb_writable(int fd) {
+	struct pollfd one = {fd, POLLOUT, 0};
+	return poll(&one, 1, 0) > 0;
+}
+
 static void zb_wake(int wake) {
 	uint64_t one = 1;
 	if (write(wake, &one, sizeof one) < 0) return;
@@ -2547,6 +2552,10 @@ type publisher struct {
 	pastEvents, pastLen uint64 // sent under former origins
 	pastTopics          int
 	frame               []byte
+	firstFrame          bool
+	firstWrites         int
+	nextWrite           time.Time
+	backlog, nextCheck  int // bytes of large frames since all was written, and how many are looked at (R44)
 
 	// Marks (R57, R58).
 	owed, doubtful  markSet
@@ -2570,6 +2579,7 @@ type topic struct {
 	seq, first, told uint64 // the latest number, the first with this stamp, the latest that a mark told of
 	bytes            uint64
 	generation       uint64
+	announced        int    // bytes of large frames that a notice has told of
 	head, stamp      []byte // system NUL kind NUL; .born.settled.first.
 }
 
@@ -2582,6 +2592,8 @@ type link struct {
 	epoch, shown uint64
 	missed       uint64 // the epoch that was given up, until it is shown
 	handle       *handle
+	cut          []int // duplicates of its connection, if it was disconnected because it reads nothing
+	wasRead      bool  // whether they had been read at the last look
 
 	begun, since, due time.Time // of the wait for its epoch; when to check it next
 	pause             time.Duration
@@ -2591,7 +2603,7 @@ type link struct {
 	stopped           bool
 }
 
-func (l *link) awaited() bool { return l.shown < l.epoch && l.missed < l.epoch }
+func (l *link) awaited() bool { return l.shown < l.epoch && l.missed < l.epoch && l.cut == nil }
 
 func (l *link) expect(epoch uint64, now time.Time) {
 	l.epoch, l.begun, l.pause, l.stopped = epoch, now, 5*time.Millisecond, false
@@ -2641,6 +2653,7 @@ func (p *publisher) sendSlowly(ctx context.Context, system, kind, path string, d
 		}
 		sent, err := p.attempt(system, kind, path, data, events)
 		if sent || err != nil {
+			p.awaitFirstWrite()
 			return err
 		}
 		p.mu.Lock()
@@ -2657,6 +2670,25 @@ func (p *publisher) sendSlowly(ctx context.Context, system, kind, path string, d
 		}
 		runtime.Gosched() // others want the lock, too
 	}
+}
+
+// awaitFirstWrite waits until libzmq has written, if a frame was the first of its topic, or since a settling. So
+// a program that sends once and ends, in whatever way, has sent. That costs 0.1 ms, and is done 64 times, and
+// then for a 20th of the time.
+func (p *publisher) awaitFirstWrite() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	begun := time.Now()
+	if !p.firstFrame || p.firstWrites >= 64 && begun.Before(p.nextWrite) {
+		return
+	}
+	p.firstFrame = false
+	p.firstWrites++
+	for pause := 50 * time.Microsecond; p.io.asleep() == "" && time.Since(begun) < patience; pause *= 2 {
+		time.Sleep(pause)
+	}
+	now := time.Now()
+	p.nextWrite = now.Add(20 * now.Sub(begun))
 }
 
 // obstacle says what a send waited for.
@@ -2728,7 +2760,7 @@ func (p *publisher) renew(t *topic) {
 		}
 		t.told = t.seq
 	}
-	t.first, t.generation = t.seq+1, p.generation
+	t.first, t.generation, p.firstFrame = t.seq+1, p.generation, true
 	t.stamp = append([]byte(nil), '.')
 	if t.born >= 0 && p.settled >= 0 {
 		t.stamp = fmt.Appendf(nil, ".%d.%d.%d.", t.born, p.settled, t.first)
@@ -2757,6 +2789,9 @@ func (p *publisher) emit(t *topic, path string, data []byte, events uint64) (boo
 	if most := p.bus.options.MaxEventBytes; size > most {
 		return false, invalid("the event has %d bytes of at most %d (max_event_bytes): send less, or a reference to it", size, most)
 	}
+	if size > largeBytes && !p.admit(t, size) {
+		return false, nil
+	}
 	if p.count[block] > 0 {
 		if rc := put(p.sockets[block], p.frame, 0); rc == -C.EAGAIN {
 			return false, nil
@@ -2770,13 +2805,145 @@ func (p *publisher) emit(t *topic, path string, data []byte, events uint64) (boo
 	t.seq += events
 	t.bytes += uint64(size)
 	p.sends++
-	if size > 1<<20 {
-		p.frame = nil
+	if size > largeBytes {
+		p.weigh(t, size)
 	}
 	if !p.watching {
 		p.watch(restPause)
 	}
 	return true, nil
+}
+
+const largeBytes = 1024 // W42
+
+// admit announces a large frame (W42), after it has made sure that not too many bytes wait (R44). It reports
+// whether the frame may be sent now.
+func (p *publisher) admit(t *topic, size int) bool {
+	if p.backlog > p.nextCheck && p.count[drop] > 0 && p.makeLinksGo() {
+		return false
+	}
+	if t.announced >= size {
+		return true
+	}
+	step := max(size, 1<<18)
+	notice := fmt.Appendf(nil, "\xff!%s%d", t.head, step)
+	if p.count[block] > 0 && put(p.sockets[block], notice, 0) < 0 {
+		return false
+	}
+	p.force(notice)
+	t.announced += step
+	return true
+}
+
+// weigh counts a large frame that was sent, and has it take places in `block` queues like its size (W43).
+func (p *publisher) weigh(t *topic, size int) {
+	t.announced -= size
+	p.backlog += size
+	if size > 1<<20 {
+		p.frame = nil
+	}
+	if p.count[block] == 0 {
+		return
+	}
+	places := min(250, size/(capacityBytes/min(p.bus.options.Capacity, blockHWM)))
+	for _, l := range p.links {
+		if places > 0 && l.overflow == block && l.shown > 0 {
+			filler := fmt.Appendf(nil, "\xff%s.%d~", l.id, l.shown)
+			for range places {
+				put(p.sockets[block], filler, C.ZMQ_DONTWAIT)
+			}
+		}
+	}
+}
+
+// makeLinksGo waits a moment until all is written. If a link takes nothing meanwhile, and its process is stopped
+// or as many bytes wait as may, the link goes, which frees what waits. It reports whether one went.
+func (p *publisher) makeLinksGo() (gone bool) {
+	var full map[string]bool
+	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		before, now := p.io.asleep(), map[string]bool{}
+		connections(func(fd int, id string) {
+			if l := p.links[id]; l != nil && l.overflow == drop && l.cut == nil && (full == nil || full[id]) && C.zb_writable(C.int(fd)) == 0 {
+				now[id] = true
+			}
+		})
+		if full = now; len(full) == 0 && before != "" && p.io.asleep() == before {
+			p.backlog, p.nextCheck = 0, capacityBytes/2
+			return false
+		}
+		if time.Now().After(until) {
+			break
+		}
+	}
+	for id := range full {
+		l := p.links[id]
+		if l.pid == 0 {
+			l.pid, _ = askListener(l.path, 0)
+		}
+		state, visible := stateOf(l.pid)
+		if p.backlog >= capacityBytes || visible && state.stopped {
+			p.disconnect(l)
+			gone = true
+		}
+	}
+	if p.nextCheck = p.backlog + capacityBytes/16; gone || len(full) == 0 {
+		p.backlog, p.nextCheck = 0, capacityBytes/2
+	}
+	return gone
+}
+
+// disconnect lets go of a link that reads nothing. It counts as given up until it is back (R44, R45).
+func (p *publisher) disconnect(l *link) {
+	slog.Warn("zbus: a subscriber takes nothing, and too many bytes wait for it: what it misses is counted", "ingress", l.id)
+	l.cut, l.wasRead = append(duplicate(map[string]*link{l.id: l}), -1), false
+	l.missed, l.shown = max(l.missed, l.epoch), 0
+	endpoint := C.CString("ipc://" + l.path)
+	defer C.free(unsafe.Pointer(endpoint))
+	C.zmq_disconnect(p.sockets[drop], endpoint)
+	p.count[drop]--
+	delete(p.full, l.id)
+	p.isKnown = false
+	for _, t := range p.topics {
+		t.told = Untold // marks that waited for it are gone, too
+	}
+}
+
+// reconnect connects the links again that have read everything of their former connection.
+func (p *publisher) reconnect() {
+	for _, l := range p.links {
+		if l.cut == nil {
+			continue
+		}
+		if slices.ContainsFunc(l.cut, func(fd int) bool { return unread(fd) > 0 }) {
+			l.wasRead = false
+		} else if !l.wasRead { // once more, so that the peer has passed on what it has read
+			l.wasRead = true
+		} else if p.dial(l) == nil {
+			l.release()
+		}
+	}
+}
+
+// release closes what kept the connection of a link open.
+func (l *link) release() {
+	for _, fd := range l.cut {
+		if fd >= 0 {
+			syscall.Close(fd)
+		}
+	}
+	l.cut = nil
+}
+
+// duplicate returns duplicates of the connections to these ingresses.
+func duplicate(links map[string]*link) (held []int) {
+	connections(func(fd int, id string) {
+		if links[id] != nil {
+			if twin, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0); errno == 0 {
+				held = append(held, int(twin))
+			}
+		}
+	})
+	return held
 }
 
 func put(socket unsafe.Pointer, frame []byte, flags C.int) C.int {
@@ -2799,7 +2966,7 @@ func (p *publisher) force(frame []byte) {
 		return
 	}
 	for id, l := range p.links {
-		if l.overflow == drop {
+		if l.overflow == drop && l.cut == nil {
 			p.full[id] = true
 		}
 	}
@@ -2905,21 +3072,31 @@ func (p *publisher) connect(entry FileName, now time.Time) error {
 	}
 	l := &link{id: entry.ID, path: p.bus.roster.file(entry.ID + ".sock"), overflow: overflow, handle: p.bus.roster.now.Load()}
 	l.expect(entry.Epoch, now)
+	err := p.dial(l)
+	if err == nil {
+		p.links[l.id] = l
+	}
+	return err
+}
+
+func (p *publisher) dial(l *link) error {
 	endpoint := C.CString("ipc://" + l.path)
 	defer C.free(unsafe.Pointer(endpoint))
-	if rc := C.zb_connect(p.sockets[overflow], endpoint); rc < 0 {
+	if rc := C.zb_connect(p.sockets[l.overflow], endpoint); rc < 0 {
 		return unavailable("connect to "+l.path, syscall.Errno(-rc))
 	}
-	p.count[overflow]++
-	p.links[l.id] = l
+	p.count[l.overflow]++
 	return nil
 }
 
 func (p *publisher) unlink(l *link) {
-	endpoint := C.CString("ipc://" + l.path)
-	defer C.free(unsafe.Pointer(endpoint))
-	C.zmq_disconnect(p.sockets[l.overflow], endpoint)
-	p.count[l.overflow]--
+	if l.cut == nil {
+		endpoint := C.CString("ipc://" + l.path)
+		defer C.free(unsafe.Pointer(endpoint))
+		C.zmq_disconnect(p.sockets[l.overflow], endpoint)
+		p.count[l.overflow]--
+	}
+	l.release()
 	delete(p.links, l.id)
 	delete(p.full, l.id)
 }
@@ -3153,6 +3330,7 @@ func (p *publisher) checkDoubt() {
 	if now := time.Now(); p.leftOut() && now.After(p.checkReturned) {
 		p.checkReturned = now.Add(900 * time.Millisecond)
 		p.readSubscriptions(now)
+		p.reconnect()
 		p.tellReturned()
 	}
 	if len(p.full) == 0 {
@@ -3257,13 +3435,13 @@ func (p *publisher) close(deadline time.Time) (held []int) {
 	if p.look != nil {
 		p.look.Stop()
 	}
-	connections(func(fd int, id string) {
-		if l := p.links[id]; l != nil && l.shown > 0 {
-			if twin, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0); errno == 0 {
-				held = append(held, int(twin))
-			}
+	spoken := map[string]*link{}
+	for id, l := range p.links {
+		if l.release(); l.shown > 0 {
+			spoken[id] = l
 		}
-	})
+	}
+	held = duplicate(spoken)
 	for i, socket := range p.sockets {
 		if socket != nil {
 			C.zb_set(socket, C.ZMQ_LINGER, C.int(max(0, time.Until(deadline).Milliseconds())))
@@ -3376,7 +3554,8 @@ func Open(options *Options) (*Bus, error) {
 	C.zmq_ctx_set(b.context, C.ZMQ_MAX_SOCKETS, 16384)
 	b.publisher = &publisher{
 		bus: b, links: map[string]*link{}, topics: map[topicKey]*topic{}, full: map[string]bool{}, pause: restPause,
-		io: ioThread{prefix: fmt.Sprintf("%d/ZMQbg/IO/", prefix)},
+		nextCheck: capacityBytes / 2,
+		io:        ioThread{prefix: fmt.Sprintf("%d/ZMQbg/IO/", prefix)},
 	}
 	b.roster.reap(200 * time.Millisecond)
 	go b.keepHouse()
