@@ -1968,11 +1968,14 @@ func checkDescriptors() error {
 // An ioThread is the thread in which libzmq writes. If it sleeps, it has written all that there was room for.
 type ioThread struct {
 	prefix string
+	mu     sync.Mutex
 	status string // the path of its status in /proc
 }
 
 // asleep returns how often the thread has fallen asleep, or "" if it does not sleep now.
 func (t *ioThread) asleep() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.status == "" {
 		tasks, _ := filepath.Glob("/proc/self/task/*/comm")
 		for _, path := range tasks {
@@ -2676,19 +2679,24 @@ func (p *publisher) sendSlowly(ctx context.Context, system, kind, path string, d
 // a program that sends once and ends, in whatever way, has sent. That costs 0.1 ms, and is done 64 times, and
 // then for a 20th of the time.
 func (p *publisher) awaitFirstWrite() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	begun := time.Now()
-	if !p.firstFrame || p.firstWrites >= 64 && begun.Before(p.nextWrite) {
+	p.mu.Lock()
+	due := p.firstFrame && (p.firstWrites < 64 || begun.After(p.nextWrite))
+	p.firstFrame = false
+	if due {
+		p.firstWrites++
+	}
+	p.mu.Unlock()
+	if !due {
 		return
 	}
-	p.firstFrame = false
-	p.firstWrites++
 	for pause := 50 * time.Microsecond; p.io.asleep() == "" && time.Since(begun) < patience; pause *= 2 {
 		time.Sleep(pause)
 	}
 	now := time.Now()
+	p.mu.Lock()
 	p.nextWrite = now.Add(20 * now.Sub(begun))
+	p.mu.Unlock()
 }
 
 // obstacle says what a send waited for.
