@@ -90,8 +90,8 @@ func TestEverythingAtOnce(t *testing.T) {
 		next[evt.System]++
 	}
 	close(done)
+	others.Wait() // they add to `all`
 	all.Wait()
-	others.Wait()
 	if sub.Lost() != 0 {
 		t.Errorf("%d lost", sub.Lost())
 	}
