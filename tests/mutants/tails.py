@@ -148,6 +148,27 @@ MUTANTS = [
         (_TAILS + "test_a_mark_is_forgotten_once_every_channel_has_accounted_for_it",),
     ),
     Mutant(
+        "a look goes through all topics though marks are owed",
+        "sending/tails.py",
+        "        if self._marks:\n            return False\n",
+        "",
+        ("unit/test_resting.py::test_topics_are_gone_through_once_however_small_the_queue_is",),
+    ),
+    Mutant(
+        "a close tells of what was owed already, and of nothing else",
+        "sending/tails.py",
+        "            done = self._owe_unmarked()\n",
+        "            done = bool(self._owe_unmarked() or True)\n",
+        ("unit/test_resting.py::test_a_close_that_cannot_wait_tells_of_what_was_owed_and_of_all_else",),
+    ),
+    Mutant(
+        "a look that was owed marks forgets all else",
+        "sending/tails.py",
+        "if not (self._send(_AT_ONCE) and complete):",
+        "if not self._send(_AT_ONCE):",
+        ("unit/test_resting.py::test_a_look_that_was_owed_marks_comes_back_for_all_else",),
+    ),
+    Mutant(
         "a look goes through all marks though nobody can learn",
         "receiving/retained.py",
         "        if self.sources and len(self.busy) == len(self.sources):\n            return True\n",

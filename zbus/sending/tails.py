@@ -118,11 +118,10 @@ class Tails:
         self._overdue = False
         idle, self.resting = self.resting, True
         self._check_doubt(time.monotonic())
-        if idle:
-            self._marks.owe_unmarked(self._topics())
-        else:
+        complete = self._owe_unmarked() if idle else True
+        if not idle:
             self._pause = _REST_SECONDS
-        if not self._send(_AT_ONCE):
+        if not (self._send(_AT_ONCE) and complete):
             self._look_in(_PACE_SECONDS)
         elif not idle:
             self._look_in(_REST_SECONDS)
@@ -253,7 +252,6 @@ class Tails:
         lock = self._publisher.lock
         self._check_at = 0.0
         done = [False]
-        lock.run(lambda: self._marks.owe_unmarked(self._topics()), _LOCK_SECONDS)
         while lock.run(lambda: done.append(self._finish()), _LOCK_SECONDS) and not done[-1]:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -266,9 +264,22 @@ class Tails:
         """Send all marks that are owed, as far as there is room; return whether it is done."""
         self.resting = True
         self._check_doubt(time.monotonic())
-        if not self._marks:  # to go through 60,000 topics takes 5 ms, and this may be called a thousand times
-            self._marks.owe_unmarked(self._topics())
-        return self._send(MAX_MARKS) and not self._full
+        done = False
+        while not done:
+            done = self._owe_unmarked()
+            if not self._send(MAX_MARKS):
+                return False
+        return not self._full
+
+    def _owe_unmarked(self) -> bool:
+        """Owe the marks of all topics, once none is owed from before; return whether that was so.
+
+        To go through 60,000 topics takes 5 ms, and to send their marks by a small queue a thousand looks.
+        """
+        if self._marks:
+            return False
+        self._marks.owe_unmarked(self._topics())
+        return True
 
     def close(self) -> None:
         """Look no more."""
