@@ -1501,7 +1501,8 @@ function Directory:reap(seconds)
 end
 
 function json_text(value)
-    return ffi.string(out, put_value(0, value, 0))
+    local n = put_value(0, value, 0) -- which may replace `out`
+    return ffi.string(out, n)
 end
 
 function program_name()
