@@ -2974,6 +2974,7 @@ local function subscribe_to(self, system, kind, options)
     local channel = Channel.new(decoder, options.on_gap)
     local ingress = Ingress.open(self, decoder, system, kind, overflow, options.capacity or self.options.capacity)
     channel.ingress = ingress
+    ingress.channel = setmetatable({ channel }, { __mode = "v" }) -- for the bus, which may close first
     channel.guard = newproxy(true)
     getmetatable(channel.guard).__gc = function()
         if not ingress.closed then garbage[#garbage + 1] = ingress end
@@ -3047,7 +3048,8 @@ function Bus:close()
     for ingress in pairs(self.ingresses) do open[#open + 1] = ingress end
     for _, ingress in ipairs(open) do
         local frames = ingress:close()
-        if ingress.channel and ingress.channel[1] then ingress.channel[1].held = frames end
+        local channel = ingress.channel and ingress.channel[1]
+        if channel then channel.held = frames end
     end
     while zmq.zmq_ctx_term(shared.context) ~= 0 and ffi.errno() == K.EINTR do end
     for _, fd in ipairs(held) do
