@@ -2711,7 +2711,10 @@ end
 local garbage = {}
 
 local function close_garbage()
-    while garbage[1] do remove(garbage):close() end
+    while garbage[1] do
+        local ingress = remove(garbage)
+        if not ingress.closed then ingress:close() end
+    end
 end
 
 --- Where the events of a subscription arrive. Get it with `sub:channel()`.
@@ -2820,12 +2823,14 @@ jit.off(wait_for)
 -- @treturn[2] boolean false
 -- @treturn[2] Error if the time is over (kind Timeout, retryable): nothing is lost, and the channel is still open
 function Channel:receive(timeout)
+    if is_forked() and not self.held then
+        return nil, false, new_error(CANCELED, "this process was forked from the one that subscribed: subscribe here")
+    end
     if garbage[1] then close_garbage() end
     local event = self:next()
     if event then return event, true end
     local deadline = timeout and now() + timeout
     while not self.held do
-        if is_forked() then return nil, false, new_error(CANCELED, "this process was forked: open a bus of its own") end
         local left = deadline and deadline - now()
         if left and left <= 0 then
             return nil, false, new_error(TIMEOUT, format("no event within %g s", timeout), true)
@@ -2922,6 +2927,10 @@ function Bus:show_origin(origin)
 end
 
 local function open_bus(options)
+    if is_forked() then
+        for bus in pairs(open_buses) do bus:close() end -- the parent's
+        own_page = nil
+    end
     watch_fork()
     options = check_options(options or {}, { bus = "", capacity = 1, linger = 1, send_timeout = 1, join_timeout = 1,
         max_event_bytes = 1 })
@@ -3007,7 +3016,11 @@ end
 --- In a forked child: close the descriptors of the parent's bus, and forget it (R31).
 function Bus:abandon()
     local ids = {}
-    for ingress in pairs(self.ingresses) do ids[ingress.id] = true end
+    for ingress in pairs(self.ingresses) do
+        ids[ingress.id], ingress.closed = true, true
+        local channel = ingress.channel and ingress.channel[1]
+        if channel then channel.held = {} end
+    end
     for id in pairs(self.publisher.links) do ids[id] = true end
     local address, length = sockaddr_t(), ffi.new("unsigned[1]")
     for _, name in ipairs(list("/proc/self/fd") or {}) do
@@ -3098,10 +3111,6 @@ local default_bus
 
 local function open_default()
     if not default_bus or default_bus.closed or is_forked() then
-        if default_bus and not default_bus.closed then default_bus:close() end
-        if is_forked() then
-            own_page = nil
-        end
         default_bus = open_bus()
     end
     return default_bus
@@ -3185,6 +3194,7 @@ function events.select(channels, timeout)
     local deadline = timeout and now() + timeout
     while true do
         for _, channel in ipairs(channels) do
+            if is_forked() and not channel.held then channel.held = {} end
             local event = channel:next()
             if event then return channel, event, true end
             if channel.held then return channel, nil, false end
