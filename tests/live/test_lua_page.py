@@ -170,7 +170,9 @@ def test_the_errors_of_the_page(run: Run) -> None:
     page = run("errors", "")
     told = page.hear()
     messages = ["system pattern is required", "system is required", "kind is required", "path is required"]
-    assert [(error["message"], error["text"]) for error in told["errors"]] == [(text, text) for text in messages]
+    assert [(error["message"], error["text"]) for error in told["errors"]] == [
+        (text, text) for text in messages
+    ]
     assert {error["kind"] for error in told["errors"]} == {told["invalid"]} == {"Invalid"}
     assert not any(error["retryable"] or error["result"] for error in told["errors"])
     page.end()
