@@ -6,14 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import languages
 from .live import matrix
 from .manifest import BuildFailed, Manifest, read_all
+from .packages import install
 from .parts import run_differential, run_vectors
 from .report import show, write_junit
 from .results import FAIL, MISSING, Result
 from .session import bus_root
 
-__all__ = ["main"]
+__all__ = ["failed", "main", "ready"]
 
 _PARTS = ("vectors", "differential", "live")
 _SEED = 20261127
@@ -33,6 +35,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the long form: more cases, repeats and pairs")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of the random cases (default {_SEED})")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
+    parser.add_argument("--docs", action="store_true", help="write the tables of docs/languages.md")
+    parser.add_argument("--install", action="store_true", help="install what is missing, as root on Debian")
     parser.add_argument("--keep", action="store_true", help="keep the directories of the buses")
     return parser.parse_args(argv)
 
@@ -69,6 +73,8 @@ def main(argv: list[str]) -> int:
         sys.exit(f"no peer {', '.join(unknown)}: there are {', '.join(peers)}")
     chosen = {name: peer for name, peer in peers.items() if args.only is None or name in args.only}
     results: list[Result] = []
+    if args.install:
+        install(chosen.values())
     running = ready(chosen, results)
     parts = args.parts or _PARTS
     with bus_root(args.keep) as root:
@@ -83,12 +89,15 @@ def main(argv: list[str]) -> int:
                 everyone, matrix.pairs(running if args.full else everyone, args.full), root, args.full
             )
     show(results)
+    if args.docs:
+        languages.write(list(peers.values()), results)
     if args.junit:
         write_junit(results, args.junit)
-    return int(_failed(results, args.require))
+    return int(failed(results, args.require))
 
 
-def _failed(results: list[Result], require: list[str]) -> bool:
+def failed(results: list[Result], require: list[str]) -> bool:
+    """Return whether a case failed, or a peer is missing that is required."""
     return any(
         result.verdict == FAIL or (result.verdict == MISSING and result.row in require) for result in results
     )

@@ -11,24 +11,25 @@ from .manifest import Manifest
 from .results import FAIL, Result
 from .session import Session
 
-__all__ = ["run_differential", "run_vectors"]
+__all__ = ["ended", "run_differential", "run_vectors"]
 
 
 def run_vectors(peer: Manifest, root: Path) -> Iterator[Result]:
     """Run every vector through the driver of a peer, which must then end well."""
     with Session(peer, root) as session:
         yield from vectors.run(session)
-        yield from _ended(session, "vectors")
+        yield from ended(session, "vectors")
 
 
 def run_differential(peer: Manifest, python: Manifest, root: Path, seed: int, full: bool) -> Iterator[Result]:
     """Run random cases through the drivers of a peer and of Python."""
     with Session(peer, root) as session, Session(python, root) as reference:
         yield from differential.run(session, reference, seed, full)
-        yield from _ended(session, "differential")
+        yield from ended(session, "differential")
 
 
-def _ended(session: Session, part: str) -> Iterator[Result]:
+def ended(session: Session, part: str) -> Iterator[Result]:
+    """End the driver of a session; yield a failure if it does not end well."""
     try:
         session.end()
     except Broken as error:

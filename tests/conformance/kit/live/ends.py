@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ..driver import Driver
-from .stage import Stage, alive, check, complete, exact, tally, until
+from .stage import Stage, alive, check, complete, exact, until
 
 __all__ = ["closed", "killed_publisher", "killed_subscriber", "stopped_publisher", "stopped_subscriber"]
 
 _TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 _OTHER = {"system": "s", "kind": "other", "path": "/p"}
-_SECONDS = 60
 
 
 def closed(stage: Stage) -> None:
@@ -17,7 +16,7 @@ def closed(stage: Stage) -> None:
     sub, pub = stage.subscriber(), stage.publisher()
     for _ in range(2):
         pub.ask("burst", count=10, **_TOPIC)
-        told = tally(sub, 10)
+        told = stage.tally(sub, 10)
         check("the events arrive", (told["received"], told["lost"]) == (10, 0), told)
         for driver in (pub, sub):
             driver.ask("close")
@@ -38,7 +37,7 @@ def _streaming(stage: Stage, sub: Driver) -> Driver:
     """Start a publisher that sends until it is killed; return once something has arrived."""
     pub = stage.publisher()
     pub.begin("stream", until=str(stage.root / "never"), interval=0.0005, **_TOPIC)
-    told = sub.ask("receive", name="sub", count=50, timeout=_SECONDS, tally=True)
+    told = sub.ask("receive", name="sub", count=50, timeout=stage.patience, tally=True)
     check("events arrive", told["received"] == 50, told)
     return pub
 
@@ -52,12 +51,12 @@ def killed_publisher(stage: Stage) -> None:
     other.ask("send", json='{"n":0}', **_OTHER)
     events = []
     while not events or events[-1]["kind"] != "other":
-        told = sub.ask("receive", name="sub", count=1, timeout=_SECONDS)
+        told = sub.ask("receive", name="sub", count=1, timeout=stage.patience)
         check("a survivor's event arrives", len(told["events"]) == 1, told)
         events += told["events"]
     check("nothing that arrived in between is missing", told["lost"] == 0 and told["malformed"] == 0, told)
     other.ask("burst", count=100, **_OTHER)
-    after = sub.ask("receive", name="sub", count=100, timeout=_SECONDS, tally=True)
+    after = sub.ask("receive", name="sub", count=100, timeout=stage.patience, tally=True)
     check(
         "the survivor's events arrive", (after["first"], after["last"], after["lost"]) == (1, 100, 0), after
     )
@@ -70,13 +69,13 @@ def killed_subscriber(stage: Stage) -> None:
     pub = stage.publisher()
     sent = stage.times(2000, 10_000)
     pub.begin("burst", count=sent, interval=0.0002, **_TOPIC)
-    told = doomed.ask("receive", name="sub", count=20, timeout=_SECONDS, tally=True)
+    told = doomed.ask("receive", name="sub", count=20, timeout=stage.patience, tally=True)
     check("events arrive", told["received"] == 20, told)
     stage.kill(doomed)
     pub.answer()
-    complete(tally(sub, sent), sent)
+    complete(stage.tally(sub, sent), sent)
     pub.ask("burst", count=10, **_OTHER)
-    told = tally(sub, sent + 10)
+    told = stage.tally(sub, sent + 10)
     check("later events arrive", (told["received"], told["lost"]) == (sent + 10, 0), told)
     _reaped(stage)
 
@@ -87,18 +86,18 @@ def stopped_publisher(stage: Stage) -> None:
     pub = stage.publisher()
     stop = stage.root / "stop"
     pub.begin("stream", until=str(stop), interval=0.001, **_TOPIC)
-    told = sub.ask("receive", name="sub", count=50, timeout=_SECONDS, tally=True)
+    told = sub.ask("receive", name="sub", count=50, timeout=stage.patience, tally=True)
     check("events arrive", told["received"] == 50, told)
     pub.stop()
     late, other = stage.another(), stage.publisher()
     late.ask("subscribe", name="sub", system="s")
     other.ask("burst", count=100, **_OTHER)
     pub.resume()
-    told = late.ask("receive", name="sub", count=150, timeout=_SECONDS, tally=True)
+    told = late.ask("receive", name="sub", count=150, timeout=stage.patience, tally=True)
     check("the newcomer gets the events of both", (told["received"], told["lost"]) == (150, 0), told)
     stop.touch()
     sent = pub.answer()["sent"]
-    exact(told := tally(sub, sent + 100), sent + 100)
+    exact(told := stage.tally(sub, sent + 100), sent + 100)
     check("nothing is lost", told["lost"] == 0, told)
 
 
@@ -110,13 +109,13 @@ def stopped_subscriber(stage: Stage) -> None:
     stopped.stop()
     sent = stage.times(5000, 200_000)
     pub.ask("burst", count=sent, bytes=200, **_TOPIC)
-    exact(told := tally(sub, sent + 1), sent + 1)
+    exact(told := stage.tally(sub, sent + 1), sent + 1)
     check("the other loses nothing", told["lost"] == 0, told)
     late = stage.publisher()
     late.ask("burst", count=10, **_OTHER)
     stopped.resume()
     alive(stopped)
-    told = tally(stopped, sent + 1)
+    told = stage.tally(stopped, sent + 1)
     until("the stopped one is told what it lost", lambda: _told(stopped) >= sent + 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .stage import Stage, check, exact, tally
+from .stage import Stage, check, exact
 
 __all__ = ["loss_at_close", "loss_at_rest", "loss_in_batches", "loss_of_slow"]
 
@@ -15,11 +15,11 @@ def loss_at_rest(stage: Stage) -> None:
     """A reader that takes nothing until the publisher rests is told what it lost."""
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
     pub.ask("burst", count=_SENT, **_TOPIC)
-    told = tally(sub, _SENT)
+    told = stage.tally(sub, _SENT)
     exact(told, _SENT)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
     pub.ask("burst", count=_SENT, **_TOPIC)
-    exact(tally(sub, 2 * _SENT), 2 * _SENT)
+    exact(stage.tally(sub, 2 * _SENT), 2 * _SENT)
 
 
 def loss_at_close(stage: Stage) -> None:
@@ -27,7 +27,7 @@ def loss_at_close(stage: Stage) -> None:
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
     pub.ask("burst", count=_SENT, **_TOPIC)
     stage.end(pub)
-    told = tally(sub, _SENT)
+    told = stage.tally(sub, _SENT)
     exact(told, _SENT)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
 
@@ -36,7 +36,7 @@ def loss_in_batches(stage: Stage) -> None:
     """A batch counts for as many events as it holds."""
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
     pub.ask("burst", count=10 * _SENT, batch=10, **_TOPIC)
-    told = tally(sub, 10 * _SENT)
+    told = stage.tally(sub, 10 * _SENT)
     exact(told, 10 * _SENT)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
 
@@ -45,6 +45,6 @@ def loss_of_slow(stage: Stage) -> None:
     """A reader that reads, but slowly, counts what it misses between."""
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
     sent = stage.times(3000, 20_000)
-    sub.begin("slow", name="sub", pause=0.002, until=sent, timeout=60)
+    sub.begin("slow", name="sub", pause=0.002, until=sent, timeout=stage.patience)
     pub.ask("burst", count=sent, **_TOPIC)
-    exact(sub.answer(1200), sent)
+    exact(sub.answer(3600), sent)

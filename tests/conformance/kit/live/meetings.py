@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ..driver import Driver
-from .stage import Stage, check, tally
+from .stage import Stage, check
 
 __all__ = ["busy", "first_events", "joins", "strict_joins"]
 
 _TOPIC = {"system": "s", "kind": "k", "path": "/p"}
-_SECONDS = 60
 
 
 def strict_joins(stage: Stage) -> None:
@@ -16,7 +15,9 @@ def strict_joins(stage: Stage) -> None:
     pub, sub = stage.publisher(), stage.subscriber("other")
     stop = stage.root / "stop"
     pub.begin("stream", until=str(stop), interval=0.0005, **_TOPIC)
-    told = sub.ask("churn", system="s", kind="k", count=stage.times(20, 200), timeout=_SECONDS, within=1200)
+    told = sub.ask(
+        "churn", system="s", kind="k", count=stage.times(20, 200), timeout=stage.patience, within=3600
+    )
     stop.touch()
     pub.answer()
     for number, row in enumerate(told["rounds"], 1):
@@ -28,9 +29,9 @@ def joins(stage: Stage) -> None:
     """The first event of each new publisher arrives."""
     subs = _three(stage)
     count = stage.times(10, 100)
-    stage.publisher().ask("joins", count=count, within=1200, **_TOPIC)
+    stage.publisher().ask("joins", count=count, within=3600, **_TOPIC)
     for sub in subs:
-        told = tally(sub, count)
+        told = stage.tally(sub, count)
         check("each first event arrives", (told["received"], told["lost"]) == (count, 0), count, told)
 
 
@@ -43,7 +44,7 @@ def first_events(stage: Stage) -> None:
         pub.ask("send", json='{"n":1}', **_TOPIC)
         stage.end(pub)
     for sub in subs:
-        told = sub.ask("receive", name="sub", count=count, timeout=_SECONDS)
+        told = sub.ask("receive", name="sub", count=count, timeout=stage.patience)
         origins = {event["origin"] for event in told["events"]}
         check("one event of each process arrives", len(origins) == len(told["events"]) == count, told)
         check("nothing is lost", told["lost"] == 0, told)
@@ -61,5 +62,5 @@ def busy(stage: Stage) -> None:
     pub.ask("send", json='{"n":1}', **_TOPIC)
     stage.end(pub)
     sub.answer()
-    told = sub.ask("receive", name="sub", count=1, timeout=_SECONDS)
+    told = sub.ask("receive", name="sub", count=1, timeout=stage.patience)
     check("the event sent meanwhile arrives", (told["received"], told["lost"]) == (1, 0), told)

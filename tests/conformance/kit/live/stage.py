@@ -12,7 +12,8 @@ from ..manifest import Manifest
 __all__ = ["Stage", "Wrong", "check", "until"]
 
 BUS = "live"
-_PROGRESS_SECONDS = 60.0
+_LONG = 1200.0
+PATIENCE = 60.0
 
 
 class Wrong(Exception):
@@ -38,7 +39,10 @@ class Stage:
 
     Attributes:
         full: whether this is the long form.
+        patience: how many seconds a receiver waits without progress before a check fails.
     """
+
+    patience = PATIENCE
 
     def __init__(self, publisher: Manifest, subscriber: Manifest, python: Manifest, root: Path, full: bool):
         self._publisher, self._subscriber, self._python = publisher, subscriber, python
@@ -83,6 +87,10 @@ class Stage:
         """Start a process of the subscriber's language that only opens the bus."""
         return self._start(self._subscriber, {})
 
+    def tally(self, driver: Driver, sent: int) -> dict[str, Any]:
+        """Receive until `sent` events were received or lost since the subscription began."""
+        return driver.ask("receive", name="sub", until=sent, timeout=self.patience, tally=True, within=_LONG)
+
     def kill(self, driver: Driver) -> None:
         """SIGKILL a driver, which then has not to end well."""
         driver.kill()
@@ -118,13 +126,6 @@ def unsupported(name: str, publisher: Manifest, subscriber: Manifest) -> None:
         reason = peer.reason(name, f"{name}.{role}")
         if reason is not None:
             raise Unsupported(reason)
-
-
-def tally(driver: Driver, sent: int, **fields: Any) -> dict[str, Any]:
-    """Receive until `sent` events were received or lost since the subscription began."""
-    return driver.ask(
-        "receive", name="sub", until=sent, timeout=_PROGRESS_SECONDS, tally=True, within=1200, **fields
-    )
 
 
 def exact(told: dict[str, Any], sent: int) -> None:
