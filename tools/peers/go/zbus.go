@@ -2275,7 +2275,7 @@ func (s *Subscription) pop() (evt Event, gap *Gap, good bool) {
 	if first.gap != nil {
 		s.gapsKept--
 		gap = first.gap
-		s.drop1()
+		s.advance()
 		return evt, gap, false
 	}
 	s.received++
@@ -2286,7 +2286,7 @@ func (s *Subscription) pop() (evt Event, gap *Gap, good bool) {
 	}
 	s.frames--
 	s.bytes -= first.bytes
-	s.drop1()
+	s.advance()
 	if s.full && s.frames <= s.capacity/2 {
 		s.full = false
 		signal(s.room)
@@ -2294,7 +2294,8 @@ func (s *Subscription) pop() (evt Event, gap *Gap, good bool) {
 	return evt, nil, true
 }
 
-func (s *Subscription) drop1() {
+// advance removes the first item of the queue.
+func (s *Subscription) advance() {
 	s.queue[s.head] = item{}
 	if s.head++; s.head == len(s.queue) {
 		s.queue, s.head = s.queue[:0], 0
@@ -2615,8 +2616,9 @@ func (l *link) expect(epoch uint64, now time.Time) {
 }
 
 const (
-	patience  = 20 * time.Millisecond // how long an attempt to send may hold the lock
-	restPause = 200 * time.Millisecond
+	patience      = 20 * time.Millisecond // how long an attempt to send may hold the lock
+	restPause     = 200 * time.Millisecond
+	writePatience = 250 * time.Millisecond // how long a first event may take to be written
 )
 
 // send numbers and sends events of one topic. `data` is the data field. This is the fast path: the topic was
@@ -2690,7 +2692,7 @@ func (p *publisher) awaitFirstWrite() {
 	if !due {
 		return
 	}
-	for pause := 50 * time.Microsecond; p.io.asleep() == "" && time.Since(begun) < patience; pause *= 2 {
+	for pause := 50 * time.Microsecond; p.io.asleep() == "" && time.Since(begun) < writePatience; pause = min(2*pause, 5*time.Millisecond) {
 		time.Sleep(pause)
 	}
 	now := time.Now()
@@ -2827,7 +2829,7 @@ const largeBytes = 1024 // W42
 // admit announces a large frame (W42), after it has made sure that not too many bytes wait (R44). It reports
 // whether the frame may be sent now.
 func (p *publisher) admit(t *topic, size int) bool {
-	if p.backlog > p.nextCheck && p.count[drop] > 0 && p.makeLinksGo() {
+	if p.backlog > p.nextCheck && p.count[drop] > 0 && p.dropStuckLinks() {
 		return false
 	}
 	if t.announced >= size {
@@ -2864,9 +2866,9 @@ func (p *publisher) weigh(t *topic, size int) {
 	}
 }
 
-// makeLinksGo waits a moment until all is written. If a link takes nothing meanwhile, and its process is stopped
-// or as many bytes wait as may, the link goes, which frees what waits. It reports whether one went.
-func (p *publisher) makeLinksGo() (gone bool) {
+// dropStuckLinks waits a moment until everything is written. It disconnects a link that takes nothing meanwhile
+// if its process is stopped, or if as many bytes wait as may: that frees them. It reports whether one was.
+func (p *publisher) dropStuckLinks() (gone bool) {
 	var full map[string]bool
 	for until := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		before, now := p.io.asleep(), map[string]bool{}

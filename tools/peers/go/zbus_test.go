@@ -1,14 +1,19 @@
 package zbus
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -235,6 +240,93 @@ func TestManyTopics(t *testing.T) {
 	}
 }
 
+// Another process of this program, as its environment says, instead of the tests.
+func TestMain(m *testing.M) {
+	ctx := context.Background()
+	switch os.Getenv("ZBUS_TEST_ROLE") {
+	case "send-and-exit":
+		bus, _ := Open(nil)
+		if err := bus.Send(ctx, "s", "k", "/p", 1); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "receive":
+		bus, _ := Open(nil)
+		sub, _ := bus.Subscribe(ctx, "s")
+		fmt.Println("joined")
+		for {
+			brief, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+			sub.Receive(brief)
+			cancel()
+			if n := sub.Received() + sub.Lost(); n >= stuckEvents {
+				fmt.Println(n)
+				bus.Close()
+				os.Exit(0)
+			}
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func another(t *testing.T, dir, role string) (*exec.Cmd, *bufio.Scanner) {
+	command := exec.Command(os.Args[0])
+	command.Env = append(os.Environ(), "ZBUS_DIR="+dir, "ZBUS_TEST_ROLE="+role)
+	command.Stderr = os.Stderr
+	out, err := command.StdoutPipe()
+	if err = errors.Join(err, command.Start()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { command.Process.Kill() })
+	return command, bufio.NewScanner(out)
+}
+
+func TestAProcessThatEndsAtOnceHasSent(t *testing.T) {
+	ctx, dir := within(t), privateDir(t)
+	sub, err := openBus(t, dir, Options{}).Subscribe(ctx, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		process, _ := another(t, dir, "send-and-exit")
+		if err := process.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sub.Receive(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const stuckEvents = 3000
+
+// What waits for a stopped process is bounded, and what it misses is counted.
+func TestAStoppedSubscriberCostsLittleMemory(t *testing.T) {
+	ctx, dir := within(t), privateDir(t)
+	bus := openBus(t, dir, Options{})
+	process, lines := another(t, dir, "receive")
+	if !lines.Scan() {
+		t.Fatal("no subscriber")
+	}
+	data, before := make([]byte, 100_000), residentKilobytes()
+	for n := range stuckEvents {
+		if err := bus.Send(ctx, "s", "k", "/p", data); err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			process.Process.Signal(syscall.SIGSTOP)
+		}
+	}
+	if grown := residentKilobytes() - before; grown > 200_000 { // of 300,000 that were sent
+		t.Errorf("%d kB", grown)
+	}
+	process.Process.Signal(syscall.SIGCONT)
+	if !lines.Scan() || lines.Text() != fmt.Sprint(stuckEvents) {
+		t.Errorf("received and lost: %s", lines.Text())
+	}
+	process.Wait()
+}
+
 type recursive struct{ Text, Other any }
 
 func TestDataThatCannotBeSent(t *testing.T) {
@@ -281,4 +373,11 @@ func start(group *sync.WaitGroup, run func()) {
 		defer group.Done()
 		run()
 	}()
+}
+
+func residentKilobytes() int {
+	status, _ := os.ReadFile("/proc/self/status")
+	_, after, _ := strings.Cut(string(status), "VmRSS:")
+	kilobytes, _ := strconv.Atoi(strings.Fields(after)[0])
+	return kilobytes
 }
