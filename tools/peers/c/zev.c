@@ -3351,21 +3351,20 @@ static int list_links(zev_bus *bus, zev_error *err) {
         const struct listed *entry = &listing.files[i];
         if (entry->type != 'e' || is_outdated(&listing, entry))
             continue;
+        snprintf(path, sizeof path, "%s/%s.sock", bus->path, entry->id);
+        if (is_buried(publisher, entry->id, path))
+            continue;
         struct link *link = find_link(publisher, entry->id);
         if (link != NULL) {
             link->listed = true;
             link->generation = publisher->generation;
             if (entry->epoch > link->epoch)
                 expect(link, entry->epoch);
-            continue;
-        }
-        snprintf(path, sizeof path, "%s/%s.sock", bus->path, entry->id);
-        if (is_buried(publisher, entry->id, path))
-            continue;
-        if (answers(path))
+        } else if (answers(path)) {
             result = add_link(bus, entry, path, err);
-        else
+        } else {
             bury(bus, entry->id, &listing);
+        }
     }
     free(listing.files);
     drop_vanished(publisher);
