@@ -1,7 +1,7 @@
 """How fast the peers in other languages are, each beside the package itself.
 
-One run measures Python to X, X to Python and Python to Python in turn. `tools/conform` drives the peers the same
-way; they do the work in loops of their own.
+One run measures Python to X, X to Python and Python to Python in turn. The peers are driven by
+the drivers of `tools/conform`, and do the work in loops of their own.
 """
 
 from __future__ import annotations
