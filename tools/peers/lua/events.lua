@@ -1677,9 +1677,9 @@ local shared_t = ffi.typeof([[struct {
     $ **topics; $ **links; $ *doubts; $ **channels;
     int32_t topic_count, link_count, doubt_count, channel_count, topic_room, link_room, doubt_room, channel_room;
     int32_t stop, restless, active, again, to_block, left_out, tries, drop_links, block_links, wake, io_thread;
-    int32_t topics_sent;
+    int32_t topics_sent, retiring;
     double answered_at, joins, join_timeouts, send_timeouts, sent_events;
-    double lost_before, malformed_before;
+    double lost_before, malformed_before, bytes_before;
     int32_t member; char *path; }]], topic_t, link_t, doubt_t, channel_t)
 local shared_p = ffi.typeof("$ *", shared_t)
 
@@ -1840,6 +1840,24 @@ local function send_mark(shared, topic, settled, first)
     return true
 end
 
+--- Forget the topics of an origin that has ended: their marks are sent.
+local function free_retired(shared)
+    local kept, sent = 0, 0
+    for i = 0, shared.topic_count - 1 do
+        local topic = shared.topics[i]
+        if topic.retired == 1 then
+            sent = sent + topic.bytes
+            C.free(topic.head)
+            C.free(topic)
+        else
+            shared.topics[kept] = topic
+            kept = kept + 1
+        end
+    end
+    shared.topic_count, shared.retiring = kept, 0
+    shared.bytes_before = shared.bytes_before + sent
+end
+
 --- Send marks that are owed, `most` of them; return whether none is left.
 function send_marks(shared, most)
     if shared.again == 1 then
@@ -1872,14 +1890,7 @@ function send_marks(shared, most)
     if not in_doubt then -- everybody has got what was sent
         for k = 0, shared.doubt_count - 1 do shared.doubts[k].topic.doubt = 0 end
         shared.doubt_count = 0
-        for k = shared.topic_count - 1, 0, -1 do
-            local topic = shared.topics[k]
-            if topic.retired == 1 then
-                take_out(shared, "topic", topic)
-                C.free(topic.head)
-                C.free(topic)
-            end
-        end
+        if shared.retiring == 1 then free_retired(shared) end
     end
     return true
 end
@@ -1956,20 +1967,25 @@ local function write_counters(shared, written)
     return text
 end
 
---- Return what this process has sent and received so far, as R55 says, without `time`.
-local function numbers_text(shared)
-    local topics, bytes, received = {}, 0, 0
+--- Return what this process has sent and received so far, as R55 says, without `time`; of `most` topics at most.
+local function numbers_text(shared, most)
+    local seqs, bytes, received = {}, shared.bytes_before, 0
     for i = 0, shared.topic_count - 1 do
         local topic = shared.topics[i]
         bytes = bytes + topic.bytes
-        if topic.retired == 0 then topics[#topics + 1] = topic end
+        if topic.retired == 0 then seqs[#seqs + 1] = -topic.seq end
+    end
+    sort(seqs)
+    local least, topics = -(seqs[most] or 0), {}
+    for i = 0, shared.topic_count - 1 do
+        local topic = shared.topics[i]
+        if #topics < most and topic.retired == 0 and topic.seq >= least then topics[#topics + 1] = topic end
     end
     sort(topics, function(a, b) return a.seq > b.seq end)
     local rows = {}
-    for i = 1, min(#topics, 1000) do
-        local head = ffi.string(topics[i].head, topics[i].head_bytes)
-        local system, kind = head:match("^(%Z+)%z(%Z+)%z$")
-        rows[i] = { system, kind, topics[i].seq, topics[i].bytes }
+    for i, topic in ipairs(topics) do
+        local system, kind = ffi.string(topic.head, topic.head_bytes):match("^(%Z+)%z(%Z+)%z$")
+        rows[i] = { system, kind, topic.seq, topic.bytes }
     end
     local channels = setmetatable({}, array_mt)
     for i = 0, shared.channel_count - 1 do
@@ -1991,7 +2007,8 @@ end
 
 --- Publish live numbers (R54) if they have changed; return their text and how many publications there are.
 local function publish_numbers(shared, last, publications)
-    local text = numbers_text(shared)
+    local text = numbers_text(shared, 1000)
+    if #text > 262000 then text = numbers_text(shared, 100) end -- long names
     if text == last then return last, publications end
     local whole = format('{"time":%d,%s', wall_micros(), sub(text, 2))
     if #whole > 262136 then return last, publications end
@@ -2329,6 +2346,7 @@ end
 function Publisher:renew_origin()
     local shared = self.shared
     for i = 0, shared.topic_count - 1 do shared.topics[i].retired = 1 end
+    shared.retiring = 1
     self.topics, self.topic_count = {}, 0
     self.origin = new_id()
     self.bus:show_origin(self.origin)
