@@ -2033,9 +2033,9 @@ local function keep_marks(shared)
         shared.active = 0
         return REST
     end
-    if shared.restless == 0 and shared.left_out == 0 and not is_in_doubt(shared) then return TICK end
     if C.pthread_mutex_trylock(shared.mutex) ~= 0 then return REST end
     local well, done = pcall(function()
+        if shared.restless == 0 and not is_in_doubt(shared) then return true end
         if shared.left_out == 1 then read_subscriptions(shared) end
         check_full(shared)
         return send_marks(shared, 1000)
