@@ -63,10 +63,9 @@ def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_machine_has_not_is_missing(tmp_path: Path) -> None:
     there = str(tmp_path)
-    peer = Manifest(
-        "x", tmp_path, needs=["sh", there, f"{there}/not", "no-such-program", "pkg:no-such-library"]
-    )
-    assert peer.missing() == [f"{there}/not", "no-such-program", "pkg:no-such-library"]
+    absent = [f"{there}/not", "no-such-program", "pkg:no-such-library", "sh -c false", "no-such-program x"]
+    peer = Manifest("x", tmp_path, needs=["sh", there, "sh -c true", *absent])
+    assert peer.missing() == absent
 
 
 def test_a_build_that_fails_is_a_failure(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class Manifest:
         language: its name in tables and options.
         folder: where its commands run.
         build, start: commands; `{build}` is a folder for what they make, `{python}` this Python.
-        needs: programs that must be on the path. `pkg:libzmq` is what pkg-config must know; `/` begins a
-            file.
+        needs: programs that must be on the path. `pkg:libzmq` is what pkg-config knows, `/` begins a file,
+            and a text with a space is a command that must succeed.
         debian: packages that bring them.
         unsupported: a verb, `verb.field` or a check, and why the peer cannot do it.
         environment: variables for its driver.
@@ -101,6 +101,11 @@ class Manifest:
 
 
 def _there(need: str) -> bool:
+    if " " in need:
+        try:
+            return not subprocess.run(need.split(), capture_output=True).returncode
+        except OSError:
+            return False
     if need.startswith("pkg:"):
         if shutil.which("pkg-config") is None:
             return False
