@@ -22,7 +22,7 @@ def closed(stage: Stage) -> None:
             driver.ask("close")
         stage.check_empty("files are left behind by who has closed the bus")
         for driver in (sub, pub):
-            driver.ask("open", bus="live")
+            driver.ask("open", bus="live", linger=60.0)
         sub.ask("subscribe", name="sub", system="s")
 
 

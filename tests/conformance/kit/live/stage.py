@@ -12,6 +12,7 @@ from ..manifest import Manifest
 __all__ = ["Stage", "Wrong", "check", "until"]
 
 BUS = "live"
+_LINGER = 60.0  # on a busy machine, a second is too short to hand over what was sent
 _LONG = 1200.0
 PATIENCE = 60.0
 
@@ -61,7 +62,7 @@ class Stage:
     def _start(self, peer: Manifest, options: dict[str, Any]) -> Driver:
         driver = Driver(peer, self.root)
         self._drivers.append(driver)
-        driver.ask("open", bus=BUS, **options)
+        driver.ask("open", bus=BUS, **{"linger": _LINGER, **options})
         return driver
 
     def publisher(self, **options: Any) -> Driver:
