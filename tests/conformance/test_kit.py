@@ -45,6 +45,15 @@ def test_the_page_of_languages_says_what_the_manifests_say() -> None:
     assert languages.limits(PEERS.values()) in page, "run tools/conform --docs --vectors"
 
 
+def test_only_the_table_of_a_page_changes() -> None:
+    page = "a\n<!-- x -->\n<!-- end of x -->\nb <!-- y -->\n\nc\n\n<!-- end of y --> d\n"
+    once = languages.replaced(page, "x", "table")
+    assert once == page.replace("<!-- x -->\n", "<!-- x -->\n\ntable\n\n")
+    assert languages.replaced(once, "x", "table") == once
+    with pytest.raises(ValueError, match="end of z"):
+        languages.replaced(page, "z", "table")
+
+
 def test_the_table_of_a_run_counts_each_side() -> None:
     live = [
         Result("go → lua", "live", "order", "order", PASS),

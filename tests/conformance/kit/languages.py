@@ -63,10 +63,12 @@ def _cell(text: str) -> str:
 
 def replaced(page: str, name: str, table: str) -> str:
     """Return a page with another table between the two comments that name it."""
-    begin, end = f"<!-- {name} -->\n\n", f"\n\n<!-- end of {name} -->"
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     head, _, rest = page.partition(begin)
-    _, _, tail = rest.partition(end)
-    return f"{head}{begin}{table}{end}{tail}"
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page has no {begin} or no {end}")
+    return f"{head}{begin}\n\n{table}\n\n{end}{tail}"
 
 
 def write(peers: list[Manifest], results: list[Result], path: Path = PAGE) -> None:
