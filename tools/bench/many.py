@@ -162,6 +162,11 @@ def read(receive: Callable[[], str], first: int, ends: int) -> None:
 # --- zbus
 
 
+def await_end() -> None:
+    """Wait as the raw ones do: how processes end, and who notices, is not part of what is measured."""
+    sys.stdin.read()
+
+
 def zbus_send(bus: Any, kinds: Iterable[str]) -> None:
     for kind in kinds:
         bus.send(SYSTEM, kind, PATH, DATA)
@@ -176,6 +181,7 @@ def zbus_publish(directory: str, subscribers: str, count: str, topics: str) -> N
         with measured():
             zbus_send(bus, cycle(kinds, count))
         bus.send(SYSTEM, END, PATH)
+        await_end()
 
 
 def zbus_subscribe(directory: str, first: str, publishers: str) -> None:
@@ -190,6 +196,7 @@ def zbus_subscribe(directory: str, first: str, publishers: str) -> None:
                 if evt.kind == END and not (ends := ends - 1):
                     break
         assert sub.lost == 0
+        await_end()
 
 
 def zbus_to_channels(directory: str, channels: str, count: str) -> None:
@@ -200,6 +207,7 @@ def zbus_to_channels(directory: str, channels: str, count: str) -> None:
         zbus_send(bus, kinds)
         with measured():
             zbus_send(bus, cycle(kinds, count))
+        await_end()
 
 
 def zbus_channels(directory: str, channels: str, count: str) -> None:
@@ -213,6 +221,7 @@ def zbus_channels(directory: str, channels: str, count: str) -> None:
             for events in itertools.islice(itertools.cycle(each), int(count)):
                 next(events)
         assert not any(sub.lost for sub in subs)
+        await_end()
 
 
 if __name__ == "__main__":
