@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ class Foreign:
         self.socket.connect(f"ipc://{path}")
         while not self.socket.recv().startswith(b"\x01\xff"):  # the sentinel comes last
             pass
+
+    def send_aged(self, ages: Iterable[float]) -> None:
+        """Send an event for each age, that says that it was sent so many seconds ago; numbers are from 1."""
+        for number, age in enumerate(ages, 1):
+            stamp = f"0123abcd.{number}....{(time.time() - age) * 1e6:.0f}"
+            self.socket.send(f"a\0b\0/{number}\0{stamp}\0{number}".encode())
 
     def close(self) -> None:
         self.socket.close()

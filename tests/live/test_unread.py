@@ -13,7 +13,7 @@ import zbus
 from zbus import aio
 
 from .numbers import looks, numbers
-from .process import LIMIT, Spawn, receive
+from .process import LIMIT, receive
 from .quiet import read_all
 from .test_foreign import Foreign
 
@@ -63,12 +63,9 @@ def test_the_rest_of_a_batch_is_unread(bus: zbus.Bus, sub: zbus.Subscription) ->
 def test_a_frame_that_was_taken_tells_how_late_its_reader_is(
     foreign: Foreign, sub: zbus.Subscription
 ) -> None:
-    sent = time.time() - 1_000
-    for number in range(1, 101):
-        stamp = f"0123abcd.{number}...{'.'}{sent * 1e6:.0f}"
-        foreign.socket.send(f"a\0b\0/1\0{stamp}\0{number}".encode())
+    foreign.send_aged([1_000] * 100)
     for number in range(1, 51):
-        assert receive(sub).data == number
+        assert receive(sub).seq == number
     found = numbers(lambda it: it.received == 50 and unread(it, 999.0))
     assert found.by_channel[0].unread is not None
     assert found.by_channel[0].unread < 1_000 + LIMIT
@@ -99,33 +96,56 @@ def test_a_reader_whose_frames_tell_no_time_is_unread_once_it_stops(
     assert len(read_all(sub)) == 9
 
 
-def test_the_oldest_event_of_latest_tells_exactly_how_long_it_has_waited(bus: zbus.Bus) -> None:
+def test_each_look_has_a_frame_of_its_own(foreign: Foreign, sub: zbus.Subscription) -> None:
+    foreign.send_aged([1_000] * 10 + [500] * 1_000)
+    for _ in range(5):
+        receive(sub)
+    numbers(lambda it: unread(it, 999.0))
+    numbers(lambda it: receive(sub) and not unread(it, 999.0) and unread(it, 499.0))
+    assert read_all(sub)
+
+
+def test_a_frame_had_waited_until_it_was_taken(
+    foreign: Foreign, sub: zbus.Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not until somebody looked."""
+    foreign.send_aged([0] * 10)
+    later = time.time() + 1_000
+    with monkeypatch.context() as clock:
+        clock.setattr("zbus.receiving.queue.time.time", lambda: later)
+        receive(sub)
+    numbers(lambda it: unread(it, 900.0))
+    assert len(read_all(sub)) == 9
+
+
+def test_the_oldest_event_of_latest_tells_exactly_how_long_it_has_waited(
+    bus: zbus.Bus, zbus_dir: str
+) -> None:
     sub = bus.subscribe("a", overflow="latest")
-    bus.send("a", "b", "/1", 1)
-    bus.send("a", "b", "/2", 1)
-    [first] = [evt for evt, _ in [*sub.channel()._source._events.values()][:1]] or [None]
-    found = numbers(lambda it: it.received == 2 and unread(it, 2.0))
-    assert found.by_channel[0].unread is not None
-    if first is not None and first.time is not None:
-        assert found.by_channel[0].unread <= found.time - first.time + 0.1
-    assert [receive(sub).data for _ in range(2)] == [1, 1]
-    assert not unread(numbers(lambda it: not unread(it)))
+    foreign = Foreign(zbus_dir)
+    foreign.send_aged([1_000, 500])
+    numbers(lambda it: it.received == 2 and unread(it, 999.0))
+    receive(sub)
+    numbers(lambda it: not unread(it, 999.0) and unread(it, 499.0))
+    receive(sub)
+    numbers(lambda it: not unread(it))
+    foreign.close()
 
 
-def test_a_task_that_waits_is_woken_though_somebody_has_looked(zbus_dir: str, spawn: Spawn) -> None:
+def test_a_task_that_waits_is_woken_though_somebody_has_looked(zbus_dir: str) -> None:
     """A look at its socket would take away what the loop sleeps on."""
-    sender = spawn("sender").ready()
 
     async def main() -> None:
         async with aio.Bus(dir=zbus_dir) as bus, await bus.subscribe("a") as sub:
+            foreign = Foreign(zbus_dir)  # which sends no marks: they would wake it, too
             task = asyncio.create_task(sub.channel().receive())
             while sub.channel()._source.waker is None:
                 await asyncio.sleep(0)
             with looks() as wait:
-                sender.tell("a 1")  # and this thread, which runs the loop, stands still
-                assert sender.hear()["sent"] == 1
+                foreign.send_aged([0])  # and this thread, which runs the loop, stands still
                 numbers(lambda it: unread(it, 1.0))
                 wait(1)
             assert (await asyncio.wait_for(task, LIMIT)).event is not None
+            foreign.close()
 
     asyncio.run(main())
