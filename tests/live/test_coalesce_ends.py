@@ -17,12 +17,12 @@ from zbus import aio
 
 from .process import receive
 from .quiet import fill, read_all
-from .test_coalesce import LONG, ROWS
+from .test_coalesce import LONG, ROWS, restless
 from .test_flush import end
 from .test_fork import in_child, refused
 from .test_interrupts import Interrupts, interrupts
 
-__all__ = ["interrupts"]
+__all__ = ["interrupts", "restless"]
 
 INTERRUPTS = 300
 MOST_WAITING = 20_000  # so many events at most that nobody has read
