@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,11 +39,12 @@ static void *print_events(void *argument) {
 
 int main(void) {
     const struct timespec second = {1, 0};
-    struct sigaction action = {0};
+    struct sigaction action;
     zev_error err;
     pthread_t thread;
     char path[64];
 
+    memset(&action, 0, sizeof action);
     action.sa_handler = interrupt;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);

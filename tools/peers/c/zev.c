@@ -1987,6 +1987,7 @@ struct zev_sub {
     zev_overflow overflow;
     size_t capacity, capacity_bytes;
     char *system, *kind;
+    char endpoint[192];   /* where it is bound */
     void *socket;         /* the thread's */
     zev_decoder *decoder; /* the thread's, once joined */
     pthread_t thread;
@@ -2161,14 +2162,14 @@ static void wake_thread(zev_sub *sub) {
 }
 
 /* Do what others have asked for; return whether to go on. `*hold` says whether to leave frames where they are. */
-static bool attend(zev_sub *sub, const char *endpoint, bool *hold) {
+static bool attend(zev_sub *sub, bool *hold) {
     __atomic_store_n(&sub->attention, 0, __ATOMIC_RELEASE);
     pthread_mutex_lock(&sub->lock);
     *hold = !sub->joined || (sub->overflow == ZEV_BLOCK && is_full(sub));
     sub->holding = *hold;
     if (sub->rebind) {
         sub->rebind = false;
-        sub->rebound = zmq_bind(sub->socket, endpoint) == 0 ? 1 : -1;
+        sub->rebound = zmq_bind(sub->socket, sub->endpoint) == 0 ? 1 : -1;
         pthread_cond_broadcast(&sub->changed);
     }
     bool go_on = !sub->stopping;
@@ -2185,19 +2186,18 @@ static void wait_for_work(zev_sub *sub, int zmq_fd, int timeout) {
         }
 }
 
-/* Receive until the subscription is closed. This thread is always in a call on the socket, or about to be. */
+/* Receive until the subscription is closed. This thread is always in a call on the socket, or about to be. It does not
+ * touch `sub->bus`, which may be closed before it has even begun. */
 static void *receive_frames(void *argument) {
     zev_sub *sub = (zev_sub *)argument;
-    char endpoint[PATH + 64];
     zmq_msg_t message;
     bool hold = true;
     int zmq_fd = -1, events;
     size_t fd_size = sizeof zmq_fd, events_size = sizeof events;
-    snprintf(endpoint, sizeof endpoint, "ipc://%s/%s.new", sub->bus->path, sub->id);
     zmq_getsockopt(sub->socket, ZMQ_FD, &zmq_fd, &fd_size);
     zmq_msg_init(&message);
     for (;;) {
-        if (__atomic_load_n(&sub->attention, __ATOMIC_ACQUIRE) && !attend(sub, endpoint, &hold))
+        if (__atomic_load_n(&sub->attention, __ATOMIC_ACQUIRE) && !attend(sub, &hold))
             break;
         if (hold) { /* a `block` queue is full: only serve joins */
             wait_for_work(sub, zmq_fd, 10);
@@ -2259,8 +2259,8 @@ static int open_ingress(zev_bus *bus, zev_sub *sub, zev_error *err) {
     zev_prefixes_clear(&prefixes);
     int size = snprintf(text, sizeof text, "\xff%s.1", sub->id);
     bad |= zmq_setsockopt(sub->socket, ZMQ_SUBSCRIBE, text, (size_t)size);
-    snprintf(text, sizeof text, "ipc://%s/%s.new", bus->path, sub->id);
-    if (bad != 0 || zmq_bind(sub->socket, text) != 0) {
+    snprintf(sub->endpoint, sizeof sub->endpoint, "ipc://%.110s/%s.new", bus->path, sub->id);
+    if (bad != 0 || zmq_bind(sub->socket, sub->endpoint) != 0) {
         zmq_failure(err, "listen in", bus->path);
         zmq_close(sub->socket);
         return -1;
