@@ -889,7 +889,7 @@ function pack(frames) {
 
 async function receiveFrames({ endpoint, topics, capacity, block, maxBytes }) {
   const socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark: block ? Math.min(1000, capacity) : CAPACITY })
-  // A SUB has no sendHighWaterMark in this binding; libzmq's own 1000 bounds the subscriptions of one subscription.
+  // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
   socket.subscribe(...topics.map((topic) => Buffer.from(topic)))
   socket.bindSync(endpoint)
   const queue = new FrameQueue(capacity)
