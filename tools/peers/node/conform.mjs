@@ -256,6 +256,6 @@ async function answer(request) {
 }
 
 for await (const line of readline.createInterface({ input: process.stdin })) {
-  fs.writeSync(1, `${text(await answer(JSON.parse(line)))}\n`)
+  process.stdout.write(`${text(await answer(JSON.parse(line)))}\n`)
 }
 await verbs.close({})

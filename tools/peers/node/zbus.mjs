@@ -887,7 +887,7 @@ function pack(frames) {
   return { bytes, lengths }
 }
 
-async function receiveFrames({ endpoint, topics, capacity, block, maxBytes }) {
+async function receiveFrames({ endpoint, topics, capacity, block, maxBytes, gone }) {
   const socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark: block ? Math.min(1000, capacity) : CAPACITY })
   // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
   socket.subscribe(...topics.map((topic) => Buffer.from(topic)))
@@ -917,7 +917,8 @@ async function receiveFrames({ endpoint, topics, capacity, block, maxBytes }) {
       ending = true
       socket.receiveTimeout = 0
       wake?.()
-      if (block) setTimeout(() => socket.closed || socket.close(), 50)
+      // A receive that waits ends with its socket.
+      setTimeout(() => socket.closed || socket.close(), 20)
     }
     serve()
   })
@@ -948,6 +949,9 @@ async function receiveFrames({ endpoint, topics, capacity, block, maxBytes }) {
     if (!ending) throw error
   }
   if (!socket.closed) socket.close()
+  Atomics.store(gone, 0, 1)
+  Atomics.notify(gone, 0)
+  parentPort.postMessage({ gone: true })
   ending = true
   serve()
 }
@@ -1304,6 +1308,7 @@ export class Subscription {
   #ended = false
   #wakers = new Set()
   #isClosed = false
+  #gone = new Int32Array(new SharedArrayBuffer(4))
   #onGap
   #capacity
 
@@ -1333,7 +1338,7 @@ export class Subscription {
     topics.push(Buffer.concat([Buffer.of(0xff), Buffer.from("#")]), Buffer.concat([Buffer.of(0xff), Buffer.from(`${this.#id}.1`)]))
     this.#worker = new Worker(new URL(import.meta.url), {
       workerData: {
-        zbusIngress: { endpoint: `ipc://${draft}`, topics, capacity: this.#capacity, block: this.#overflow === "block", maxBytes: this.#bus.maxEventBytes },
+        zbusIngress: { endpoint: `ipc://${draft}`, topics, capacity: this.#capacity, block: this.#overflow === "block", maxBytes: this.#bus.maxEventBytes, gone: this.#gone },
       },
     })
     await new Promise((resolve, reject) => {
@@ -1357,7 +1362,8 @@ export class Subscription {
     return `${this.#id}.1.${this.#overflow}`
   }
 
-  #take({ bytes, lengths, end }) {
+  #take({ bytes, lengths, end, gone }) {
+    if (gone) return this.#wake()
     this.#asked = false
     const whole = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
     if (this.#next === this.#ready.length) [this.#ready, this.#next] = [[], 0]
@@ -1443,6 +1449,14 @@ export class Subscription {
     if (!this.withdraw()) return
     this.#bus.forget(this)
     this.#worker.postMessage({ close: true })
+    while (!this.#ended && Atomics.load(this.#gone, 0) === 0) await this.#wait(now() + 1)
+  }
+
+  /** @hidden The process ends: a thread that still has a socket then would abort it. */
+  abandon() {
+    this.withdraw()
+    this.#worker.postMessage({ close: true })
+    Atomics.wait(this.#gone, 0, 0, 500)
   }
 
   async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
@@ -1589,7 +1603,7 @@ export class Bus {
 
   /** @hidden The process ends: remove what others would find. */
   abandon() {
-    for (const sub of this.#subscriptions) sub.withdraw()
+    for (const sub of this.#subscriptions) sub.abandon()
     this.#publisher.closeSockets()
     this.#leave()
   }
