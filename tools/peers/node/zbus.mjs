@@ -951,8 +951,8 @@ async function receiveFrames({ endpoint, topics, capacity, block, maxBytes, gone
   if (!socket.closed) socket.close()
   Atomics.store(gone, 0, 1)
   Atomics.notify(gone, 0)
-  parentPort.postMessage({ gone: true })
-  ending = true
+  // What is left goes to the user's thread at once, so that this one ends.
+  ;[ending, wanted] = [true, Infinity]
   serve()
 }
 
@@ -1308,6 +1308,7 @@ export class Subscription {
   #ended = false
   #wakers = new Set()
   #isClosed = false
+  #hasExited = false
   #gone = new Int32Array(new SharedArrayBuffer(4))
   #onGap
   #capacity
@@ -1348,7 +1349,10 @@ export class Subscription {
     this.#worker.unref()
     this.#worker.on("message", (message) => this.#take(message))
     this.#worker.on("error", () => this.#end())
-    this.#worker.on("exit", () => this.#end())
+    this.#worker.on("exit", () => {
+      this.#hasExited = true
+      this.#end()
+    })
     directory.own(draft)
     fs.renameSync(draft, directory.at(`${this.#id}.sock`))
     const text = JSON.stringify({ ...this.#bus.describe(), patterns: [[system, kind || "*", this.#overflow]], channels: 1 })
@@ -1362,8 +1366,7 @@ export class Subscription {
     return `${this.#id}.1.${this.#overflow}`
   }
 
-  #take({ bytes, lengths, end, gone }) {
-    if (gone) return this.#wake()
+  #take({ bytes, lengths, end }) {
     this.#asked = false
     const whole = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
     if (this.#next === this.#ready.length) [this.#ready, this.#next] = [[], 0]
@@ -1449,7 +1452,7 @@ export class Subscription {
     if (!this.withdraw()) return
     this.#bus.forget(this)
     this.#worker.postMessage({ close: true })
-    while (!this.#ended && Atomics.load(this.#gone, 0) === 0) await this.#wait(now() + 1)
+    while (!this.#hasExited) await this.#wait(now() + 1)
   }
 
   /** @hidden The process ends: a thread that still has a socket then would abort it. */
