@@ -1302,6 +1302,8 @@ export class Subscription {
   #worker
   #id = newId()
   #overflow
+  #frames = []
+  #nextFrame = 0
   #ready = []
   #next = 0
   #asked = false
@@ -1369,17 +1371,23 @@ export class Subscription {
   #take({ bytes, lengths, end }) {
     this.#asked = false
     const whole = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-    if (this.#next === this.#ready.length) [this.#ready, this.#next] = [[], 0]
     let at = 0
-    for (const length of lengths) {
-      const events = this.#decoder.feed(whole.subarray(at, at + length))
-      at += length
-      for (const [first, last] of this.#decoder.gaps) this.#onGap?.({ first, last })
-      for (const evt of events) this.#ready.push(evt)
-    }
-    this.#bus.count()
+    for (const length of lengths) this.#frames.push(whole.subarray(at, (at += length)))
     if (end) this.#ended = true
     this.#wake()
+  }
+
+  /** Decode the next frame that was handed over; say whether there was one. */
+  #decode() {
+    if (this.#nextFrame === this.#frames.length) return false
+    this.#ready = this.#decoder.feed(this.#frames[this.#nextFrame++])
+    this.#next = 0
+    for (const [first, last] of this.#decoder.gaps) this.#onGap?.({ first, last })
+    if (this.#nextFrame === this.#frames.length) {
+      ;[this.#frames, this.#nextFrame] = [[], 0]
+      this.#bus.count()
+    }
+    return true
   }
 
   #end() {
@@ -1398,6 +1406,7 @@ export class Subscription {
   async receive({ timeout: seconds, signal } = {}) {
     const until = seconds === undefined ? Infinity : now() + seconds
     while (this.#next === this.#ready.length) {
+      if (this.#decode()) continue
       if (this.#ended) return undefined
       if (signal?.aborted) throw new ZbusError("Canceled", "the receive was aborted", true)
       if (now() >= until) throw timeout(`no event within ${seconds} s`)
