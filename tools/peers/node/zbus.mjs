@@ -840,7 +840,7 @@ class FrameQueue {
       this.frames = this.frames.slice(this.head)
       this.head = 0
     }
-    // Marks tell of what came after everything that the queue holds.
+    // Marks go last: none may come before an event that it counts, and one that comes late changes nothing (W39).
     if (this.frames.length === this.head && this.marks.size) {
       frames.push(...this.marks.values())
       this.marks.clear()
@@ -908,7 +908,7 @@ async function receiveFrames({ endpoint, topics, capacity, block, maxBytes, gone
       // Only a twin is of use here (W47): the mark in it reaches a full queue too.
       if (frame[1] === 0x23 && frame.length > 2) queue.drop(frame.subarray(2))
     } else if (isMark(frame) && (queue.isFull || queue.events === 0)) queue.drop(frame)
-    else if (!block && (queue.isFull || queue.marks.size > 0 && queue.events > 0)) queue.drop(frame)
+    else if (!block && queue.isFull) queue.drop(frame)
     else queue.push(frame)
   }
   parentPort.on("message", (message) => {
