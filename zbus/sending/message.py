@@ -2,8 +2,8 @@
 
 pyzmq looks for signals before and after libzmq sends, all in one call. When a signal handler raises in there,
 nobody can tell whether the frame was sent. So libzmq is called directly, and `list.extend` keeps what it
-returns: all in C, where CPython lets no interrupt in. That takes 2 µs more a frame (measured), so it is for
-batches only, which hold what was accepted before.
+returns: all in C, where CPython lets no interrupt in. That takes 2 to 3 µs more a frame (measured), so it is
+for batches only, which hold what was accepted before.
 
 pyzmq's module links to libzmq, or contains it. Where its function cannot be found, pyzmq sends. Then an
 interrupt at the wrong microsecond may lose a batch, which shows as a gap.

@@ -44,7 +44,7 @@ class Sender(Generic[SendResult]):
     # top to bottom (all figures measured):
     #
     # - With `coalesce`, first what `Coalescer.hold` does if all is plain and the batch has room for more. A
-    #   call of that takes 130 ns more. There is no call between the look at `opened` and the append.
+    #   call of that takes 60 to 90 ns more. There is no call between the look at `opened` and the append.
     # - Topics in turn need no more of `hold` than to note the topic: its call takes 70 ns.
     # - An enum's member finds its topic as it is. `__class__` takes 4 ns, `type()` 7.
     # - A null may be None or a NaN, and a Fragment anything, see `count_references`. `rpartition` is the
