@@ -10,43 +10,9 @@ import pytest
 from zbus.protocol import wire
 
 from . import plain_peer
-from .sequences import Case, read
-
-JSON = read("json.json")
-
-
-def text_of(case: Case) -> bytes:
-    """Return the data field of a case."""
-    if "hex" in case:
-        return bytes.fromhex(case["hex"])
-    if "text" in case:
-        return str(case["text"]).encode()
-    nested = case["nested"]
-    times = nested["times"]
-    text = nested["open"] * times + nested["inner"] + nested["close"] * times
-    return (f'[["/a",{text}]]' if nested.get("batch") else text).encode()
-
-
-def frame_of(case: Case) -> bytes:
-    path = b"" if case.get("nested", {}).get("batch") else b"/p"
-    return b"\0".join((b"s", b"k", path, b"0123abcd.1", text_of(case)))
-
-
-def same(found: Any, value: Any) -> bool:
-    """Compare JSON values: numbers as doubles, and `true` is not 1."""
-    if isinstance(value, bool) or isinstance(found, bool):
-        return found is value
-    if isinstance(value, (int, float)):
-        return isinstance(found, (int, float)) and float(found) == float(value)
-    if isinstance(value, list):
-        return isinstance(found, list) and len(found) == len(value) and all(map(same, found, value))
-    if isinstance(value, dict):
-        return (
-            isinstance(found, dict)
-            and found.keys() == value.keys()
-            and all(same(found[key], value[key]) for key in value)
-        )
-    return bool(found == value)
+from .json_cases import JSON, frame_of, text_of
+from .kit.values import same
+from .sequences import Case
 
 
 def wrong(read: Callable[[bytes], Any], refusal: type[Exception]) -> list[str]:

@@ -36,9 +36,8 @@ __all__ = ["RetainedMarks"]
 _FIRST_SECONDS, _SOON_SECONDS, _NEXT_SECONDS, _TICK_SECONDS = 0.2, 0.002, 0.05, 1.0
 _LOOK_SECONDS = 0.01  # a look takes no longer
 _AT_ONCE = 256  # copying 60,000 marks would take longer than that (measured)
-_AGAIN_SECONDS = (
-    0.05  # after this time, a mark that was passed on and not accounted for may have been dropped
-)
+# After this time, a mark that was passed on and not accounted for may have been dropped.
+_AGAIN_SECONDS = 0.05
 
 Key = tuple[bytes, bytes, bytes, int]
 

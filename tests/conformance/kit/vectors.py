@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ..json_cases import JSON, frame_of
 from ..sequences import CASES as LOSS
 from ..sequences import Case, read
 from .files import names, numbers
@@ -204,31 +205,14 @@ def _stamp_told(session: Session, case: Case) -> str | None:
 
 
 def _json(session: Session, judge: Judge) -> Iterator[Result]:
-    vectors = read("json.json")
-    for case in vectors["accept"]:
+    for case in JSON["accept"]:
         yield judge.result("json", case["id"], lambda case=case: _json_taken(session, case))
-    for case in vectors["reject"]:
-        yield judge.result("json", case["id"], lambda case=case: _malformed(session, json_frame(case)))
-
-
-def json_frame(case: Case) -> bytes:
-    """Return the frame of a case of `json.json`."""
-    batch = case.get("nested", {}).get("batch")
-    return b"\0".join((b"s", b"k", b"" if batch else b"/p", b"0123abcd.1", _json_field(case)))
-
-
-def _json_field(case: Case) -> bytes:
-    if "hex" in case:
-        return bytes.fromhex(case["hex"])
-    if "text" in case:
-        return str(case["text"]).encode()
-    nested = case["nested"]
-    text = nested["open"] * nested["times"] + nested["inner"] + nested["close"] * nested["times"]
-    return (f'[["/a",{text}]]' if nested.get("batch") else text).encode()
+    for case in JSON["reject"]:
+        yield judge.result("json", case["id"], lambda case=case: _malformed(session, frame_of(case)))
 
 
 def _json_taken(session: Session, case: Case) -> str | None:
-    row = _frame(session, json_frame(case))
+    row = _frame(session, frame_of(case))
     if row["malformed"] or len(row["events"]) != 1:
         return f"refuses it: malformed {row['malformed']}, {len(row['events'])} events"
     return data_differs(row["events"][0], {"data": case["value"]}) if "value" in case else None
