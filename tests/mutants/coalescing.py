@@ -212,15 +212,15 @@ MUTANTS = [
     Mutant(
         "a process that ends hard tells its tail before it sends what it held",
         "node/node.py",
-        "            self._hand_over_held(deadline)  # first, so that the last marks tell of it\n",
+        "            self.hand_over_held(deadline)  # first, so that the last marks tell of it\n",
         "",
         ("live/test_tails.py::test_a_process_that_ends_hard_tells_its_tail",),
     ),
     Mutant(
         "a capture does not wait for what is held",
         "testing/capture.py",
-        "                for pause in coalescer.handing_over(deadline):",
-        "                for pause in ():",
+        "            node.hand_over_held(deadline)\n",
+        "",
         (
             "live/test_testing.py::test_capture_has_what_a_bus_that_coalesces_sent",
             "live/test_testing.py::test_capture_waits_for_what_a_joiner_holds_up",

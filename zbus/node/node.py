@@ -239,13 +239,13 @@ class Node(Generic[SendResult]):
         resume = self.publisher.pause()
         deadline = since + self.options.linger
         with suppress(BaseException):  # a second Ctrl-C must not keep the process from exiting
-            self._hand_over_held(deadline)  # first, so that the last marks tell of it
+            self.hand_over_held(deadline)  # first, so that the last marks tell of it
             self.publisher.finish(deadline)
             for pause in self._flushing(max(0.0, deadline - time.monotonic())):
                 sleep(pause)
         return resume
 
-    def _hand_over_held(self, deadline: float) -> None:
+    def hand_over_held(self, deadline: float) -> None:
         """Wait until nothing is held any more, or it is `deadline` (monotonic)."""
         if (coalescer := self.publisher.coalescer) is not None:
             for pause in coalescer.handing_over(deadline):
@@ -291,7 +291,7 @@ class Node(Generic[SendResult]):
     def _close_once(self) -> bool:
         deadline = time.monotonic() + self.options.linger
         self._refuse()
-        self._hand_over_held(deadline)
+        self.hand_over_held(deadline)
         with self._lock:
             if self._finished:
                 return True

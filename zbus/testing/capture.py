@@ -10,7 +10,7 @@ from ..event import Event, Gap
 from ..node.node import Node
 from ..options import check_timeout
 from ..runtime.lifecycle import open_nodes
-from ..runtime.threads import Condition, sleep, start
+from ..runtime.threads import Condition, start
 from .faults import FaultyBus
 
 __all__ = ["Capture", "Sent"]
@@ -57,11 +57,9 @@ class Capture(Sequence[Sent]):
         for node in open_nodes():
             if not isinstance(node, Node) or node.path != self._bus.path:
                 continue
-            if (coalescer := node.publisher.coalescer) is not None:
-                for pause in coalescer.handing_over(deadline):
-                    sleep(pause)
-                if coalescer.rows and time.monotonic() >= deadline:
-                    raise AssertionError(f"what `coalesce` holds could not be sent within {_SECONDS} s")
+            node.hand_over_held(deadline)
+            if (held := node.publisher.coalescer) is not None and held.rows and time.monotonic() >= deadline:
+                raise AssertionError(f"what `coalesce` holds could not be sent within {_SECONDS} s")
             sent |= node.publisher.sent()
         for topic, first in self._bus.lost.items():
             sent[topic] = first - 1
