@@ -6,6 +6,7 @@ A publisher sends some events, as many as it is told to, and ends in one way or 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -42,8 +43,9 @@ def speaker(count: str, capacity: str, coalesce: str = "0") -> None:
             bus.close()
         case "os._exit":
             os._exit(0)
-        case "wait":  # for a signal
-            told()
+        case "wait":  # for a signal. One that comes just before a blocking read is handled only after it.
+            while not select.select([sys.stdin], [], [], 0.1)[0]:
+                pass
 
 
 class Account:

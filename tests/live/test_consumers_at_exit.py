@@ -92,7 +92,7 @@ ENDS = {
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print("ready", flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.1)  # for ever would miss a signal that comes just before
 """,
 }
 
