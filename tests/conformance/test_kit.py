@@ -10,9 +10,10 @@ import pytest
 
 from .kit import __main__ as command
 from .kit import languages
+from .kit.commands import CommandFailed
 from .kit.live.matrix import pairs
 from .kit.manifest import Manifest, read_all
-from .kit.parts import run_vectors
+from .kit.parts import ready, run_checks, run_vectors
 from .kit.report import table, write_junit
 from .kit.results import FAIL, MISSING, PASS, UNSUPPORTED, Result
 from .kit.session import bus_root
@@ -60,7 +61,24 @@ def test_the_table_of_a_run_counts_each_side() -> None:
         Result("lua → go", "live", "order", "order", FAIL),
     ]
     go = languages.verdicts([replace(PEERS["python"], language="go")], [*RESULTS, *live]).splitlines()[-1]
-    assert go == "| go | 1 pass, **1 fail**, 1 not supported | - | 1 pass | **1 fail** |"
+    assert go == "| go | 1 pass, **1 fail**, 1 not supported | - | - | 1 pass | **1 fail** |"
+
+
+def test_the_table_of_a_run_names_the_checks_and_the_variants() -> None:
+    results = [
+        Result("go", "checks", "vet", "vet", PASS),
+        Result("go", "checks", "format", "format", FAIL),
+        Result("go", "checks", "lint", "lint", MISSING),
+        Result("go-race", "vectors", "json", "j001", PASS),
+        Result("go-race", "vectors", "numbers", "m001", UNSUPPORTED),
+        Result("go-old", "differential", "loss", "seed 1", FAIL),
+    ]
+    go = replace(PEERS["python"], language="go", variants={"race": {}, "old": {}, "new": {}})
+    row = languages.verdicts([go], results).splitlines()[-1]
+    assert (
+        row
+        == "| go | - | - | vet, **format: fail**, lint: missing, race, **old: fail**, new: missing | - | - |"
+    )
 
 
 def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
@@ -79,10 +97,77 @@ def test_what_a_machine_has_not_is_missing(tmp_path: Path) -> None:
 
 def test_a_build_that_fails_is_a_failure(tmp_path: Path) -> None:
     peer = Manifest("x-broken", tmp_path, build=[["sh", "-c", "echo the compiler complains; exit 3"]])
-    results: list[Result] = []
-    assert command.ready({"x": peer}, results) == {}
-    assert [result.verdict for result in results] == [FAIL]
-    assert "the compiler complains" in results[0].message
+    (result,) = ready(peer)
+    assert (result.part, result.verdict) == ("build", FAIL)
+    assert "the compiler complains" in result.message
+
+
+def test_a_check_passes_fails_with_what_it_said_or_is_missing(tmp_path: Path) -> None:
+    peer = Manifest(
+        "x",
+        tmp_path,
+        check={
+            "clean": ["true"],
+            "style": ["sh", "-c", "echo line 3 is too long; exit 1"],
+            "lint": ["no-such-program", "x.c"],
+        },
+    )
+    clean, style, lint = run_checks(peer)
+    assert [(result.check, result.verdict) for result in (clean, style, lint)] == [
+        ("clean", PASS),
+        ("style", FAIL),
+        ("lint", MISSING),
+    ]
+    assert "line 3 is too long" in style.message
+    assert lint.message == "needs no-such-program"
+    needy = replace(peer, check={"clean": ["true"]}, check_needs=["sh", "sh -c false"])
+    assert [(result.verdict, result.message) for result in run_checks(needy)] == [
+        (MISSING, "needs sh -c false")
+    ]
+
+
+def test_a_check_that_takes_too_long_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    peer = Manifest("x", tmp_path, check={"slow": ["sh", "-c", "sleep 1000 & wait"]})
+    # It returns once nothing holds the output of the command any more, the `sleep` included.
+    with pytest.raises(CommandFailed, match=r"took more than 0\.2 s"):
+        peer.run_check("slow", seconds=0.2)
+
+
+def test_a_variant_is_a_peer_with_another_build(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    manifest = """
+        language = "x"
+        build = [["cc"]]
+        start = ["{build}/x"]
+        needs = ["cc"]
+        check.warnings = ["cc", "-Wall"]
+        [variants.safe]
+        build = [["cc", "-fsafe"]]
+        needs = ["no-such-library"]
+        [unsupported]
+        numbers = "no reader"
+    """
+    (folder / "conform.toml").write_text(manifest)
+    peer = read_all(tmp_path)["x"]
+    (safe,) = peer.others()
+    assert (safe.language, safe.build, safe.missing()[-1]) == (
+        "x-safe",
+        [["cc", "-fsafe"]],
+        "no-such-library",
+    )
+    assert (safe.start, safe.unsupported, safe.check) == (peer.start, peer.unsupported, {})
+    assert safe.command() != peer.command()
+    (folder / "conform.toml").write_text(manifest.replace("build = [[", "biuld = [[", 2))
+    with pytest.raises(ValueError, match="biuld"):
+        read_all(tmp_path)
+
+
+def test_packages_are_installed_for_a_check_alone(tmp_path: Path) -> None:
+    peer = Manifest("x", tmp_path, check={"style": ["sh"]})
+    assert not peer.missing_at_all()
+    assert replace(peer, check_needs=["no-such-program"]).missing_at_all()
+    assert replace(peer, variants={"safe": {"needs": ["no-such-program"]}}).missing_at_all()
 
 
 def test_missing_fails_only_what_is_required() -> None:

@@ -14,7 +14,7 @@ from ..conformance.kit.driver import Broken, Driver
 from ..conformance.kit.live import matrix
 from ..conformance.kit.live.stage import Stage
 from ..conformance.kit.manifest import Manifest, read_all
-from ..conformance.kit.parts import ended
+from ..conformance.kit.parts import ended, prove
 from ..conformance.kit.results import FAIL, PASS, UNSUPPORTED, Result
 from ..conformance.kit.session import Session, bus_root
 from ..conformance.kit.vectors import run as run_vectors
@@ -84,6 +84,13 @@ def test_what_the_manifest_lists_is_not_supported(root: Path) -> None:
     told = {(result.check, result.message) for result in results if result.verdict == UNSUPPORTED}
     assert told == {("numbers", "no reader"), ("loss", "fixed")}
     assert not failed(results)
+
+
+def test_a_variant_is_found_out(root: Path) -> None:
+    variants = {"lax": {"start": [sys.executable, str(WRONG), "counts_malformed_twice"]}}
+    results = list(prove(replace(PYTHON, variants=variants), PYTHON, ["checks"], root, 1, False))
+    assert {result.row for result in results} == {"python-lax"}
+    assert {result.part for result in results if result.verdict == FAIL} == {"vectors", "differential"}
 
 
 DIFFERENT = ["counts_no_loss", "takes_any_json", "leaves_kinds_out", "ignores_case", "counts_malformed_twice"]

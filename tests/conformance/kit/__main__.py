@@ -8,16 +8,16 @@ from pathlib import Path
 
 from . import languages
 from .live import matrix
-from .manifest import BuildFailed, Manifest, read_all
+from .manifest import read_all
 from .packages import install
-from .parts import run_differential, run_vectors
+from .parts import prove, ready
 from .report import show, write_junit
 from .results import FAIL, MISSING, Result
 from .session import bus_root
 
-__all__ = ["failed", "main", "ready"]
+__all__ = ["failed", "main"]
 
-_PARTS = ("vectors", "differential", "live")
+_PARTS = ("vectors", "differential", "checks", "live")
 _SEED = 20261127
 
 
@@ -45,25 +45,6 @@ def _list(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
-def ready(peers: dict[str, Manifest], results: list[Result]) -> dict[str, Manifest]:
-    """Build the peers; note those that cannot be run, and return the others."""
-    found = {}
-    for language, peer in peers.items():
-        missing = peer.missing()
-        if missing:
-            results.append(
-                Result(language, "build", "build", "build", MISSING, f"needs {', '.join(missing)}")
-            )
-            continue
-        try:
-            peer.make()
-        except BuildFailed as error:
-            results.append(Result(language, "build", "build", "build", FAIL, str(error)))
-            continue
-        found[language] = peer
-    return found
-
-
 def main(argv: list[str]) -> int:
     """Run what `argv` asks for; return 0 if nothing fails."""
     args = parse(argv)
@@ -75,14 +56,16 @@ def main(argv: list[str]) -> int:
     results: list[Result] = []
     if args.install:
         install(chosen.values())
-    running = ready(chosen, results)
+    running = {}
+    for name, peer in chosen.items():
+        why = list(ready(peer))
+        results += why
+        if not why:
+            running[name] = peer
     parts = args.parts or _PARTS
     with bus_root(args.keep) as root:
         for peer in running.values():
-            if "vectors" in parts:
-                results += run_vectors(peer, root)
-            if "differential" in parts and peer.language != "python":
-                results += run_differential(peer, peers["python"], root, args.seed, args.full)
+            results += prove(peer, peers["python"], parts, root, args.seed, args.full)
         if "live" in parts:
             everyone = running if "python" in running else {**running, "python": peers["python"]}
             results += matrix.run(

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .manifest import ROOT, Manifest
-from .results import FAIL, MISSING, PASS, Result
+from .results import FAIL, MISSING, PASS, Result, tell
 
 __all__ = ["PAGE", "limits", "replaced", "verdicts", "write"]
 
 PAGE = ROOT / "docs" / "languages.md"
-_PARTS = ("vectors", "differential", "live")
+_PARTS = ("vectors", "differential", "checks", "live")
 _FACTS = "limits"
 _RUN = "run"
 
@@ -29,20 +29,35 @@ def limits(peers: Iterable[Manifest]) -> str:
 def verdicts(peers: Iterable[Manifest], results: list[Result]) -> str:
     """Return the table of a run: what passed, of the cases that a language took part in."""
     rows = [
-        "| language | vectors | random cases | live, as publisher | live, as subscriber |",
-        "|---|---|---|---|---|",
+        "| language | vectors | random cases | checks | live, as publisher | live, as subscriber |",
+        "|---|---|---|---|---|---|",
     ]
     for peer in peers:
-        groups = [
-            [result for result in results if (result.row, result.part) == (peer.language, part)]
-            for part in _PARTS[:2]
-        ]
+        told = [_summary(_of(results, peer.language, part)) for part in _PARTS[:2]]
+        told.append(_checks(peer, results))
         live = [result for result in results if result.part == "live"]
-        groups += [
-            [result for result in live if result.row.split(" → ")[side] == peer.language] for side in (0, 1)
+        told += [
+            _summary([result for result in live if result.row.split(" → ")[side] == peer.language])
+            for side in (0, 1)
         ]
-        rows.append(f"| {peer.language} | " + " | ".join(map(_summary, groups)) + " |")
+        rows.append(f"| {peer.language} | {' | '.join(told)} |")
     return "\n".join(rows)
+
+
+def _of(results: list[Result], row: str, part: str) -> list[Result]:
+    return [result for result in results if (result.row, result.part) == (row, part)]
+
+
+def _checks(peer: Manifest, results: list[Result]) -> str:
+    """Return the names of the checks that passed, and of the variants; of the others, how they ended."""
+    verdicts = {result.check: result.verdict for result in _of(results, peer.language, "checks")}
+    for name, variant in zip(peer.variants, peer.others(), strict=True):
+        verdicts[name] = tell([result for result in results if result.row == variant.language])
+    bold = {FAIL: "**{}: fail**", PASS: "{}"}
+    return (
+        ", ".join(bold.get(verdict, f"{{}}: {verdict}").format(name) for name, verdict in verdicts.items())
+        or "-"
+    )
 
 
 def _summary(results: list[Result]) -> str:

@@ -15,7 +15,7 @@ __all__ = ["install"]
 
 def install(peers: Iterable[Manifest]) -> None:
     """Install the packages of peers that miss something. Says what it does, and if it fails."""
-    wanted = sorted({package for peer in peers if peer.missing() for package in peer.debian})
+    wanted = sorted({package for peer in peers if peer.missing_at_all() for package in peer.debian})
     if not wanted or os.geteuid() or shutil.which("apt-get") is None:
         return
     print(f"installing {' '.join(wanted)}", file=sys.stderr, flush=True)

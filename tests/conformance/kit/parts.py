@@ -1,17 +1,62 @@
-"""The parts of a run: the vectors, the random cases and the live matrix of some peers."""
+"""The parts of a run that one peer plays alone, and its build."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from . import differential, vectors
+from .commands import CommandFailed
 from .driver import Broken
 from .manifest import Manifest
-from .results import FAIL, Result
+from .results import FAIL, MISSING, PASS, Result
 from .session import Session
 
-__all__ = ["ended", "run_differential", "run_vectors"]
+__all__ = ["ended", "prove", "ready", "run_checks", "run_differential", "run_vectors"]
+
+
+def prove(
+    peer: Manifest, python: Manifest, parts: Container[str], root: Path, seed: int, full: bool
+) -> Iterator[Result]:
+    """Run these parts for a peer that is built. The checks include the other builds of its driver."""
+    if "vectors" in parts:
+        yield from run_vectors(peer, root)
+    if "differential" in parts and peer.language != "python":
+        yield from run_differential(peer, python, root, seed, full)
+    if "checks" in parts:
+        yield from run_checks(peer)
+        for other in peer.others():
+            why = list(ready(other))
+            yield from why
+            if not why:
+                yield from run_vectors(other, root)
+                yield from run_differential(other, python, root, seed, full)
+
+
+def ready(peer: Manifest) -> Iterator[Result]:
+    """Build a peer. Yield nothing if it can be run, else why not."""
+    result = _ran(peer, "build", "build", peer.missing(), peer.make)
+    if result.verdict != PASS:
+        yield result
+
+
+def run_checks(peer: Manifest) -> Iterator[Result]:
+    """Run the commands that find mistakes in the source of a peer."""
+    for name in peer.check:
+        yield _ran(peer, "checks", name, peer.missing_for(name), lambda name=name: peer.run_check(name))
+
+
+def _ran(peer: Manifest, part: str, name: str, missing: list[str], action: Callable[[], None]) -> Result:
+    if missing:
+        return Result(peer.language, part, name, name, MISSING, f"needs {', '.join(missing)}")
+    began = time.monotonic()
+    verdict, message = PASS, ""
+    try:
+        action()
+    except CommandFailed as error:
+        verdict, message = FAIL, str(error)
+    return Result(peer.language, part, name, name, verdict, message, time.monotonic() - began)
 
 
 def run_vectors(peer: Manifest, root: Path) -> Iterator[Result]:
