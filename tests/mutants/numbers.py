@@ -227,7 +227,7 @@ MUTANTS = [
     ),
     Mutant(
         "a process that was idle seems slow",
-        "cli/rates.py",
+        "observe/rates.py",
         "max(first.time, looked - _PUBLISHED_EVERY)",
         "first.time",
         _RATES,

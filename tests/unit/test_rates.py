@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 import zbus
 from zbus.cli.rate_table import rate_lines
-from zbus.cli.rates import Rates, rates
+from zbus.observe.rates import Rates, rates
 
 LOOKED = 1_000.0
 MEMBER = "0" * 16

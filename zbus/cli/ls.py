@@ -17,11 +17,11 @@ from rich.text import Text
 
 import zbus
 
+from ..observe.rates import Rates, rates
 from ..runtime.threads import sleep
 from .options import bus_options, notice
 from .peer_table import lines
 from .rate_table import rate_lines
-from .rates import Rates, rates
 from .standard_streams import check_stdout
 
 __all__ = ["ls"]

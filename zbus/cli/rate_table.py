@@ -8,8 +8,8 @@ from rich.cells import cell_len, chop_cells
 
 import zbus
 
+from ..observe.rates import ChannelRates, Rates, TopicRates
 from ..roster.process_info import visible
-from .rates import ChannelRates, Rates, TopicRates
 
 __all__ = ["rate_lines"]
 
