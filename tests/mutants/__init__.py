@@ -11,6 +11,7 @@ from . import (
     directory,
     links,
     numbers,
+    observing,
     process,
     protocol,
     receiving,
@@ -41,4 +42,5 @@ MUTANTS: list[Mutant] = [
     *tails.MUTANTS,
     *users.MUTANTS,
     *numbers.MUTANTS,
+    *observing.MUTANTS,
 ]

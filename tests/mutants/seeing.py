@@ -127,7 +127,7 @@ MUTANTS = [
             (
                 "ls does not look elsewhere",
                 "ls",
-                "if other != root and _is_used(bus, other)",
+                "if other != root and is_used(bus, other)",
                 "if False",
                 "ls.py::test_ls_says_where_somebody_is_that_was_perhaps_meant",
             ),

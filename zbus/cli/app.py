@@ -16,6 +16,7 @@ from .options import notice
 from .send import send
 from .standard_streams import mute
 from .sub import sub
+from .why import why
 
 __all__ = ["cli", "run"]
 
@@ -50,7 +51,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, ls, send, sub):
+for _command in (demo, ls, send, sub, why):
     cli.add_command(_command)
 
 

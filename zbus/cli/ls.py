@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from rich.text import Text
 
 import zbus
 
+from ..observe.places import is_used, own_roots, used_buses
 from ..observe.rates import Rates, rates
 from ..runtime.threads import sleep
 from .options import bus_options, notice
@@ -114,30 +112,12 @@ def _draw(found: list[zbus.Peer]) -> None:
 
 def _nobody(bus: str, path: Path, *, given: bool) -> str:
     """Return a message that nobody is on a bus: where it was looked for and why, and where somebody is."""
-    root, roots = path.parents[1], [*_roots()]
+    root, roots = path.parents[1], [*own_roots()]
     why = "from --dir" if given else next((why for why, other in roots if why and other == root), "")
     said = [f"nobody is on bus {bus} in {path}" + (f" ({why})" if why else "")]
-    elsewhere = dict.fromkeys(str(other) for _, other in roots if other != root and _is_used(bus, other))
+    elsewhere = dict.fromkeys(str(other) for _, other in roots if other != root and is_used(bus, other))
     said += [f"somebody is in {other}: zbus ls --dir {other}" for other in elsewhere]
-    with suppress(OSError):
-        names = sorted(name for name in os.listdir(path.parent) if name != bus and _is_used(name, root))
-        if names:
-            more = ", …" if len(names) > _OTHERS_NAMED else ""
-            said.append(f"somebody is on {', '.join(names[:_OTHERS_NAMED])}{more}: zbus ls --bus NAME")
+    if names := [name for name in used_buses(root) if name != bus]:
+        more = ", …" if len(names) > _OTHERS_NAMED else ""
+        said.append(f"somebody is on {', '.join(names[:_OTHERS_NAMED])}{more}: zbus ls --bus NAME")
     return "; ".join(said)
-
-
-def _roots() -> Iterator[tuple[str, Path]]:
-    """Yield the roots that processes of this user may use, each with what chose it, if this process knows."""
-    user, env = os.geteuid(), os.environ
-    for name, below in (("ZBUS_DIR", ""), ("XDG_RUNTIME_DIR", "zbus"), ("TMPDIR", f"zbus-{user}")):
-        if value := env.get(name):
-            yield f"from ${name}", Path(os.path.abspath(value), below)
-    yield "by default", Path(f"/tmp/zbus-{user}")
-    yield "", Path(f"/run/user/{user}/zbus")
-
-
-def _is_used(bus: str, root: Path) -> bool:
-    with suppress(zbus.Error):
-        return any(peer.alive for peer in zbus.peers(bus, dir=root))
-    return False

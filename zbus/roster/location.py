@@ -14,7 +14,7 @@ from ..protocol.patterns import plain
 from ..runtime.os_errors import os_error
 from ..runtime.reports import report
 
-__all__ = ["SUN_PATH_BYTES", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
+__all__ = ["SUN_PATH_BYTES", "VERSION", "bus_name", "chosen_root", "default_root", "file_errors", "locate"]
 
 VERSION = "v1"
 # Linux takes more than the BSDs and macOS.

@@ -1,0 +1,81 @@
+"""Faults in what is found out from outside: who receives an event, and why others do not."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_WHY = "live/test_cli_why.py::"
+_UNIT = "unit/test_mismatch.py::"
+
+MUTANTS = [
+    *(
+        Mutant(name, "observe/verdicts.py", old, new, (_WHY + test,))
+        for name, old, new, test in (
+            (
+                "a dead subscriber receives",
+                "if not peer.alive:",
+                "if False:",
+                "test_one_that_is_stopped_and_one_that_is_dead",
+            ),
+            (
+                "a stopped subscriber receives",
+                "if state is not None and state.stopped:",
+                "if False:",
+                "test_one_that_is_stopped_and_one_that_is_dead",
+            ),
+            (
+                "a kind is not looked at",
+                "distance = system.distance + kind.distance",
+                "distance = system.distance",
+                "test_a_subscriber_to_the_system_with_another_kind",
+            ),
+            (
+                "a channel that has lost events looks like any other",
+                "    if lost:\n",
+                "    if False:\n",
+                "test_one_whose_queue_was_full",
+            ),
+            (
+                "all subscribers are shown whoever was asked for",
+                "(receiver is None or peer.member in wanted)",
+                "True",
+                "test_only_the_subscribers_of_one_member",
+            ),
+            (
+                "other buses are not looked at",
+                "if any(row.receives for row in listeners) else",
+                "if True else",
+                "test_one_that_is_on_another_bus",
+            ),
+            (
+                "topics that are like it are not named",
+                "[] if publishers else _similar(topic, members.values())",
+                "[]",
+                "test_who_sends_it_or_something_like_it",
+            ),
+        )
+    ),
+    Mutant(
+        "a policy that denies does not count",
+        "cli/why.py",
+        'not any(what == "send" for what, _ in denials)',
+        "True",
+        (_WHY + "test_what_a_policy_denies",),
+    ),
+    Mutant(
+        "a proposal demands a word beside any number of words",
+        "observe/mismatch.py",
+        'if "**" in (segment, *parts[-1:]) and',
+        "if False and",
+        (_UNIT + "test_what_differs_and_what_would_do",),
+    ),
+    Mutant(
+        "letter case is no detail",
+        "observe/mismatch.py",
+        "if text.casefold() == word.casefold():",
+        "if False:",
+        (_UNIT + "test_what_differs_and_what_would_do",),
+    ),
+]

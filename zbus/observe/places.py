@@ -1,0 +1,51 @@
+"""Where buses of this machine are: the roots that processes use, and the buses in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import zbus
+
+from ..roster.location import VERSION
+
+__all__ = ["is_used", "other_buses", "own_roots", "used_buses"]
+
+
+def own_roots() -> Iterator[tuple[str, Path]]:
+    """Yield the roots that processes of this user may use, each with what chose it, if this process knows."""
+    user, env = os.geteuid(), os.environ
+    for name, below in (("ZBUS_DIR", ""), ("XDG_RUNTIME_DIR", "zbus"), ("TMPDIR", f"zbus-{user}")):
+        if value := env.get(name):
+            yield f"from ${name}", Path(os.path.abspath(value), below)
+    yield "by default", Path(f"/tmp/zbus-{user}")
+    yield "", Path(f"/run/user/{user}/zbus")
+
+
+def is_used(bus: str, root: Path) -> bool:
+    """Return whether somebody alive is on a bus that this process may look at."""
+    with suppress(zbus.Error):
+        return any(peer.alive for peer in zbus.peers(bus, dir=root))
+    return False
+
+
+def used_buses(root: Path) -> list[str]:
+    """Return the names of the buses below a root that somebody is on, sorted."""
+    with suppress(OSError):
+        return [name for name in sorted(os.listdir(root / VERSION)) if is_used(name, root)]
+    return []
+
+
+def other_buses(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each bus in use but the one in the directory `path`: its name and its root.
+
+    It looks below the root of `path`, the roots of this user, and those of other users that this process may
+    read, which root may everywhere.
+    """
+    known = [path.parents[1], *(root for _, root in own_roots())]
+    for above, pattern in (("/run/user", "*/zbus"), ("/tmp", "zbus-*")):
+        known += sorted(Path(above).glob(pattern))
+    for root in dict.fromkeys(known):
+        yield from ((name, root) for name in used_buses(root) if root / VERSION / name != path)
