@@ -160,7 +160,9 @@ def _drained(stage: Stage, pub: Driver, sub: Driver) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     kinds = ["k", "end"]
     while not events or events[-1]["kind"] != "end":
-        told = sub.ask("receive", name="sub", count=500, timeout=0.2 if kinds else stage.patience)
+        told = sub.ask(
+            "receive", name="sub", count=500 if kinds else 1, timeout=0.2 if kinds else stage.patience
+        )
         events += told["events"]
         check("nothing is lost", told["lost"] == 0, told["lost"], len(events))
         check("what was accepted arrives", bool(kinds or told["events"]), len(events))
