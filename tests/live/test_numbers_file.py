@@ -17,7 +17,8 @@ import pytest
 
 import zbus
 from zbus.node import numbers as node_numbers
-from zbus.roster.numbers import MEMBER_BYTES, SLOT_BYTES, read_numbers, write_numbers
+from zbus.roster import numbers as roster_numbers
+from zbus.roster.numbers import MEMBER_BYTES, SLOT_BYTES, read_numbers, read_publications, write_numbers
 
 from .numbers import looks, member_file, numbers, publications
 from .process import receive
@@ -102,6 +103,70 @@ def test_a_table_that_was_not_written_completely_is_not_the_latest(tmp_path: Pat
         os.close(fd)
     assert (found := read_numbers(path)) is not None
     assert found.joins == 1
+
+
+def opened(path: Path) -> int:
+    path.write_bytes(bytes(128))
+    return os.open(path, os.O_RDWR)
+
+
+def joins(found: zbus.Numbers | None) -> int | None:
+    return found.joins if found else None
+
+
+def test_the_publication_before_is_there_until_it_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "0123456789abcdef.member"
+    fd = opened(path)
+    try:
+        assert [*read_publications(path)] == [None, None]
+        write_numbers(fd, 1, told(1, 100))
+        assert [*map(joins, read_publications(path))] == [1, None]
+        write_numbers(fd, 2, told(2, 100))
+        assert [*map(joins, read_publications(path))] == [2, 1]
+        write_numbers(fd, 3, told(3, 100))
+        os.pwrite(fd, (2).to_bytes(8, "little"), 40)  # as just before the owner writes the number
+        assert [*map(joins, read_publications(path))] == [2, None]
+    finally:
+        os.close(fd)
+
+
+def test_a_publication_that_is_written_over_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "0123456789abcdef.member"
+    fd = opened(path)
+    size = 100_000
+    slot = 65_536 + 262_144
+    read = os.pread
+
+    def pread(fd_read: int, length: int, offset: int) -> bytes:
+        found = read(fd_read, length, offset)
+        if length > size:  # the owner has come as far as the first half of what was just read
+            new = told(3, size)
+            found = found if offset != slot + 8 else found[:50_000] + new[50_000:]
+            os.pwrite(fd, len(new).to_bytes(8, "little") + new, slot)
+        return found
+
+    try:
+        write_numbers(fd, 1, told(1, size))
+        write_numbers(fd, 2, told(2, size))
+        assert joins(read_publications(path).former) == 1
+        monkeypatch.setattr(roster_numbers.os, "pread", pread)
+        assert read_publications(path).former is None
+    finally:
+        os.close(fd)
+
+
+def test_both_publications_are_whole_while_their_owner_writes(tmp_path: Path) -> None:
+    path = tmp_path / "0123456789abcdef.member"
+    child = writer(path, 1)
+    try:
+        for _ in range(2_000):
+            latest, former = read_publications(path)
+            assert latest is None or is_whole(latest)
+            assert former is None or is_whole(former)
+    finally:
+        kill(child)
 
 
 def test_a_file_system_that_is_full_costs_the_numbers_only(zbus_dir: str) -> None:

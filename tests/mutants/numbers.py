@@ -12,6 +12,7 @@ _VECTORS = ("conformance/test_numbers.py",)
 _RATES = ("unit/test_rates.py",)
 _LIVE = "live/test_numbers.py::"
 _FILE = "live/test_numbers_file.py::"
+_SNAPSHOT = "unit/test_snapshot.py::"
 _UNREAD = "live/test_unread.py::"
 
 MUTANTS = [
@@ -228,8 +229,50 @@ MUTANTS = [
     Mutant(
         "a process that was idle seems slow",
         "observe/rates.py",
-        "max(first.time, looked - _PUBLISHED_EVERY)",
-        "first.time",
+        "max(was.time, looked - _PUBLISHED_EVERY)",
+        "was.time",
         _RATES,
+    ),
+    Mutant(
+        "who publishes nothing any more goes on as before",
+        "observe/rates.py",
+        "if now - numbers.time > late:",
+        "if False:",
+        (_SNAPSHOT + "test_who_publishes_nothing_any_more_is_idle",),
+    ),
+    Mutant(
+        "with one look a process that was idle seems slow",
+        "observe/rates.py",
+        "recent = numbers.time - was.time <= late",
+        "recent = True",
+        (_SNAPSHOT + "test_who_was_idle_for_long_was_so_until_a_second_before",),
+    ),
+    Mutant(
+        "the next publication is taken for the one before",
+        "roster/numbers.py",
+        "former.time >= latest.time",
+        "False",
+        (_FILE + "test_the_publication_before_is_there_until_it_is_written_over",),
+    ),
+    Mutant(
+        "the publication before is taken although its owner writes over it",
+        "roster/numbers.py",
+        'return text if os.pread(fd, _BEGIN_BYTES, _slot(number - 1)) == begin else b""',
+        "return text",
+        (_FILE + "test_a_publication_that_is_written_over_meanwhile_is_not_taken",),
+    ),
+    Mutant(
+        "a process that stands still has a reader that is no later than it was",
+        "observe/snapshot.py",
+        "row.unread and silent > _STANDS_STILL",
+        "False",
+        (_SNAPSHOT + "test_who_stands_still_with_unread_events_gets_older",),
+    ),
+    Mutant(
+        "a dead subscriber still selects topics",
+        "observe/snapshot.py",
+        "        if member.alive:\n            for system",
+        "        if True:\n            for system",
+        (_SNAPSHOT + "test_the_dead_select_nothing",),
     ),
 ]

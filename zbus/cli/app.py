@@ -16,6 +16,7 @@ from .options import notice
 from .send import send
 from .standard_streams import mute
 from .sub import sub
+from .top import top
 from .why import why
 
 __all__ = ["cli", "run"]
@@ -51,7 +52,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, ls, send, sub, why):
+for _command in (demo, ls, send, sub, top, why):
     cli.add_command(_command)
 
 

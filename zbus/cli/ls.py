@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,17 +13,17 @@ from rich.text import Text
 
 import zbus
 
-from ..observe.places import is_used, own_roots, used_buses
 from ..observe.rates import Rates, rates
 from ..runtime.threads import sleep
+from .nobody import nobody
 from .options import bus_options, notice
 from .peer_table import lines
+from .plain import plain
 from .rate_table import rate_lines
 from .standard_streams import check_stdout
 
 __all__ = ["ls"]
 
-_OTHERS_NAMED = 5
 _SECONDS = 2.0
 
 
@@ -67,8 +66,7 @@ def ls(ctx: click.Context, as_json: bool, seconds: float | None, bus: str, direc
         found = zbus.peers(bus, dir=directory)
         between = rates(first, found, looked)
     if not found:
-        given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE
-        notice(_nobody(bus, found.path, given=given))
+        notice(nobody(ctx, bus, found.path))
     if as_json:
         click.echo(orjson.dumps([_as_dict(peer, between) for peer in found]).decode())
     elif between is not None:
@@ -81,15 +79,8 @@ def ls(ctx: click.Context, as_json: bool, seconds: float | None, bus: str, direc
 
 
 def _as_dict(peer: zbus.Peer, between: dict[str, Rates] | None) -> dict[str, Any]:
-    found = {**peer._asdict(), "numbers": _plain(peer.numbers)}
-    return found if between is None else {**found, "rates": _plain(between.get(peer.id))}
-
-
-def _plain(value: Any) -> Any:
-    """Return named tuples as dictionaries, all the way down."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
-    return [*map(_plain, value)] if isinstance(value, tuple) else value
+    found = {**peer._asdict(), "numbers": plain(peer.numbers)}
+    return found if between is None else {**found, "rates": plain(between.get(peer.id))}
 
 
 def _draw_rates(found: list[zbus.Peer], between: dict[str, Rates]) -> None:
@@ -108,16 +99,3 @@ def _draw(found: list[zbus.Peer]) -> None:
         style = "bold" if peer is None else "" if peer.alive else "red"
         # A `Text`, because rich reads square brackets in a plain string as markup.
         console.print(Text(line, style=style), soft_wrap=True)
-
-
-def _nobody(bus: str, path: Path, *, given: bool) -> str:
-    """Return a message that nobody is on a bus: where it was looked for and why, and where somebody is."""
-    root, roots = path.parents[1], [*own_roots()]
-    why = "from --dir" if given else next((why for why, other in roots if why and other == root), "")
-    said = [f"nobody is on bus {bus} in {path}" + (f" ({why})" if why else "")]
-    elsewhere = dict.fromkeys(str(other) for _, other in roots if other != root and is_used(bus, other))
-    said += [f"somebody is in {other}: zbus ls --dir {other}" for other in elsewhere]
-    if names := [name for name in used_buses(root) if name != bus]:
-        more = ", …" if len(names) > _OTHERS_NAMED else ""
-        said.append(f"somebody is on {', '.join(names[:_OTHERS_NAMED])}{more}: zbus ls --bus NAME")
-    return "; ".join(said)

@@ -10,6 +10,7 @@ import zbus
 
 from ..observe.rates import ChannelRates, Rates, TopicRates
 from ..roster.process_info import visible
+from .units import age_text, count_text, size_text
 
 __all__ = ["rate_lines"]
 
@@ -19,7 +20,6 @@ _GAP = "  "
 _NAME = "PROCESS"
 _LEAST_NAME = 16
 _ROWS_SHOWN = 10
-_PREFIXES = "kMGTPEZY"
 
 Row = tuple[str, list[str]]
 
@@ -59,12 +59,12 @@ def _group(peer: zbus.Peer, rates: Rates | None) -> Iterator[Row]:
     facts = ["-"] * 6
     if rates is not None:
         facts = [
-            _count(rates.events),
-            _size(rates.bytes),
-            _count(rates.received),
-            _size(rates.received_bytes),
-            _count(rates.lost),
-            _age(rates.unread),
+            count_text(rates.events),
+            size_text(rates.bytes),
+            count_text(rates.received),
+            size_text(rates.received_bytes),
+            count_text(rates.lost),
+            age_text(rates.unread),
         ]
     yield visible(peer.process), [str(peer.pid or "?"), *facts]
     if rates is not None:
@@ -81,46 +81,11 @@ def _shortened(rows: list[Row], sign: str) -> Iterator[Row]:
 
 def _topic(row: TopicRates) -> Row:
     name = visible(f"> {row.system} {row.kind}")
-    return name, ["", _count(row.events), _size(row.bytes), "", "", "", ""]
+    return name, ["", count_text(row.events), size_text(row.bytes), "", "", "", ""]
 
 
 def _channel(row: ChannelRates) -> Row:
     patterns = row.system if row.kind == "*" else f"{row.system} {row.kind}"
     name = visible(f"< {patterns}")
-    facts = [_count(row.received), _size(row.bytes), _count(row.lost), _age(row.unread)]
+    facts = [count_text(row.received), size_text(row.bytes), count_text(row.lost), age_text(row.unread)]
     return name, [row.overflow, "", "", *facts]
-
-
-def _count(value: float) -> str:
-    """Return a number of events in at most six characters."""
-    if value < 10 and value != int(value):
-        return f"{value:.1f}"
-    return f"{value:,.0f}" if value < 99_999.5 else _scaled(value, "")
-
-
-def _size(value: float | None) -> str:
-    """Return a number of bytes in at most seven characters."""
-    if value is None:
-        return "-"
-    return f"{value:.0f} B" if value < 999.5 else _scaled(value, "B")
-
-
-def _scaled(value: float, unit: str) -> str:
-    scaled = value
-    for prefix in _PREFIXES:
-        scaled /= 1000
-        if scaled < 999.5:
-            digits = f"{scaled:.1f}" if scaled < 99.95 else f"{scaled:.0f}"
-            return f"{digits} {prefix}{unit}" if unit else digits + prefix
-    return f"{value:.0e}"  # nobody is so fast, but anybody may write so
-
-
-def _age(seconds: float | None) -> str:
-    """Return an age in at most seven characters."""
-    if seconds is None:
-        return "-"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms" if seconds else "0"
-    if seconds < 99_999.5:
-        return f"{seconds:.1f} s" if seconds < 99.95 else f"{seconds:.0f} s"
-    return f"{seconds / 86_400:.0f} d" if seconds < 8e9 else f"{seconds:.0e}s"

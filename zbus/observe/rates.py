@@ -1,28 +1,31 @@
-"""What the processes of a bus did between two looks at it: rates, from the numbers that they publish."""
+"""What the processes of a bus do: rates, from the numbers that they publish.
+
+They are of the time between two looks, or, for who cannot wait, between the last two publications of each
+process: its file holds both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import inf
 from typing import NamedTuple
 
 import zbus
 
-from ..protocol.patterns import Matcher
+from ..roster.numbers import Publications
+from .selection import Selection, Topic
 
-__all__ = ["ChannelRates", "Rates", "TopicRates", "rates"]
+__all__ = ["ChannelRates", "Rates", "TopicRates", "latest_rates", "rates"]
 
 # A process publishes once a second. So when one that has published nothing for longer does, it was idle until
 # a second before the first look at least.
 _PUBLISHED_EVERY = 1.0
+# Once a second may take longer on a busy machine, and with many topics: so many take a second more.
+_PUBLISHED_LATE, _TOPICS_COUNTED = 3.0, 10_000
 _NO_TOPIC = zbus.TopicNumbers("", "", 0, 0)
 _NO_CHANNEL = zbus.ChannelNumbers(0, "", "", "", 0, 0, 0, 0, 0, None)
 _NOTHING = zbus.Numbers(0.0, 0, 0, 0, 0, 0, 0, (), ())
-
-Topic = tuple[str, str]
-Sent = dict[Topic, tuple[int, int]]
 
 
 class TopicRates(NamedTuple):
@@ -84,7 +87,7 @@ class Rates(NamedTuple):
 
 
 def rates(first: Iterable[zbus.Peer], second: Iterable[zbus.Peer], looked: float) -> dict[str, Rates]:
-    """Return the rates of each member that publishes numbers, by its id.
+    """Return the rates between two looks of each member that publishes numbers, by its id.
 
     Args:
         first, second: who was on the bus at either look.
@@ -92,22 +95,60 @@ def rates(first: Iterable[zbus.Peer], second: Iterable[zbus.Peer], looked: float
     """
     before = {peer.id: peer.numbers for peer in first if peer.numbers}
     after = {peer.id: peer.numbers for peer in second if peer.numbers}
-    sent = _sent(after.values(), before)
-    return {
-        member: _between(before.get(member, _NOTHING), numbers, looked, sent)
-        for member, numbers in after.items()
-    }
+    means = _MeanSizes(after.values(), before.values())
+    found = {}
+    for member, numbers in after.items():
+        was = before.get(member, _NOTHING)
+        found[member] = _between(was, numbers, max(was.time, looked - _PUBLISHED_EVERY), means)
+    return found
 
 
-def _sent(after: Iterable[zbus.Numbers], before: dict[str, zbus.Numbers]) -> Sent:
-    """Return events and bytes that all processes have sent by topic: between the looks, else in all."""
-    now, then = _by_topic(after), _by_topic(before.values())
-    recent = {topic: _minus(counts, then.get(topic, (0, 0))) for topic, counts in now.items()}
-    return {topic: recent[topic] if recent[topic][0] > 0 else counts for topic, counts in now.items()}
+def latest_rates(publications: Mapping[str, Publications], now: float) -> dict[str, Rates]:
+    """Return the rates of each member between its last two publications, by its id: one look is enough.
+
+    A member that has published nothing for a while is idle. One that has published only once so far is left
+    out, because nobody can tell since when it counts.
+
+    Args:
+        publications: of each member.
+        now: seconds since the epoch.
+    """
+    after = {member: told.latest for member, told in publications.items() if told.latest}
+    before = {member: told.former for member, told in publications.items() if told.former}
+    means = _MeanSizes(after.values(), before.values())
+    late = _PUBLISHED_LATE + sum(numbers.topics for numbers in after.values()) / _TOPICS_COUNTED
+    found = {}
+    for member, numbers in after.items():
+        if now - numbers.time > late:
+            found[member] = _between(numbers, numbers, numbers.time, means)
+        elif (was := before.get(member)) is not None:
+            recent = numbers.time - was.time <= late
+            found[member] = _between(
+                was, numbers, was.time if recent else numbers.time - _PUBLISHED_EVERY, means
+            )
+    return found
 
 
-def _by_topic(every: Iterable[zbus.Numbers]) -> Sent:
-    found: Sent = {}
+class _MeanSizes:
+    """How large the events of each topic are: of late, or else on average."""
+
+    def __init__(self, after: Iterable[zbus.Numbers], before: Iterable[zbus.Numbers]) -> None:
+        now, then = _by_topic(after), _by_topic(before)
+        recent = {topic: _minus(counts, then.get(topic, (0, 0))) for topic, counts in now.items()}
+        self._sent = {
+            topic: recent[topic] if recent[topic][0] > 0 else counts for topic, counts in now.items()
+        }
+        self._selection = Selection(now)
+
+    def of(self, channel: zbus.ChannelNumbers) -> float | None:
+        """Return the mean bytes of the events that a channel selects, or `None` if nobody tells of any."""
+        counts = [self._sent[topic] for topic in self._selection.of(channel.system, channel.kind)]
+        events = sum(count for count, _ in counts)
+        return sum(size for _, size in counts) / events if events else None
+
+
+def _by_topic(every: Iterable[zbus.Numbers]) -> dict[Topic, tuple[int, int]]:
+    found: dict[Topic, tuple[int, int]] = {}
     for numbers in every:
         for row in numbers.by_topic:
             events, size = found.get((row.system, row.kind), (0, 0))
@@ -119,8 +160,9 @@ def _minus(counts: tuple[int, int], others: tuple[int, int]) -> tuple[int, int]:
     return counts[0] - others[0], counts[1] - others[1]
 
 
-def _between(first: zbus.Numbers, second: zbus.Numbers, looked: float, sent: Sent) -> Rates:
-    seconds = max(second.time - max(first.time, looked - _PUBLISHED_EVERY), 0.001)
+def _between(first: zbus.Numbers, second: zbus.Numbers, since: float, means: _MeanSizes) -> Rates:
+    """Return the rates of one process; it was idle from the first count until `since`."""
+    seconds = max(second.time - since, 0.001)
     each = partial(_per, seconds if second.time > first.time else inf)
     topics = {(row.system, row.kind): row for row in first.by_topic}
     channels = {row.id: row for row in first.by_channel}
@@ -130,7 +172,7 @@ def _between(first: zbus.Numbers, second: zbus.Numbers, looked: float, sent: Sen
         for was in [topics.get((row.system, row.kind), _NO_TOPIC)]
     ]
     by_channel = [
-        _channel(row, was, each(row.received, was.received), sent)
+        _channel(row, was, each(row.received, was.received), means.of(row))
         for row in second.by_channel
         for was in [channels.get(row.id, _NO_CHANNEL)]
     ]
@@ -154,8 +196,9 @@ def _per(seconds: float, count: int, before: int) -> float:
     return max(0, count - before) / seconds
 
 
-def _channel(row: zbus.ChannelNumbers, was: zbus.ChannelNumbers, received: float, sent: Sent) -> ChannelRates:
-    size = _mean_size(row, sent)
+def _channel(
+    row: zbus.ChannelNumbers, was: zbus.ChannelNumbers, received: float, size: float | None
+) -> ChannelRates:
     return ChannelRates(
         id=row.id,
         system=row.system,
@@ -166,15 +209,3 @@ def _channel(row: zbus.ChannelNumbers, was: zbus.ChannelNumbers, received: float
         lost=max(0, row.lost - was.lost),
         unread=row.unread,
     )
-
-
-def _mean_size(channel: zbus.ChannelNumbers, sent: Sent) -> float | None:
-    """Return the mean bytes of the events that a channel selects, or `None` if nobody tells of any."""
-    with suppress(zbus.Invalid):  # anybody may have written the pattern
-        system, kind = Matcher(channel.system), Matcher(channel.kind)
-        counts = [
-            value for topic, value in sent.items() if system.matches(topic[0]) and kind.matches(topic[1])
-        ]
-        if events := sum(count for count, _ in counts):
-            return sum(size for _, size in counts) / events
-    return None

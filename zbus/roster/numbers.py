@@ -6,7 +6,8 @@
 
 The owner writes the slot first, and then n. So the slot of the latest publication is complete even if its
 owner is killed while it writes the other one. A reader that finds the same n before and after it has read the
-slot has read all of one publication.
+slot has read all of one publication. The other slot holds the publication before, until the owner writes the
+next one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ __all__ = [
     "TEXT_END",
     "ChannelNumbers",
     "Numbers",
+    "Publications",
     "TopicNumbers",
     "read_numbers",
+    "read_publications",
     "write_numbers",
 ]
 
@@ -41,6 +44,7 @@ MEMBER_BYTES = TEXT_END + 2 * SLOT_BYTES
 
 _LATEST_OFFSET = 40
 _LENGTH_BYTES = 8
+_BEGIN_BYTES = 4096
 # A process publishes once a second, so the second try succeeds, unless somebody plays tricks.
 _TRIES = 100
 
@@ -134,35 +138,82 @@ def _slot(number: int) -> int:
     return TEXT_END + number % 2 * SLOT_BYTES
 
 
+class Publications(NamedTuple):
+    """The last two publications of a process; `None` for one that is missing.
+
+    Attributes:
+        latest: the latest.
+        former: the one before: a second older, or more if the process was idle in between.
+    """
+
+    latest: Numbers | None
+    former: Numbers | None
+
+
 def read_numbers(path: str | os.PathLike[str]) -> Numbers | None:
     """Return the latest publication in the member file at `path`; `None` if there is none."""
-    text = b""
+    return _numbers(_read(path)[0])
+
+
+def read_publications(path: str | os.PathLike[str]) -> Publications:
+    """Return the last two publications in the member file at `path`."""
+    latest, former = map(_numbers, _read(path))
+    if latest and former and former.time >= latest.time:  # its slot has the next one already
+        former = None
+    return Publications(latest, former)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
+    """Return the texts of the latest publication and of the one before; a missing one is empty."""
     with suppress(OSError):
         fd = open_regular(path)
         try:
             if os.fstat(fd).st_size <= MEMBER_BYTES:
-                text = _latest(fd)
+                number, text = _latest(fd)
+                return text, _former(fd, number)
         finally:
             os.close(fd)
+    return b"", b""
+
+
+def _latest(fd: int) -> tuple[int, bytes]:
+    for _ in range(_TRIES):
+        number = _unsigned(fd, _LATEST_OFFSET)
+        if not number:
+            break
+        text = _text(fd, number)
+        # The owner writes this slot again only once it has published another number.
+        if _unsigned(fd, _LATEST_OFFSET) == number:
+            return number, text
+    return 0, b""
+
+
+def _former(fd: int, number: int) -> bytes:
+    """Return the text of the publication before `number`, if its owner has not begun to write over it.
+
+    It writes from the beginning of the slot, so that is what changes first.
+    """
+    if number < 2:
+        return b""
+    begin = os.pread(fd, _BEGIN_BYTES, _slot(number - 1))
+    text = _text(fd, number - 1)
+    return text if os.pread(fd, _BEGIN_BYTES, _slot(number - 1)) == begin else b""
+
+
+def _text(fd: int, number: int) -> bytes:
+    """Return what the slot of a publication holds, or nothing if it ends early."""
+    offset = _slot(number)
+    length = _unsigned(fd, offset)
+    text = os.pread(fd, min(length, SLOT_BYTES - _LENGTH_BYTES), offset + _LENGTH_BYTES)
+    return text if len(text) == length else b""
+
+
+def _numbers(text: bytes) -> Numbers | None:
     with suppress(ValueError):
         info = orjson.loads(text)
         if isinstance(info, dict) and (time := _count(info.get("time"))):
             return _parse(info, time)
     return None
-
-
-def _latest(fd: int) -> bytes:
-    for _ in range(_TRIES):
-        number = _unsigned(fd, _LATEST_OFFSET)
-        if not number:
-            break
-        offset = _slot(number)
-        length = _unsigned(fd, offset)
-        text = os.pread(fd, min(length, SLOT_BYTES - _LENGTH_BYTES), offset + _LENGTH_BYTES)
-        # The owner writes this slot again only once it has published another number.
-        if _unsigned(fd, _LATEST_OFFSET) == number:
-            return text if len(text) == length else b""
-    return b""
 
 
 def _unsigned(fd: int, offset: int) -> int:
