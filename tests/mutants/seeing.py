@@ -126,7 +126,7 @@ MUTANTS = [
             ),
             (
                 "ls does not look elsewhere",
-                "ls",
+                "nobody",
                 "if other != root and is_used(bus, other)",
                 "if False",
                 "ls.py::test_ls_says_where_somebody_is_that_was_perhaps_meant",
