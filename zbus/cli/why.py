@@ -43,7 +43,7 @@ def why(
     bus: str,
     directory: str | None,
 ) -> int:
-    """Say who receives an event, and for each other subscriber why it does not.
+    """Say who receives an event, and why others do not.
 
     It looks from outside and sends nothing. A subscriber receives the event, is losing events because its
     queue is full, or does not get it: no pattern matches (with the nearest one that would), it is stopped,
