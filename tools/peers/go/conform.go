@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -165,7 +164,7 @@ func micros() int64 {
 // The bus
 
 func hello(*request) (fields, error) {
-	library := fmt.Sprintf("libzmq %s, %s", zbus.LibraryVersion(), runtime.Version())
+	library := "ZMTP 3.0 of its own, " + runtime.Version()
 	return fields{"language": "go", "library": library, "pid": os.Getpid()}, nil
 }
 
