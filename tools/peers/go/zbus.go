@@ -14,12 +14,11 @@
 // Events of one process arrive in order. What a full queue had no room for is counted exactly: see OnGap and
 // Subscription.Lost. Everything here may be used from several goroutines.
 //
-// The peers of a bus speak ZMTP 3.0, the protocol of ZeroMQ, over unix sockets. It takes a page to write down
-// (see "The connection"), so this package needs no libzmq. Numbers such as W22 and R20 in comments are clauses of
-// docs/spec/wire.md and docs/spec/roster.md.
+// Peers speak ZMTP 3.0, the protocol of ZeroMQ, over unix sockets; the part of it that a bus needs stands below, so
+// this package needs no libzmq. W22, R20 and the like are clauses of docs/spec/wire.md and docs/spec/roster.md.
 //
-// The file is ordered like a book: events and errors, frames, JSON, patterns, loss, the directory, the
-// connection, receiving, sending, the bus.
+// The file is ordered like a book: events and errors, frames, JSON, patterns, loss, the directory, the connection,
+// receiving, sending, the bus.
 package zbus
 
 import (
@@ -134,26 +133,20 @@ func invalid(format string, args ...any) *Error { return failure(Invalid, false,
 
 func canceled(what string) *Error { return failure(Canceled, false, "%s is closed", what) }
 
-func denied(path, format string, args ...any) *Error {
-	return failure(PermissionDenied, false, "%s "+format, append([]any{path}, args...)...)
-}
-
-// passing are errors that end without the caller's doing.
-var passing = []error{
-	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EAGAIN, syscall.ENOBUFS,
-}
-
 // unavailable wraps an error of the operating system, unless it is an Error already.
 func unavailable(doing string, err error) error {
 	var known *Error
-	switch {
-	case err == nil || errors.As(err, &known):
+	var errno syscall.Errno
+	if err == nil || errors.As(err, &known) {
 		return err
-	case errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM):
-		return failure(PermissionDenied, false, "cannot %s: %w", doing, err)
 	}
-	soon := slices.ContainsFunc(passing, func(one error) bool { return errors.Is(err, one) })
-	return failure(Unavailable, soon, "cannot %s: %w", doing, err)
+	switch errors.As(err, &errno); errno {
+	case syscall.EACCES, syscall.EPERM:
+		return failure(PermissionDenied, false, "cannot %s: %w", doing, err)
+	case syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EAGAIN, syscall.ENOBUFS:
+		return failure(Unavailable, true, "cannot %s: %w", doing, err)
+	}
+	return failure(Unavailable, false, "cannot %s: %w", doing, err)
 }
 
 // ended returns the error of a call whose context has ended.
@@ -216,46 +209,38 @@ func parseNumber(text []byte) (n uint64) {
 	return n
 }
 
-// badName says what is wrong with a system or kind (W3), or nothing.
-func badName(name string) string {
+// checkText refuses what no field of a frame may hold.
+func checkText(what, text string) error {
 	switch {
-	case name == "":
-		return "is required"
-	case !utf8.ValidString(name):
-		return "is not UTF-8"
-	case strings.ContainsRune(name, 0):
-		return "contains NUL, which separates fields: remove it"
-	case strings.ContainsAny(name, "*()|"):
-		return "contains one of '*()|', which only a subscription may use: send a literal name"
-	case name[0] == '.' || name[len(name)-1] == '.' || strings.Contains(name, ".."):
-		return "has an empty segment: use single dots between words"
+	case text == "":
+		return invalid("%s is required", what)
+	case strings.IndexByte(text, 0) >= 0:
+		return invalid("%s %q contains NUL, which separates fields: remove it", what, text)
+	case !utf8.ValidString(text):
+		return invalid("%s %q is not UTF-8", what, text)
 	}
-	return ""
+	return nil
+}
+
+// checkName refuses what is not a system or kind (W3).
+func checkName(what, name string) error {
+	if err := checkText(what, name); err != nil {
+		return err
+	}
+	if strings.ContainsAny(name, "*()|") {
+		return invalid("%s %q contains one of '*()|', which only a subscription may use: send a literal name", what, name)
+	}
+	if slices.Contains(strings.Split(name, "."), "") {
+		return invalid("%s %q has an empty segment: use single dots between words", what, name)
+	}
+	return nil
 }
 
 func checkTopic(system, kind string) error {
-	if why := badName(system); why != "" {
-		return invalid("system %q %s", system, why)
-	}
-	if why := badName(kind); why != "" {
-		return invalid("kind %q %s", kind, why)
-	}
 	if system == "zbus" || strings.HasPrefix(system, "zbus.") {
 		return invalid("system %q is reserved for events of the bus itself: choose another name", system)
 	}
-	return nil
-}
-
-func checkPath(path string) error {
-	switch {
-	case path == "":
-		return invalid("path is required")
-	case strings.IndexByte(path, 0) >= 0:
-		return invalid("path %q contains NUL, which separates fields: remove it", path)
-	case !utf8.ValidString(path):
-		return invalid("path %q is not UTF-8", path)
-	}
-	return nil
+	return cmp.Or(checkName("system", system), checkName("kind", kind))
 }
 
 // An Item is one event of a batch; see Bus.SendMany.
@@ -268,15 +253,12 @@ type Item struct {
 func encodeItems(items []Item) ([]byte, error) {
 	rows := make([][]byte, len(items))
 	for i, item := range items {
-		if err := checkPath(item.Path); err != nil {
-			return nil, err
-		}
 		if _, raw := item.Data.([]byte); raw {
 			return nil, invalid("a batch carries JSON only: send bytes one event at a time")
 		}
 		row, _ := encodeData(item.Path)
 		data, err := encodeData(item.Data)
-		if err != nil {
+		if err = cmp.Or(checkText("path", item.Path), err); err != nil {
 			return nil, err
 		}
 		if len(data) > 0 {
@@ -293,17 +275,14 @@ func encodeItems(items []Item) ([]byte, error) {
 
 // EncodeFrame returns the frame of an event, or of a batch if items is not nil, with a ready stamp. It is for
 // tools: Send makes its frames of the same parts.
-func EncodeFrame(system, kind, path, stamp string, data any, items []Item) ([]byte, error) {
-	err := checkTopic(system, kind)
+func EncodeFrame(system, kind, path, stamp string, data any, items []Item) (frame []byte, err error) {
 	var field []byte
-	if err == nil && items != nil {
+	if items != nil {
 		field, err = encodeItems(items)
-	} else if err == nil {
-		if err = checkPath(path); err == nil {
-			field, err = encodeData(data)
-		}
+	} else if field, err = encodeData(data); err == nil {
+		err = checkText("path", path)
 	}
-	return append([]byte(strings.Join([]string{system, kind, path, stamp, ""}, "\x00")), field...), err
+	return fmt.Appendf(nil, "%s\x00%s\x00%s\x00%s\x00%s", system, kind, path, stamp, field), cmp.Or(checkTopic(system, kind), err)
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -387,17 +366,16 @@ var (
 )
 
 func hasHalfPair(text []byte) bool {
-	return (bytes.Contains(text, []byte(`\ud`)) || bytes.Contains(text, []byte(`\uD`))) && finds(surrogates, text)
+	return finds(surrogates, `\ud`, text) || finds(surrogates, `\uD`, text)
 }
 
 // isRepaired reports whether encoding/json has replaced bytes that are not UTF-8. It writes U+FFFD itself as it is.
-func isRepaired(text []byte) bool {
-	return bytes.Contains(text, []byte(`\ufffd`)) && finds(repairs, text)
-}
+func isRepaired(text []byte) bool { return finds(repairs, `\ufffd`, text) }
 
-// finds reports whether a match has a first group.
-func finds(what *regexp.Regexp, text []byte) bool {
-	return slices.ContainsFunc(what.FindAllSubmatchIndex(text, -1), func(match []int) bool { return match[2] >= 0 })
+// finds reports whether a match has a first group; that can be only if a text holds the hint.
+func finds(what *regexp.Regexp, hint string, text []byte) bool {
+	return bytes.Contains(text, []byte(hint)) &&
+		slices.ContainsFunc(what.FindAllSubmatchIndex(text, -1), func(match []int) bool { return match[2] >= 0 })
 }
 
 // decodeItems appends the events of a batch (W12) to `to`; it reports whether the text is one.
@@ -408,7 +386,7 @@ func decodeItems(text []byte, to []Event) ([]Event, bool) {
 	}
 	for _, item := range items {
 		var evt Event
-		if len(item) < 1 || len(item) > 2 || json.Unmarshal(item[0], &evt.Path) != nil || checkPath(evt.Path) != nil {
+		if len(item) < 1 || len(item) > 2 || json.Unmarshal(item[0], &evt.Path) != nil || checkText("path", evt.Path) != nil {
 			return to, false
 		}
 		if len(item) == 2 {
@@ -434,60 +412,42 @@ type segment struct {
 	words []string // sorted, one if it is literal; nil for a wildcard
 }
 
+var segmentForm = regexp.MustCompile(`\A(\*\*?|[^*()|]+|\([^*()|]+(\|[^*()|]+)*\))\z`)
+
 // ParsePattern compiles a pattern. It returns an Error of kind Invalid that names the form to use.
 func ParsePattern(pattern string) (*Pattern, error) {
-	switch {
-	case pattern == "":
-		return nil, invalid("a pattern is required: use '**' for everything")
-	case !utf8.ValidString(pattern):
-		return nil, invalid("%q is not a pattern: it is not UTF-8", pattern)
-	case strings.IndexByte(pattern, 0) >= 0:
-		return nil, invalid("%q is not a pattern: it contains NUL, which separates fields", pattern)
-	case pattern == "*":
+	if err := checkText("a pattern", pattern); err != nil {
+		return nil, err
+	}
+	if pattern == "*" {
 		pattern = "**"
 	}
 	p, expression := &Pattern{}, `\A`
 	for _, part := range strings.Split(pattern, ".") {
-		segment, expects, advice := parseSegment(part)
-		if advice != "" {
-			return nil, invalid("%q is not a pattern: %s", pattern, advice)
+		words := strings.Split(strings.Trim(part, "()"), "|")
+		if !segmentForm.MatchString(part) || slices.ContainsFunc(words, isForeignWildcard) {
+			return nil, invalid("%q is not a pattern: between dots stands a word, '*' for exactly one segment, "+
+				"'**' for any number of them, or '(a|b)' for one of several words, but not %q", pattern, part)
 		}
-		p.segments = append(p.segments, segment)
-		expression += expects
+		switch part {
+		case "*":
+			p.segments = append(p.segments, segment{})
+			expression += `[^.]*\.`
+		case "**":
+			p.segments = append(p.segments, segment{deep: true})
+			expression += `(?:[^.]*\.)*`
+		default:
+			slices.Sort(words)
+			p.segments = append(p.segments, segment{words: slices.Compact(words)})
+			expression += "(?:" + strings.ReplaceAll(regexp.QuoteMeta(strings.Join(words, "|")), `\|`, "|") + `)\.`
+		}
 	}
 	p.names = regexp.MustCompile(expression + `\z`)
 	return p, nil
 }
 
-// parseSegment returns a segment and what a name must have there, or an advice.
-func parseSegment(part string) (s segment, expects, advice string) {
-	switch part {
-	case "*":
-		return s, `[^.]*\.`, ""
-	case "**":
-		return segment{deep: true}, `(?:[^.]*\.)*`, ""
-	case "":
-		return s, "", "it has an empty segment, use single dots between words, or '**' for any depth"
-	}
-	s.words = []string{part}
-	if inner := len(part) - 1; inner > 0 && part[0] == '(' && part[inner] == ')' {
-		s.words = strings.Split(part[1:inner], "|")
-		slices.Sort(s.words)
-		s.words = slices.Compact(s.words)
-	}
-	quoted := make([]string, len(s.words))
-	for i, word := range s.words {
-		switch {
-		case word == ">" || word == "#" || word == "+":
-			return s, "", fmt.Sprintf("for exactly one segment use '*', for any depth '**', not %q", word)
-		case word == "" || strings.ContainsAny(word, "*()|"):
-			return s, "", "a wildcard is a whole segment, as in 'orders.*' or 'orders.**', " +
-				"and a bracket lists whole literal segments, as in '(a|b)'"
-		}
-		quoted[i] = regexp.QuoteMeta(word)
-	}
-	return s, "(?:" + strings.Join(quoted, "|") + `)\.`, ""
-}
+// isForeignWildcard reports whether other systems would take a word for a wildcard (W18).
+func isForeignWildcard(word string) bool { return word == ">" || word == "#" || word == "+" }
 
 // Match reports whether the pattern selects a name.
 func (p *Pattern) Match(name string) bool { return p.names.MatchString(name + ".") }
@@ -661,7 +621,7 @@ func (d *Decoder) topic(head []byte, nul int) *heardTopic {
 	}
 	own := string(head)
 	system, kind := own[:nul], own[nul+1:len(own)-1]
-	if badName(system) != "" || badName(kind) != "" {
+	if checkName("", system) != nil || checkName("", kind) != nil {
 		return nil
 	}
 	if len(d.topics) >= maxTopics {
@@ -743,16 +703,13 @@ func (d *Decoder) firstDue(stamp *Stamp) (uint64, bool) {
 
 // meant reports whether this channel had announced itself when a frame was sent (W38).
 func (d *Decoder) meant(stamp *Stamp) bool {
-	return d.announced == Untold || stamp.Settled > d.announced
+	return stamp.Settled != Untold && (d.announced == Untold || stamp.Settled > d.announced)
 }
 
 // countHead counts what a mark shows that was lost before the stream was counted (W40).
 func (d *Decoder) countHead(t *heardTopic, s *stream) {
 	first := d.Stamp.First
-	if d.forgetful || d.Stamp.Settled == Untold || !d.meant(&d.Stamp) {
-		return
-	}
-	if first > 0 && first < s.begin && s.begin-first <= maxGap {
+	if !d.forgetful && d.meant(&d.Stamp) && first > 0 && first < s.begin && s.begin-first <= maxGap {
 		d.lose(t, s, first, s.begin-1)
 		s.begin = first
 	}
@@ -909,13 +866,6 @@ func removeOurs(path string) bool {
 // answers reports whether a process listens at a socket (R26); in doubt, it does. The kernel tells a datagram
 // socket so without a connection.
 func answers(path string) bool {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return !os.IsNotExist(err)
-	}
-	if info.Mode().Type() != os.ModeSocket {
-		return false
-	}
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return true
@@ -963,25 +913,24 @@ func checkDirectory(path string, byDefault, last bool) (rights, error) {
 	}
 	uid, me, mode, r := owner(info), os.Geteuid(), info.Mode(), rightsBelow(info)
 	onTheWay := !last && uid == 0 && mode&0o020 == 0 && syscall.Access(path, 1) == nil
+	why := ""
 	switch {
-	case mode&os.ModeSymlink != 0:
-		return r, denied(path, "is a symbolic link: name the directory itself")
 	case !mode.IsDir():
-		return r, denied(path, "is not a directory: remove it or set ZBUS_DIR")
+		why = "is not a directory, or a link to one: name the directory itself, or remove it"
 	case mode&0o002 != 0:
-		return r, denied(path, "is writable by everybody, who could forge events: chmod o-w it")
+		why = "is writable by everybody, who could forge events: chmod o-w it"
 	case byDefault && uid != me:
-		return r, denied(path, "belongs to user %d, and it is where user %d has buses of their own: "+
-			"remove it, or set ZBUS_DIR. %s", uid, me, toShare)
+		why = fmt.Sprintf("belongs to user %d, and it is where user %d has buses of their own: remove it. %s", uid, me, toShare)
 	case r.group >= 0 && !inGroup(r.group):
-		return r, denied(path, "is for group %d, and this process is not in it: "+
-			"add the user to the group (usermod -aG) and log in again", r.group)
+		why = fmt.Sprintf("is for group %d: add the user to it (usermod -aG) and log in again", r.group)
 	case r.group >= 0 && mode&os.ModeSticky != 0:
-		return r, denied(path, "has the sticky bit, so nobody could clean up after another user: chmod -t it")
+		why = "has the sticky bit, so nobody could clean up after another user: chmod -t it"
 	case r.group < 0 && uid != me && !onTheWay:
-		return r, denied(path, "belongs to user %d, for them alone: share another directory with them. %s", uid, toShare)
+		why = fmt.Sprintf("belongs to user %d, for them alone. %s", uid, toShare)
+	default:
+		return r, nil
 	}
-	return r, nil
+	return r, failure(PermissionDenied, false, "%s %s", path, why)
 }
 
 func inGroup(group int) bool {
@@ -1020,14 +969,10 @@ func makeBus(path string, byDefault bool) (rights, error) {
 		if err := checkParents(root); err != nil {
 			return r, err
 		}
-		if err := os.MkdirAll(parent, 0o777); err != nil {
-			return r, unavailable("create "+parent, err)
-		}
+		os.MkdirAll(parent, 0o777)
 	}
-	if info, err := os.Lstat(parent); err == nil && !byDefault {
-		if above := rightsBelow(info); above.directory&0o007 == 0 {
-			r = above
-		}
+	if info, err := os.Lstat(parent); err == nil && !byDefault && info.Mode()&0o007 == 0 {
+		r = rightsBelow(info)
 	}
 	for _, directory := range []string{root, filepath.Dir(path), path} {
 		err := makeDirectory(directory, r)
@@ -1043,17 +988,14 @@ func makeBus(path string, byDefault bool) (rights, error) {
 
 // checkParents refuses to create a root as root inside a directory of another user (R49).
 func checkParents(root string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
 	parent := filepath.Dir(root)
 	for !exists(parent) {
 		parent = filepath.Dir(parent)
 	}
 	info, err := os.Stat(parent)
-	if err == nil && owner(info) != 0 && info.Mode()&0o002 == 0 && rightsBelow(info).group < 0 {
-		return denied(root, "would be root's, in a directory of user %d, who could not use it: run this as that user. %s",
-			owner(info), toShare)
+	if err == nil && os.Geteuid() == 0 && owner(info) != 0 && info.Mode()&0o002 == 0 && rightsBelow(info).group < 0 {
+		return failure(PermissionDenied, false, "%s would be root's, in a directory of user %d, who could not use it: "+
+			"run this as that user. %s", root, owner(info), toShare)
 	}
 	return nil
 }
@@ -1065,22 +1007,21 @@ type handle struct {
 	rights           rights
 }
 
-func openHandle(path string, byDefault bool) (*handle, error) {
-	err := error(failure(Unavailable, false, "%s is removed again and again: find out by whom", path))
+func openHandle(path string, byDefault bool) (h *handle, err error) {
 	for range 10 { // it may be removed and created again meanwhile
-		h := &handle{}
-		var failed error
-		if h.rights, failed = makeBus(path, byDefault); failed == nil {
-			if failed = h.open(path); failed == nil && h.current(path) {
-				return h, nil
-			}
-			h.close()
+		h = &handle{}
+		if h.rights, err = makeBus(path, byDefault); err == nil {
+			err = h.open(path)
 		}
-		if failed != nil && !errors.Is(failed, syscall.ENOENT) {
-			return nil, unavailable("open "+path, failed)
+		if err == nil && h.current(path) {
+			return h, nil
+		}
+		h.close()
+		if err != nil && !errors.Is(err, syscall.ENOENT) {
+			break
 		}
 	}
-	return nil, err
+	return nil, unavailable("open "+path, cmp.Or(err, error(syscall.ENOENT)))
 }
 
 func (h *handle) open(path string) (err error) {
@@ -1175,11 +1116,8 @@ func openRoster(root, bus string, byDefault bool) (*roster, error) {
 	if !ValidBus(bus) {
 		return nil, invalid("%q is not a bus name: use letters, digits, '_', '-', '.', at most 64", bus)
 	}
-	if strings.IndexByte(root, 0) >= 0 {
-		return nil, invalid("the directory %q contains NUL, which no path may", root)
-	}
 	root, err := filepath.Abs(root)
-	if err != nil {
+	if err = cmp.Or(checkText("the directory", root), err); err != nil {
 		return nil, unavailable("find the working directory", err)
 	}
 	r := &roster{path: filepath.Join(root, "v1", bus), byDefault: byDefault, dead: map[string]identity{}}
@@ -1187,32 +1125,9 @@ func openRoster(root, bus string, byDefault bool) (*roster, error) {
 		return nil, invalid("%s is too long: its sockets would have %d bytes of at most 107; "+
 			"shorten ZBUS_DIR, or the bus name", r.path, length)
 	}
-	lost := r.lostToken()
 	h, err := openHandle(r.path, byDefault)
-	if err != nil {
-		return nil, err
-	}
 	r.now.Store(h)
-	if lost {
-		time.Sleep(1250 * time.Millisecond) // until the others have noticed
-	}
-	return r, nil
-}
-
-// lostToken reports whether there are live members and no token: somebody has removed it (R10).
-func (r *roster) lostToken() bool {
-	files, _ := r.files()
-	if len(files[""]) > 0 {
-		return false
-	}
-	for _, of := range files {
-		for _, file := range of {
-			if file.Is == "member" && !unlocked(r.file(file.name)) {
-				return !exists(r.file("token"))
-			}
-		}
-	}
-	return false
+	return r, err
 }
 
 func (r *roster) file(name string) string { return filepath.Join(r.path, name) }
@@ -1359,6 +1274,7 @@ type member struct {
 	origins []string
 }
 
+// Counters of a member.
 const (
 	lostEvents = iota
 	malformedFrames
@@ -1366,17 +1282,20 @@ const (
 	sendTimeouts
 )
 
-func program() string { return strings.ToValidUTF8(filepath.Base(os.Args[0]), "\\x??") }
+// describe returns a text about this process (R8).
+func describe(more map[string]any) []byte {
+	more["process"] = strings.ToValidUTF8(filepath.Base(os.Args[0]), "\\x??")
+	more["pid"], more["language"] = os.Getpid(), "go"
+	text, _ := json.Marshal(more)
+	return text
+}
 
 func (m *member) content() []byte {
 	head := make([]byte, 128)
 	for i, count := range m.counts {
 		binary.LittleEndian.PutUint64(head[8*i:], count)
 	}
-	text, _ := json.Marshal(map[string]any{
-		"process": program(), "pid": os.Getpid(), "language": "go", "origins": m.origins,
-	})
-	return append(head, text...)
+	return append(head, describe(map[string]any{"origins": m.origins})...)
 }
 
 func (m *member) create(r *roster) error {
@@ -1410,20 +1329,14 @@ func (m *member) save() {
 	}
 }
 
+// newOrigin has the file show an origin (R53) before anything else does.
 func (m *member) newOrigin() string {
-	origin := newID()
 	m.mu.Lock()
-	m.origins = append(m.origins, origin)
-	m.origins = m.origins[max(0, len(m.origins)-100):]
+	m.origins = append(m.origins, newID())[max(0, len(m.origins)-99):]
 	m.changed = true
 	m.mu.Unlock()
 	m.save()
-	return origin
-}
-
-func (m *member) close(r *roster) {
-	removeOurs(r.file(m.id + ".member"))
-	m.file.Close()
+	return m.origins[len(m.origins)-1]
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -1461,51 +1374,22 @@ func unread(conn *net.UnixConn) (pending int32) {
 	return pending
 }
 
-// peerOf returns the process at the other end of a connection, or 0.
-func peerOf(conn *net.UnixConn) (pid int) {
+// isStopped reports whether the process at the other end of a connection is seen not to run (R40).
+func isStopped(conn *net.UnixConn) bool {
+	var stat []byte
 	withDescriptor(conn, func(fd uintptr) {
 		if peer, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
-			pid = int(peer.Pid)
+			stat, _ = os.ReadFile(fmt.Sprintf("/proc/%d/stat", peer.Pid))
 		}
 	})
-	return pid
+	state := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return len(state) > 2 && strings.IndexByte("TtXZ", state[1]) >= 0
 }
 
 func withDescriptor(conn *net.UnixConn, use func(fd uintptr)) {
 	if raw, err := conn.SyscallConn(); err == nil {
 		raw.Control(use)
 	}
-}
-
-// A processState is what the kernel shows of another process (R40).
-type processState struct {
-	at                      time.Time
-	ran                     time.Duration // on a CPU
-	visible, ready, stopped bool          // any thread is ready to run; all are stopped
-}
-
-func stateOf(pid int) processState {
-	s := processState{at: time.Now()}
-	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, path := range stats {
-		text, _ := os.ReadFile(path)
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		if len(fields) < 13 {
-			continue
-		}
-		user, _ := strconv.Atoi(fields[11]) // in ticks
-		system, _ := strconv.Atoi(fields[12])
-		s.ran += time.Duration(user+system) * 10 * time.Millisecond
-		s.ready = s.ready || fields[0] == "R" || fields[0] == "D"
-		s.stopped = strings.Contains("TtXZ", fields[0]) && (s.stopped || !s.visible)
-		s.visible = true
-	}
-	return s
-}
-
-// waitsForCPU reports whether a process had work to do since, and did not get the CPU for it.
-func (s processState) waitsForCPU(before processState) bool {
-	return s.ready && s.ran-before.ran < s.at.Sub(before.at)*8/10
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -1530,26 +1414,38 @@ func seal(frame []byte, flags byte) []byte {
 	return frame
 }
 
-// readFrame reads the body of a frame.
+// readFrame reads a frame of so many bytes at most.
 func readFrame(in *bufio.Reader, most int) (body []byte, flags byte, err error) {
-	if flags, err = in.ReadByte(); err != nil {
+	head, err := in.Peek(2)
+	if err == nil && head[0]&longFlag != 0 {
+		head, err = in.Peek(headBytes)
+	}
+	if err != nil {
 		return nil, 0, err
 	}
-	length := make([]byte, 8)
-	field := length[7:]
+	flags, size := head[0], uint64(head[1])
 	if flags&longFlag != 0 {
-		field = length
+		size = binary.BigEndian.Uint64(head[1:])
 	}
-	if _, err = io.ReadFull(in, field); err != nil {
-		return nil, 0, err
-	}
-	size := binary.BigEndian.Uint64(length)
+	in.Discard(len(head))
 	if size > uint64(most) {
 		return nil, 0, fmt.Errorf("a frame of %d bytes, where %d are allowed", size, most)
 	}
 	body = make([]byte, size)
 	_, err = io.ReadFull(in, body)
 	return body, flags, err
+}
+
+// readMessage reads the next frame that is no command; it is empty if there is an error.
+func readMessage(in *bufio.Reader, most int) ([]byte, error) {
+	for {
+		body, flags, err := readFrame(in, most)
+		if err != nil {
+			return nil, err
+		} else if flags&command == 0 {
+			return body, nil
+		}
+	}
 }
 
 // handshake greets a peer as a socket of this type, and returns what it says after that.
@@ -1589,9 +1485,7 @@ const (
 type SubscribeOption func(*Subscription)
 
 // WithKind selects only events whose kind matches this pattern; an empty one selects all, as "*" does.
-func WithKind(pattern string) SubscribeOption {
-	return func(s *Subscription) { s.kind = pattern }
-}
+func WithKind(pattern string) SubscribeOption { return func(s *Subscription) { s.kind = pattern } }
 
 // WithOverflow says what happens when the queue is full. The default is Drop.
 func WithOverflow(overflow Overflow) SubscribeOption {
@@ -1599,14 +1493,10 @@ func WithOverflow(overflow Overflow) SubscribeOption {
 }
 
 // WithCapacity says how many frames the queue holds: events, or whole batches. The default is that of the bus.
-func WithCapacity(frames int) SubscribeOption {
-	return func(s *Subscription) { s.capacity = frames }
-}
+func WithCapacity(frames int) SubscribeOption { return func(s *Subscription) { s.capacity = frames } }
 
-// OnGap has each gap reported by the goroutine that receives, in its place: before the event that follows it.
-func OnGap(report func(Gap)) SubscribeOption {
-	return func(s *Subscription) { s.onGap = report }
-}
+// OnGap has each gap reported as soon as it shows, by a goroutine of the subscription, which waits for that.
+func OnGap(report func(Gap)) SubscribeOption { return func(s *Subscription) { s.onGap = report } }
 
 // A Subscription receives events. Close it once you have stopped reading: it keeps its queue and, with Block,
 // stalls publishers.
@@ -1617,41 +1507,27 @@ type Subscription struct {
 	capacity     int
 	onGap        func(Gap)
 
-	id      string
-	entry   string        // the name of its entry
-	greets  []byte        // what each connection is told first: the prefixes, and the sentinel (R14)
-	joined  chan struct{} // closed once the join is complete: no frame is looked at before
-	serving sync.WaitGroup
+	id, entry string // and the name of its entry
+	greets    []byte // what each connection is told first: the prefixes, and the sentinel (R14)
+	joined    chan struct{}
+	listener  *net.UnixListener // under the lock of the bus
+	socket    identity
+	open      context.Context // ends when the subscription closes
+	end       func()          // closes it, and waits until what had arrived is in the queue
+	serving   sync.WaitGroup
 
-	mu            sync.Mutex
-	arrived, room sync.Cond // something is in the queue; it is no longer full
-	listener      *net.UnixListener
-	socket        identity
-	connections   map[*net.UnixConn]bool
-	closing       bool // no more connections; what has arrived is still read
-	ended         bool // no more events come
-	decoder       *Decoder
-	queue         []item
-	head          int // of the queue
-	frames, bytes int // in the queue
-	gaps          int // in the queue
-	received      uint64
-	lost          uint64
+	queue chan []Event // closed when no more events come
+	bytes atomic.Int64 // in the queue
+
+	mu       sync.Mutex
+	rest     []Event // of a batch that Receive has begun
+	received uint64
+
+	hearing sync.Mutex
+	decoder *Decoder // its Lost counts what had no room here, too
 }
 
-// An item of a queue is a frame, or a gap.
-type item struct {
-	evt   Event
-	rest  []Event // the other events of a batch
-	gap   *Gap
-	bytes int
-}
-
-const (
-	blockFrames   = 1000 // frames that wait in a publisher for a `block` ingress
-	capacityBytes = 64 << 20
-	mostGaps      = 1000
-)
+const capacityBytes = 64 << 20 // that may wait in a queue
 
 // Receive returns the next event. It waits for one until ctx ends; with a ctx that has ended it returns what
 // has arrived already. Several goroutines may share a subscription: each event goes to one of them.
@@ -1661,76 +1537,45 @@ const (
 func (s *Subscription) Receive(ctx context.Context) (Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
-		switch first := s.first(); {
-		case first == nil:
-			if err := s.await(ctx); err != nil {
-				return Event{}, err
-			}
-		case first.gap != nil:
-			gap := *first.gap
-			s.gaps--
-			s.advance()
-			s.mu.Unlock()
-			s.onGap(gap)
-			s.mu.Lock()
-		default:
-			return s.pop(first), nil
+	for len(s.rest) == 0 {
+		s.mu.Unlock()
+		events, err := s.next(ctx)
+		s.mu.Lock()
+		if err != nil {
+			return Event{}, err
+		}
+		s.bytes.Add(-size(events))
+		s.rest = append(events, s.rest...) // others may have added theirs
+	}
+	evt := s.rest[0]
+	s.rest = s.rest[1:]
+	s.received++
+	return evt, nil
+}
+
+// next takes a frame's events out of the queue.
+func (s *Subscription) next(ctx context.Context) (events []Event, err error) {
+	open := false
+	select {
+	case events, open = <-s.queue:
+	default:
+		select {
+		case events, open = <-s.queue:
+		case <-ctx.Done():
+			return nil, ended(ctx, "no event arrived")
 		}
 	}
+	if !open {
+		return nil, canceled("the subscription")
+	}
+	return events, nil
 }
 
-// first returns the first item of the queue, or nil.
-func (s *Subscription) first() *item {
-	if s.head == len(s.queue) {
-		return nil
+func size(events []Event) (bytes int64) {
+	for _, evt := range events {
+		bytes += int64(len(evt.Data) + len(evt.Bytes))
 	}
-	return &s.queue[s.head]
-}
-
-// await waits until there may be something in the queue.
-func (s *Subscription) await(ctx context.Context) error {
-	switch {
-	case s.ended:
-		return canceled("the subscription")
-	case ctx.Err() != nil:
-		return ended(ctx, "no event arrived")
-	}
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.arrived.Broadcast()
-	})
-	defer stop()
-	s.arrived.Wait()
-	return nil
-}
-
-// pop takes the next event out of the first item.
-func (s *Subscription) pop(first *item) Event {
-	s.received++
-	evt := first.evt
-	if len(first.rest) > 0 {
-		first.evt, first.rest = first.rest[0], first.rest[1:]
-		return evt
-	}
-	s.frames--
-	s.bytes -= first.bytes
-	s.advance()
-	if s.frames <= s.capacity/2 {
-		s.room.Broadcast()
-	}
-	return evt
-}
-
-// advance removes the first item of the queue.
-func (s *Subscription) advance() {
-	s.queue[s.head] = item{}
-	if s.head++; s.head == len(s.queue) {
-		s.queue, s.head = s.queue[:0], 0
-	} else if s.head >= 1024 && 2*s.head >= len(s.queue) {
-		s.queue, s.head = slices.Delete(s.queue, 0, s.head), 0
-	}
+	return bytes
 }
 
 // Events returns an iterator over the events, until ctx ends or the subscription is closed.
@@ -1755,15 +1600,15 @@ func (s *Subscription) Received() uint64 {
 // Lost returns how many events were lost so far: those that a full queue had no room for, here or at a
 // publisher, and those that a broken connection took.
 func (s *Subscription) Lost() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lost + s.decoder.Lost
+	s.hearing.Lock()
+	defer s.hearing.Unlock()
+	return s.decoder.Lost
 }
 
 // Malformed returns how many frames arrived that were none. Their sender has a bug.
 func (s *Subscription) Malformed() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.hearing.Lock()
+	defer s.hearing.Unlock()
 	return s.decoder.Malformed
 }
 
@@ -1773,23 +1618,6 @@ func (s *Subscription) Close() error {
 	s.bus.leave(s)
 	s.end()
 	return nil
-}
-
-// end closes the socket, and waits until what had arrived is in the queue.
-func (s *Subscription) end() {
-	s.mu.Lock()
-	s.closing = true
-	s.listener.Close()
-	for conn := range s.connections {
-		conn.CloseRead()
-	}
-	s.room.Broadcast()
-	s.mu.Unlock()
-	s.serving.Wait()
-	s.mu.Lock()
-	s.ended = true
-	s.arrived.Broadcast()
-	s.mu.Unlock()
 }
 
 // listen binds the socket, and gives it its name once it listens (R9). A former socket closes.
@@ -1805,12 +1633,10 @@ func (s *Subscription) listen() error {
 		err = os.Rename(scratch, path)
 	}
 	if err != nil {
-		removeOurs(scratch)
 		listener.Close()
+		removeOurs(scratch)
 		return unavailable("name "+path, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.listener != nil {
 		s.listener.Close()
 	}
@@ -1820,126 +1646,99 @@ func (s *Subscription) listen() error {
 	return nil
 }
 
+// accept serves whoever connects, until the listener is closed.
 func (s *Subscription) accept(listener *net.UnixListener) {
 	defer s.serving.Done()
+	defer context.AfterFunc(s.open, func() { listener.Close() })()
 	for {
 		conn, err := listener.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		} else if err != nil {
-			time.Sleep(10 * time.Millisecond) // there are no descriptors
-			continue
-		}
-		s.mu.Lock()
-		if s.closing {
-			conn.Close()
-		} else {
-			s.connections[conn] = true
+		switch {
+		case err == nil:
 			s.serving.Add(1)
 			go s.serve(conn)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default: // there are no descriptors
+			time.Sleep(10 * time.Millisecond)
 		}
-		s.mu.Unlock()
 	}
 }
 
-// serve reads a connection until it ends.
+// serve reads a connection until it ends. When the subscription closes, that is once everything is read.
 func (s *Subscription) serve(conn *net.UnixConn) {
 	defer s.serving.Done()
+	defer conn.Close()
+	defer context.AfterFunc(s.open, func() { conn.CloseRead() })()
 	in, err := handshake(conn, "SUB")
 	if err == nil {
 		_, err = conn.Write(s.greets)
 	}
-	<-s.joined
+	<-s.joined // no frame is looked at before
 	for err == nil {
 		var frame []byte
-		var flags byte
-		if frame, flags, err = readFrame(in, s.bus.options.MaxEventBytes); err == nil && flags&command == 0 {
+		if frame, err = readMessage(in, s.bus.options.MaxEventBytes); len(frame) > 0 && frame[0] != control {
 			s.take(frame)
 		}
 	}
 	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		slog.Warn("zbus: a connection to a subscription has ended", "reason", err)
 	}
-	s.mu.Lock()
-	delete(s.connections, conn)
-	s.mu.Unlock()
-	conn.Close()
 }
 
 // take queues the events of a frame. What has no room is lost and counted, or waits for room.
 func (s *Subscription) take(frame []byte) {
-	if len(frame) > 0 && frame[0] == control {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.overflow == Block && !s.closing && s.isFull(len(frame)) {
-		s.room.Wait()
-	}
-	lost, malformed := s.lost+s.decoder.Lost, s.decoder.Malformed
+	s.hearing.Lock()
+	lost, malformed := s.decoder.Lost, s.decoder.Malformed
 	events, gaps := s.decoder.Decode(frame)
+	events, gaps = slices.Clone(events), slices.Clone(gaps)
+	lost, malformed = s.decoder.Lost-lost, s.decoder.Malformed-malformed
+	s.hearing.Unlock()
+	if n := uint64(len(events)); n > 0 && !s.push(events) {
+		lost += n
+		if evt := &events[0]; evt.Seq > 0 {
+			gaps = append(gaps, Gap{evt.Origin, evt.System, evt.Kind, evt.Seq, evt.Seq + n - 1})
+		}
+		s.hearing.Lock()
+		s.decoder.Lost += n
+		s.hearing.Unlock()
+	}
+	s.bus.member.add(lostEvents, lost)
+	s.bus.member.add(malformedFrames, malformed)
 	for _, gap := range gaps {
-		s.pushGap(gap)
-	}
-	if n := uint64(len(events)); n > 0 && s.overflow == Drop && s.isFull(len(frame)) {
-		s.lost += n
-		if evt := events[0]; evt.Seq > 0 {
-			s.pushGap(Gap{evt.Origin, evt.System, evt.Kind, evt.Seq, evt.Seq + n - 1})
-		}
-	} else if n > 0 {
-		it := item{evt: events[0], bytes: len(frame)}
-		if n > 1 {
-			it.rest = slices.Clone(events[1:])
-		}
-		s.frames++
-		s.bytes += it.bytes
-		s.push(it)
-	}
-	s.bus.member.add(lostEvents, s.lost+s.decoder.Lost-lost)
-	s.bus.member.add(malformedFrames, s.decoder.Malformed-malformed)
-}
-
-func (s *Subscription) isFull(more int) bool {
-	return s.frames > 0 && (s.frames >= s.capacity || s.bytes+more > capacityBytes)
-}
-
-func (s *Subscription) push(it item) {
-	s.queue = append(s.queue, it)
-	s.arrived.Signal()
-}
-
-// pushGap queues a gap, or makes the one at the end longer.
-func (s *Subscription) pushGap(gap Gap) {
-	if s.onGap == nil {
-		return
-	}
-	if s.gaps > 0 {
-		last := s.queue[len(s.queue)-1].gap
-		if last != nil && *last == (Gap{gap.Origin, gap.System, gap.Kind, last.First, gap.First - 1}) {
-			last.Last = gap.Last
-			return
+		if s.onGap != nil {
+			s.onGap(gap)
 		}
 	}
-	if s.gaps < mostGaps {
-		s.gaps++
-		s.push(item{gap: &gap})
-	}
 }
 
-func (s *Subscription) describe() []byte {
-	kind := s.kind
-	if kind == "" {
-		kind = "*"
+// push reports whether there was room in the queue. For Block, there will be, unless the subscription closes.
+func (s *Subscription) push(events []Event) bool {
+	bytes := size(events)
+	if s.bytes.Add(bytes) <= capacityBytes || len(s.queue) == 0 || s.overflow == Block {
+		select {
+		case s.queue <- events:
+			return true
+		default:
+		}
+		if s.overflow == Block {
+			select {
+			case s.queue <- events:
+				return true
+			case <-s.open.Done():
+			}
+		}
 	}
-	text, _ := json.Marshal(map[string]any{
-		"process": program(), "pid": os.Getpid(), "language": "go", "member": s.bus.member.id,
-		"patterns": [][]string{{s.system, kind, overflows[s.overflow]}}, "channels": 1,
-	})
-	return text
+	s.bytes.Add(-bytes)
+	return false
 }
 
 // announce writes the entry (R8).
-func (s *Subscription) announce() error { return s.bus.roster.writeEntry(s.id, s.entry, s.describe()) }
+func (s *Subscription) announce() error {
+	return s.bus.roster.writeEntry(s.id, s.entry, describe(map[string]any{
+		"member": s.bus.member.id, "channels": 1,
+		"patterns": [][]string{{s.system, cmp.Or(s.kind, "*"), overflows[s.overflow]}},
+	}))
+}
 
 // withdraw removes the subscription from the directory (R18).
 func (s *Subscription) withdraw() {
@@ -1950,30 +1749,25 @@ func (s *Subscription) withdraw() {
 // ---------------------------------------------------------------------------------------------------------
 // Sending: a link to each ingress with a queue of its own, numbers, marks
 
-// A publisher sends for one bus.
+// A publisher sends for one bus. Everything in it, and in its links, is used under its lock.
 type publisher struct {
-	bus *Bus
-
-	mu       sync.Mutex // for everything below, and all links
+	bus      *Bus
+	mu       sync.Mutex
 	closed   bool
 	changed  chan struct{} // closed, and replaced, when there is something new for a Send that waits
 	links    map[string]*link
 	serving  sync.WaitGroup
 	version  int       // of the links, and of what they have subscribed
-	progress time.Time // when a joiner last answered, or waited for a CPU
-	late     bool      // whether this process has slept too long
+	answered time.Time // when a joiner last did
 
 	known, listed view  // of the roster: at which the links are settled, and of the latest listing
 	settled       int64 // the time of W37
 	generation    int   // of the settling
 
-	origin string
-	topics map[topicKey]*topic
-	old    []*topic // of a former origin, with events that no mark has told of
-
-	rest        *time.Timer // looks whether anything was sent meanwhile (R58)
-	resting     bool
-	sends, seen int
+	origin       string
+	topics       map[topicKey]*topic
+	sends        int // frames so far, and up to the last look and the last marks:
+	looked, told int
 }
 
 type topicKey struct{ system, kind string }
@@ -2002,7 +1796,10 @@ func (t *topic) frame(intro, stamp, path string, data []byte) []byte {
 	return seal(append(frame, data...), 0)
 }
 
-const twin = "\xff#" // W47
+const (
+	twin        = "\xff#" // W47
+	blockFrames = 1000    // that may wait for a `block` ingress
+)
 
 // mark makes a mark, or its twin, about the events with a stamp (W46).
 func (t *topic) mark(intro, stamp string) []byte { return t.frame(intro, stamp, "", []byte("[]")) }
@@ -2022,12 +1819,8 @@ type link struct {
 	most          int // frames that may be
 	work          sync.Cond
 	owed          map[mark]bool // marks of what it may not have got
-
-	begun, since, due time.Time // of the wait for its epoch; when to check it next
-	pause             time.Duration
-	before            processState
-	looks, busy       int
-	stopped           bool
+	since, due    time.Time     // when the wait for its epoch began, and when to check it next
+	pause         time.Duration
 }
 
 type mark struct {
@@ -2039,9 +1832,8 @@ func (l *link) awaited() bool { return l.shown < l.epoch && l.missed < l.epoch }
 
 // expect begins the wait for an epoch.
 func (l *link) expect(epoch uint64) {
-	now := time.Now()
-	l.epoch, l.begun, l.since, l.pause = epoch, now, now, 5*time.Millisecond
-	l.due, l.looks, l.busy, l.stopped = now.Add(l.pause), 0, 0, false
+	l.epoch, l.since, l.pause = epoch, time.Now(), 5*time.Millisecond
+	l.due = l.since.Add(l.pause)
 }
 
 func (l *link) selects(topic string) bool {
@@ -2073,11 +1865,8 @@ func (l *link) owe(t *topic) {
 
 // pay queues the marks that the link is owed, as far as there is room.
 func (l *link) pay() {
-	if l.awaited() || l.conn == nil || l.missed > 0 {
-		return
-	}
 	for m := range l.owed {
-		if l.frames >= min(l.most, 1000) {
+		if l.shown < l.epoch || l.frames >= min(l.most, 1000) {
 			return
 		}
 		delete(l.owed, m)
@@ -2102,34 +1891,27 @@ func (p *publisher) send(ctx context.Context, system, kind, path string, data []
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var begun time.Time
-	for {
-		sent, err := p.attempt(topicKey{system, kind}, path, data, events)
-		if sent || err != nil {
-			return err
-		}
-		if begun.IsZero() {
-			begun = time.Now()
-		}
-		if err := p.wait(ctx, begun); err != nil {
-			if errors.Is(err, Timeout) {
-				p.bus.member.add(sendTimeouts, 1)
-			}
-			return err
+	sent, err := p.attempt(topicKey{system, kind}, path, data, events)
+	for begun := time.Now(); !sent && err == nil; {
+		if err = p.wait(ctx, begun); err == nil {
+			sent, err = p.attempt(topicKey{system, kind}, path, data, events)
+		} else if errors.Is(err, Timeout) {
+			p.bus.member.add(sendTimeouts, 1)
 		}
 	}
+	return err
 }
 
 // wait waits for news, for a moment at most: the token may move as well. Without a deadline of its own, the time of
-// a Send does not count while joiners answer, or wait for a CPU (R43).
+// a Send does not count while joiners answer (R43).
 func (p *publisher) wait(ctx context.Context, begun time.Time) error {
-	now, since, timeout := time.Now(), begun, p.bus.options.SendTimeout
-	if p.progress.After(begun) && p.progress.Before(begun.Add(30*timeout)) {
-		since = p.progress
+	since, timeout := begun, p.bus.options.SendTimeout
+	if p.answered.After(begun) && p.answered.Before(begun.Add(30*timeout)) {
+		since = p.answered
 	}
 	if _, own := ctx.Deadline(); ctx.Err() != nil {
 		return ended(ctx, p.obstacle())
-	} else if !own && now.Sub(since) >= timeout {
+	} else if !own && time.Since(since) >= timeout {
 		return failure(Timeout, true, "%s within %v: the event was sent to nobody", p.obstacle(), timeout)
 	}
 	changed := p.changed
@@ -2139,21 +1921,28 @@ func (p *publisher) wait(ctx context.Context, begun time.Time) error {
 	case <-changed:
 	case <-ctx.Done():
 	case <-time.After(5 * time.Millisecond):
-		p.late = time.Since(now) > 15*time.Millisecond
+	}
+	return nil
+}
+
+// awaited returns a link that is awaited, or nil.
+func (p *publisher) awaited() *link {
+	for _, l := range p.links {
+		if l.awaited() {
+			return l
+		}
 	}
 	return nil
 }
 
 // obstacle says what a send waited for.
 func (p *publisher) obstacle() string {
-	for _, l := range p.links {
-		if l.awaited() {
-			return fmt.Sprintf("subscriber %s did not finish joining", l.id)
-		}
+	if l := p.awaited(); l != nil {
+		return "subscriber " + l.id + " did not finish joining"
 	}
-	for _, l := range p.links {
+	for id, l := range p.links {
 		if l.overflow == Block && l.frames >= l.most {
-			return fmt.Sprintf("the full 'block' subscriber %s made no room", l.id)
+			return "the full 'block' subscriber " + id + " made no room"
 		}
 	}
 	return "a 'block' subscriber made no room"
@@ -2258,10 +2047,6 @@ func (p *publisher) emit(t *topic, path string, data []byte, events int) (bool, 
 	}
 	t.seq += uint64(events)
 	p.sends++
-	if !p.resting {
-		p.resting = true
-		p.rest.Reset(restPause)
-	}
 	return true, nil
 }
 
@@ -2275,7 +2060,7 @@ func (p *publisher) settle() (bool, error) {
 			}
 			p.listed = now
 		}
-		if p.checkAwaited(); p.waits() {
+		if p.checkAwaited(); p.awaited() != nil {
 			return false, nil
 		}
 		if p.listed == now && p.bus.roster.view() == now {
@@ -2285,15 +2070,6 @@ func (p *publisher) settle() (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-func (p *publisher) waits() bool {
-	for _, l := range p.links {
-		if l.awaited() {
-			return true
-		}
-	}
-	return false
 }
 
 // list connects the ingresses that are new on the roster, and lets go of those that are gone.
@@ -2386,22 +2162,20 @@ func (p *publisher) serve(l *link, conn *net.UnixConn) {
 	in, err := handshake(conn, "XPUB")
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err == nil && l.conn == conn {
-		l.greeted = true
+	if l.greeted = err == nil && l.conn == conn; l.greeted {
 		p.serving.Add(1)
 		go p.write(l, conn)
 	}
 	for err == nil && l.conn == conn {
 		p.mu.Unlock()
 		var body []byte
-		var flags byte
-		body, flags, err = readFrame(in, p.bus.options.MaxEventBytes)
+		body, err = readMessage(in, p.bus.options.MaxEventBytes)
 		p.mu.Lock()
-		if err == nil && l.conn == conn && flags&command == 0 && len(body) > 0 {
+		if len(body) > 0 && l.conn == conn {
 			p.hear(l, body[0] == 1, body[1:])
 		}
 	}
-	if l.conn == conn && !p.closed {
+	if l.conn == conn {
 		p.lose(l)
 	}
 }
@@ -2418,7 +2192,7 @@ func (p *publisher) hear(l *link, added bool, topic []byte) {
 		return
 	case added:
 		l.shown = max(l.shown, epoch)
-		p.progress = time.Now()
+		p.answered = time.Now()
 		if l.missed <= l.shown {
 			l.missed = 0
 		}
@@ -2489,87 +2263,52 @@ func (p *publisher) checkAwaited() {
 			continue
 		}
 		checked++
-		switch {
-		case !p.bus.roster.alive(id):
+		l.pause = min(2*l.pause, 50*time.Millisecond)
+		l.due = now.Add(l.pause)
+		if !p.bus.roster.alive(id) {
 			p.bury(id)
 			p.listed = view{}
-		case l.conn == nil:
+		} else if l.conn == nil {
 			p.dial(l)
 		}
-		if !p.isOver(l, now) {
-			continue
+		if p.isOver(l, now.Sub(l.since)) {
+			l.missed = l.epoch
+			p.version++
+			p.bus.member.add(joinTimeouts, 1)
+			slog.Warn("zbus: a subscriber did not finish joining: sends no longer wait for it", "ingress", id)
 		}
-		if l.overflow == Block && (l.stopped || l.greeted) {
-			l.expect(l.epoch) // it is full (R22)
-			continue
-		}
-		l.missed = l.epoch
-		p.bus.member.add(joinTimeouts, 1)
-		slog.Warn("zbus: a subscriber did not finish joining: sends no longer wait for it", "ingress", id, "after",
-			now.Sub(l.begun).Round(time.Millisecond))
 	}
 }
 
-// isOver reports whether a joiner has had its time. Slow is not stopped (R40): while the machine is busy, the time
-// begins again, up to thirty times.
-func (p *publisher) isOver(l *link, now time.Time) bool {
-	timeout := p.bus.options.JoinTimeout
-	if l.overflow == Block {
-		timeout = p.bus.options.SendTimeout
+// isOver reports whether a joiner has had its time. A process that is stopped has one timeout, and one that is slow,
+// or says nothing, ten: a slow machine must not cost a subscriber an event.
+func (p *publisher) isOver(l *link, waited time.Duration) bool {
+	options := &p.bus.options
+	if l.overflow == Block { // a full or stopped one is not over (R22)
+		return waited >= options.SendTimeout && !l.greeted && !(l.conn != nil && isStopped(l.conn))
 	}
-	l.pause = min(2*l.pause, 50*time.Millisecond)
-	l.due = now.Add(l.pause)
-	if l.conn == nil || now.Sub(l.since) < timeout/2 {
-		return l.conn == nil && now.Sub(l.since) >= timeout
-	}
-	var state processState
-	if pid := peerOf(l.conn); pid > 0 && pid != os.Getpid() {
-		state = stateOf(pid)
-	}
-	if l.looks++; l.looks == 1 {
-		l.before = state
-	}
-	if p.late || state.waitsForCPU(l.before) {
-		l.busy++
-	}
-	if l.stopped && !state.stopped {
-		l.since, l.looks, l.busy = now, 0, 0
-	}
-	l.stopped = state.stopped
-	switch {
-	case now.Sub(l.since) < timeout:
-		return false
-	case l.stopped || now.Sub(l.begun) >= 30*timeout:
-		return true
-	case l.looks < 5:
-		return false
-	case 3*l.busy <= l.looks:
-		return true
-	}
-	p.progress = now
-	l.since, l.looks, l.busy = now.Add(-timeout/2), 0, 0
-	return false
+	return waited >= options.JoinTimeout && (waited >= 10*options.JoinTimeout || l.conn != nil && isStopped(l.conn))
 }
 
-const restPause = 200 * time.Millisecond
-
-// atRest sends marks if nothing was sent since the last look (W46, R58).
-func (p *publisher) atRest() {
+// look is called now and then. It sends marks if nothing was sent since the last call (W46, R58), and looks for
+// ingresses that were given up because nobody answered (R42).
+func (p *publisher) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.closed:
-	case p.sends != p.seen:
-		p.seen = p.sends
-		p.rest.Reset(restPause)
-	default:
-		p.resting = false
+	if p.looked == p.sends && p.told != p.sends {
 		p.sayMarks()
+	}
+	p.looked = p.sends
+	for _, l := range p.links {
+		if l.conn == nil && l.missed > 0 {
+			p.dial(l)
+		}
 	}
 }
 
 // sayMarks queues a mark of each topic that has had events since its last one, for everyone who may have got them.
 func (p *publisher) sayMarks() {
+	p.told = p.sends
 	for _, t := range p.topics {
 		if !t.unmarked() {
 			continue
@@ -2589,22 +2328,10 @@ func (p *publisher) sayMarks() {
 	}
 }
 
-// revive looks for ingresses that were given up because nobody answered, and are back (R42).
-func (p *publisher) revive() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range p.links {
-		if l.conn == nil && l.missed > 0 && !p.closed {
-			p.dial(l)
-		}
-	}
-}
-
 // close sends the last marks, and waits until everybody has read everything, or until the deadline (R25, R59).
 func (p *publisher) close(deadline time.Time) {
 	p.mu.Lock()
 	p.closed = true
-	p.rest.Stop()
 	p.sayMarks()
 	for p.pending() && time.Now().Before(deadline) {
 		p.mu.Unlock()
@@ -2642,6 +2369,8 @@ type Options struct {
 	Linger        time.Duration // how long Close waits until others have read what was sent: 1 s; negative: not at all
 }
 
+const mostCapacity = 1 << 24
+
 func (o *Options) complete() error {
 	o.Bus = cmp.Or(o.Bus, os.Getenv("ZBUS_BUS"), "default")
 	o.Capacity = cmp.Or(o.Capacity, 65536)
@@ -2649,8 +2378,8 @@ func (o *Options) complete() error {
 	o.SendTimeout = cmp.Or(o.SendTimeout, 5*time.Second)
 	o.JoinTimeout = cmp.Or(o.JoinTimeout, time.Second)
 	o.Linger = cmp.Or(o.Linger, time.Second)
-	if o.Capacity < 1 || o.Capacity > math.MaxInt32 {
-		return invalid("capacity is %d: give a number from 1 to %d", o.Capacity, math.MaxInt32)
+	if o.Capacity < 1 || o.Capacity > mostCapacity {
+		return invalid("capacity is %d: give a number from 1 to %d", o.Capacity, mostCapacity)
 	}
 	if o.MaxEventBytes < leastMaximum || o.MaxEventBytes > math.MaxInt32 {
 		return invalid("max_event_bytes is %d: give a number from %d to %d", o.MaxEventBytes, leastMaximum, math.MaxInt32)
@@ -2694,9 +2423,9 @@ func Open(options *Options) (*Bus, error) {
 		b.roster.close()
 		return nil, err
 	}
-	p := &publisher{bus: b, changed: make(chan struct{}), links: map[string]*link{}, topics: map[topicKey]*topic{}}
-	p.rest = time.AfterFunc(math.MaxInt64, p.atRest)
-	b.publisher = p
+	b.publisher = &publisher{
+		bus: b, changed: make(chan struct{}), links: map[string]*link{}, topics: map[topicKey]*topic{},
+	}
 	b.roster.reap(200 * time.Millisecond)
 	go b.keepHouse()
 	return b, nil
@@ -2712,7 +2441,7 @@ func Open(options *Options) (*Bus, error) {
 // Its errors are of kind Invalid (names, path or data cannot be sent), Timeout (retryable: it reached nobody),
 // Canceled (ctx or the bus), and Unavailable.
 func (b *Bus) Send(ctx context.Context, system, kind, path string, data any) error {
-	if err := checkPath(path); err != nil {
+	if err := checkText("path", path); err != nil {
 		return err
 	}
 	field, err := encodeData(data)
@@ -2741,11 +2470,7 @@ func (b *Bus) SendMany(ctx context.Context, system, kind string, items []Item) e
 // Its errors are of kind Invalid (a pattern, an option), Canceled (ctx, or the bus is closed), PermissionDenied
 // and Unavailable.
 func (b *Bus) Subscribe(ctx context.Context, pattern string, options ...SubscribeOption) (*Subscription, error) {
-	s := &Subscription{
-		bus: b, system: pattern, capacity: b.options.Capacity, id: newID(),
-		joined: make(chan struct{}), connections: map[*net.UnixConn]bool{},
-	}
-	s.arrived.L, s.room.L = &s.mu, &s.mu
+	s := &Subscription{bus: b, system: pattern, capacity: b.options.Capacity, id: newID(), joined: make(chan struct{})}
 	for _, option := range options {
 		option(s)
 	}
@@ -2757,9 +2482,9 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, options ...Subscrib
 	switch {
 	case err != nil:
 		return nil, err
-	case s.capacity < 1 || s.capacity > math.MaxInt32 || s.overflow != Drop && s.overflow != Block:
+	case s.capacity < 1 || s.capacity > mostCapacity || s.overflow != Drop && s.overflow != Block:
 		return nil, invalid("capacity %d, overflow %d: give a capacity from 1 to %d, and Drop or Block",
-			s.capacity, s.overflow, math.MaxInt32)
+			s.capacity, s.overflow, mostCapacity)
 	case ctx.Err() != nil:
 		return nil, ended(ctx, "not subscribed")
 	}
@@ -2767,7 +2492,13 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, options ...Subscrib
 		s.greets = append(s.greets, seal(append(append(newFrame(64), 1), prefix...), 0)...)
 	}
 	s.decoder = NewDecoder(systems, kinds, -1, -1, maxTopics)
-	s.entry = s.id + ".1." + overflows[s.overflow]
+	s.entry, s.queue = s.id+".1."+overflows[s.overflow], make(chan []Event, s.capacity)
+	open, leave := context.WithCancel(context.Background())
+	s.open, s.end = open, sync.OnceFunc(func() {
+		leave()
+		s.serving.Wait()
+		close(s.queue)
+	})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -2838,16 +2569,21 @@ func (b *Bus) restore(create bool) (err error) {
 	return err
 }
 
-// keepHouse looks once a second whether others still find this process, and who is back.
+// keepHouse has the publisher look whether it is at rest, and looks once a second whether others still find this
+// process.
 func (b *Bus) keepHouse() {
 	defer close(b.stopped)
-	second := time.NewTicker(time.Second)
-	defer second.Stop()
-	for {
+	ticks := time.NewTicker(200 * time.Millisecond)
+	defer ticks.Stop()
+	for n := 1; ; n++ {
 		select {
 		case <-b.stop:
 			return
-		case <-second.C:
+		case <-ticks.C:
+		}
+		b.publisher.look()
+		if n%5 > 0 {
+			continue
 		}
 		b.mu.Lock()
 		if err := b.restore(false); err != nil {
@@ -2858,7 +2594,6 @@ func (b *Bus) keepHouse() {
 		}
 		b.mu.Unlock()
 		b.member.save()
-		b.publisher.revive()
 	}
 }
 
@@ -2885,7 +2620,8 @@ func (b *Bus) Close() error {
 	for s := range b.subscriptions {
 		s.end()
 	}
-	b.member.close(b.roster)
+	removeOurs(b.roster.file(b.member.id + ".member"))
+	b.member.file.Close()
 	b.roster.close()
 	return nil
 }
