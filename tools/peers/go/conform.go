@@ -228,17 +228,11 @@ func newSubscription(r *request) (*zbus.Subscription, error) {
 	if err != nil {
 		return nil, err
 	}
-	var more []zbus.SubscribeOption
-	if r.Kind != nil || r.KindHex != nil {
-		more = append(more, zbus.WithKind(text(r.Kind, r.KindHex)))
-	}
+	options := zbus.SubscribeOptions{Kind: text(r.Kind, r.KindHex), Capacity: r.Capacity}
 	if r.Overflow == "block" {
-		more = append(more, zbus.WithOverflow(zbus.Block))
+		options.Overflow = zbus.Block
 	}
-	if r.Capacity > 0 {
-		more = append(more, zbus.WithCapacity(r.Capacity))
-	}
-	return bus.Subscribe(background, text(r.System, r.SystemHex), more...)
+	return bus.Subscribe(background, text(r.System, r.SystemHex), &options)
 }
 
 // take returns the next event; it reports false if none comes in that time.

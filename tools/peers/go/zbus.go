@@ -75,11 +75,7 @@ func (e *Event) Decode(v any) error {
 	if e.Bytes != nil {
 		return invalid("the data of this event is bytes, not JSON: use Event.Bytes")
 	}
-	text := e.Data
-	if text == nil {
-		text = json.RawMessage("null")
-	}
-	if err := json.Unmarshal(text, v); err != nil {
+	if err := json.Unmarshal([]byte(cmp.Or(string(e.Data), "null")), v); err != nil {
 		return invalid("the data of %s %s does not fit: %w", e.System, e.Kind, err)
 	}
 	return nil
@@ -196,15 +192,10 @@ func parseStamp(raw []byte) (s Stamp, good bool) {
 }
 
 // parseNumber returns a number of 1 to 19 digits; anything else is untold.
-func parseNumber(text []byte) (n uint64) {
-	if len(text) == 0 || len(text) > 19 {
+func parseNumber(text []byte) uint64 {
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	if err != nil || len(text) > 19 {
 		return Untold
-	}
-	for _, digit := range text {
-		if digit < '0' || digit > '9' {
-			return Untold
-		}
-		n = 10*n + uint64(digit-'0')
 	}
 	return n
 }
@@ -452,10 +443,6 @@ func isForeignWildcard(word string) bool { return word == ">" || word == "#" || 
 // Match reports whether the pattern selects a name.
 func (p *Pattern) Match(name string) bool { return p.names.MatchString(name + ".") }
 
-func (p *Pattern) everything() bool {
-	return !slices.ContainsFunc(p.segments, func(s segment) bool { return !s.deep })
-}
-
 const maxPrefixes = 16
 
 // Prefixes returns the ZeroMQ subscriptions of a channel, sorted (W22). Without kind, every kind is selected.
@@ -463,7 +450,7 @@ func Prefixes(system, kind *Pattern) []string {
 	heads, literal := system.heads()
 	if literal {
 		tails := []string{""}
-		if kind != nil && !kind.everything() {
+		if kind != nil {
 			more, closed := kind.heads()
 			if closed {
 				more = each(more, "\x00", tails)
@@ -515,8 +502,8 @@ type Decoder struct {
 
 	system, kind *Pattern
 	limit        int
-	announced    uint64 // Untold: before everything
-	joined       uint64 // Untold: after everything
+	meant        uint64 // what has settled then, or later, was meant for this channel (W38)
+	joined       uint64 // Untold is after everything
 	forgetful    bool
 	latestBorn   uint64
 
@@ -555,13 +542,7 @@ func NewDecoder(system, kind *Pattern, announced, joined int64, limit int) *Deco
 }
 
 func (d *Decoder) setJoined(announced, joined int64) {
-	d.announced, d.joined, d.forgetful = Untold, Untold, joined < 0
-	if announced >= 0 {
-		d.announced = uint64(announced)
-	}
-	if joined >= 0 {
-		d.joined = uint64(joined)
-	}
+	d.meant, d.joined, d.forgetful = uint64(announced+1), uint64(joined), joined < 0
 }
 
 // Decode returns the events of a frame for this channel, and what it shows as lost before them. Both slices
@@ -693,7 +674,7 @@ func (d *Decoder) firstDue(stamp *Stamp) (uint64, bool) {
 	case stamp.Born != Untold && stamp.Born > d.joined:
 		return 1, true
 	case stamp.Settled == Untold:
-	case !d.meant(stamp):
+	case stamp.Settled < d.meant:
 		return 0, false
 	case stamp.First > 0 && stamp.First <= stamp.Seq && !d.forgetful:
 		return stamp.First, true
@@ -701,18 +682,14 @@ func (d *Decoder) firstDue(stamp *Stamp) (uint64, bool) {
 	return stamp.Seq, true
 }
 
-// meant reports whether this channel had announced itself when a frame was sent (W38).
-func (d *Decoder) meant(stamp *Stamp) bool {
-	return stamp.Settled != Untold && (d.announced == Untold || stamp.Settled > d.announced)
-}
-
 // countHead counts what a mark shows that was lost before the stream was counted (W40).
 func (d *Decoder) countHead(t *heardTopic, s *stream) {
-	first := d.Stamp.First
-	if !d.forgetful && d.meant(&d.Stamp) && first > 0 && first < s.begin && s.begin-first <= maxGap {
-		d.lose(t, s, first, s.begin-1)
-		s.begin = first
+	settled, first := d.Stamp.Settled, d.Stamp.First
+	if d.forgetful || settled == Untold || settled < d.meant || first == 0 || first >= s.begin || s.begin-first > maxGap {
+		return
 	}
+	d.lose(t, s, first, s.begin-1)
+	s.begin = first
 }
 
 func (d *Decoder) lose(t *heardTopic, s *stream, first, last uint64) {
@@ -735,10 +712,7 @@ func (d *Decoder) find(key streamKey) *stream {
 func (d *Decoder) keep(key streamKey, s *stream) {
 	if len(d.young) >= d.limit {
 		if len(d.old) > 0 {
-			d.forgetful = true
-			if d.joined != Untold {
-				d.joined = max(d.joined, d.latestBorn)
-			}
+			d.forgetful, d.joined = true, max(d.joined, d.latestBorn)
 		}
 		d.young, d.old = map[streamKey]*stream{}, d.young
 	}
@@ -1109,7 +1083,6 @@ type roster struct {
 	mu        sync.Mutex
 	former    []*handle           // open as long as the bus, since others may still have their tokens mapped
 	dead      map[string]identity // ingresses that did not answer, and what their sockets were (R33)
-	leftovers bool                // whether cleaning up has not finished
 }
 
 func openRoster(root, bus string, byDefault bool) (*roster, error) {
@@ -1184,28 +1157,28 @@ func (r *roster) entries() (map[string]FileName, error) {
 func (r *roster) alive(id string) bool { return answers(r.file(id + ".sock")) }
 
 // bury removes the files of a dead ingress (R27), and lists it no more if that fails (R33).
-func (r *roster) bury(id string, files []FileName) (removed bool) {
+func (r *roster) bury(id string) {
 	socket := r.file(id + ".sock")
 	r.mu.Lock()
 	r.dead[id] = identify(socket)
 	r.mu.Unlock()
-	for _, file := range files {
+	files, _ := r.files()
+	removed := false
+	for _, file := range files[id] {
 		if file.Is == "entry" {
 			removed = removeOurs(r.file(file.name)) || removed
 		}
 	}
-	return removeOurs(socket) || removed
+	if removeOurs(socket) || removed {
+		r.now.Load().touch()
+	}
 }
 
-// reap removes what dead processes left, for a moment; the next call goes on (R28, R34).
-func (r *roster) reap(patience time.Duration) {
-	until, removed := time.Now().Add(patience), false
+// reap removes what dead processes left, for a moment; the rest is left to the next peer (R28, R34).
+func (r *roster) reap() {
+	until := time.Now().Add(200 * time.Millisecond)
 	files, _ := r.files()
-	r.leftovers = false
-	for id, of := range files { // in no order, so that live files do not take the time of each call
-		if r.leftovers = time.Now().After(until); r.leftovers {
-			break
-		}
+	for id, of := range files {
 		isIngress := false
 		for _, file := range of {
 			path := r.file(file.name)
@@ -1223,21 +1196,18 @@ func (r *roster) reap(patience time.Duration) {
 			}
 		}
 		if isIngress && !r.alive(id) {
-			removed = r.bury(id, of) || removed
+			r.bury(id)
 		}
-	}
-	if removed {
-		r.now.Load().touch()
+		if time.Now().After(until) {
+			return
+		}
 	}
 }
 
-// writeEntry announces an ingress.
-func (r *roster) writeEntry(id, name string, text []byte) error {
+// create creates a file of an id: an entry, or a member file.
+func (r *roster) create(id, name string, text []byte) (*os.File, error) {
 	file, err := r.now.Load().create(r.file(id+".new"), r.file(name), text, os.Rename)
-	if err == nil {
-		file.Close()
-	}
-	return unavailable("write "+r.file(name), err)
+	return file, unavailable("write "+r.file(name), err)
 }
 
 // follow opens what is at the path now, if somebody has removed and perhaps recreated it (R38).
@@ -1264,79 +1234,12 @@ func (r *roster) close() {
 	}
 }
 
-// A member is the file that shows this process to people and tools (R29 to R31).
-type member struct {
-	id      string
-	mu      sync.Mutex
-	file    *os.File
-	counts  [4]uint64
-	changed bool
-	origins []string
-}
-
-// Counters of a member.
-const (
-	lostEvents = iota
-	malformedFrames
-	joinTimeouts
-	sendTimeouts
-)
-
 // describe returns a text about this process (R8).
 func describe(more map[string]any) []byte {
 	more["process"] = strings.ToValidUTF8(filepath.Base(os.Args[0]), "\\x??")
 	more["pid"], more["language"] = os.Getpid(), "go"
 	text, _ := json.Marshal(more)
 	return text
-}
-
-func (m *member) content() []byte {
-	head := make([]byte, 128)
-	for i, count := range m.counts {
-		binary.LittleEndian.PutUint64(head[8*i:], count)
-	}
-	return append(head, describe(map[string]any{"origins": m.origins})...)
-}
-
-func (m *member) create(r *roster) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	name := r.file(m.id + ".member")
-	file, err := r.now.Load().create(r.file(m.id+".new"), name, m.content(), os.Rename)
-	if err == nil {
-		m.file.Close()
-		m.file = file
-	}
-	return unavailable("write "+name, err)
-}
-
-func (m *member) add(counter int, n uint64) {
-	if n > 0 {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.counts[counter] += n
-		m.changed = true
-	}
-}
-
-// save writes the counters, if they have changed.
-func (m *member) save() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.changed {
-		m.changed = false
-		m.file.WriteAt(m.content(), 0)
-	}
-}
-
-// newOrigin has the file show an origin (R53) before anything else does.
-func (m *member) newOrigin() string {
-	m.mu.Lock()
-	m.origins = append(m.origins, newID())[max(0, len(m.origins)-99):]
-	m.changed = true
-	m.mu.Unlock()
-	m.save()
-	return m.origins[len(m.origins)-1]
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -1481,32 +1384,20 @@ const (
 	Block                 // publishers wait; one slow subscriber holds up everybody who sends to it
 )
 
-// A SubscribeOption changes a subscription; see Bus.Subscribe.
-type SubscribeOption func(*Subscription)
-
-// WithKind selects only events whose kind matches this pattern; an empty one selects all, as "*" does.
-func WithKind(pattern string) SubscribeOption { return func(s *Subscription) { s.kind = pattern } }
-
-// WithOverflow says what happens when the queue is full. The default is Drop.
-func WithOverflow(overflow Overflow) SubscribeOption {
-	return func(s *Subscription) { s.overflow = overflow }
+// SubscribeOptions are those of Bus.Subscribe; a zero value is the default.
+type SubscribeOptions struct {
+	Kind     string    // selects only events whose kind matches this pattern: "*", all
+	Overflow Overflow  // what happens when the queue is full: Drop
+	Capacity int       // frames that the queue holds, events or whole batches: that of the bus
+	OnGap    func(Gap) // is told of each gap as soon as it shows, by a goroutine that waits for that
 }
-
-// WithCapacity says how many frames the queue holds: events, or whole batches. The default is that of the bus.
-func WithCapacity(frames int) SubscribeOption { return func(s *Subscription) { s.capacity = frames } }
-
-// OnGap has each gap reported as soon as it shows, by a goroutine of the subscription, which waits for that.
-func OnGap(report func(Gap)) SubscribeOption { return func(s *Subscription) { s.onGap = report } }
 
 // A Subscription receives events. Close it once you have stopped reading: it keeps its queue and, with Block,
 // stalls publishers.
 type Subscription struct {
-	bus          *Bus
-	system, kind string
-	overflow     Overflow
-	capacity     int
-	onGap        func(Gap)
-
+	bus       *Bus
+	system    string
+	options   SubscribeOptions
 	id, entry string // and the name of its entry
 	greets    []byte // what each connection is told first: the prefixes, and the sentinel (R14)
 	joined    chan struct{}
@@ -1688,13 +1579,10 @@ func (s *Subscription) serve(conn *net.UnixConn) {
 // take queues the events of a frame. What has no room is lost and counted, or waits for room.
 func (s *Subscription) take(frame []byte) {
 	s.hearing.Lock()
-	lost, malformed := s.decoder.Lost, s.decoder.Malformed
 	events, gaps := s.decoder.Decode(frame)
 	events, gaps = slices.Clone(events), slices.Clone(gaps)
-	lost, malformed = s.decoder.Lost-lost, s.decoder.Malformed-malformed
 	s.hearing.Unlock()
 	if n := uint64(len(events)); n > 0 && !s.push(events) {
-		lost += n
 		if evt := &events[0]; evt.Seq > 0 {
 			gaps = append(gaps, Gap{evt.Origin, evt.System, evt.Kind, evt.Seq, evt.Seq + n - 1})
 		}
@@ -1702,11 +1590,9 @@ func (s *Subscription) take(frame []byte) {
 		s.decoder.Lost += n
 		s.hearing.Unlock()
 	}
-	s.bus.member.add(lostEvents, lost)
-	s.bus.member.add(malformedFrames, malformed)
 	for _, gap := range gaps {
-		if s.onGap != nil {
-			s.onGap(gap)
+		if s.options.OnGap != nil {
+			s.options.OnGap(gap)
 		}
 	}
 }
@@ -1714,18 +1600,18 @@ func (s *Subscription) take(frame []byte) {
 // push reports whether there was room in the queue. For Block, there will be, unless the subscription closes.
 func (s *Subscription) push(events []Event) bool {
 	bytes := size(events)
-	if s.bytes.Add(bytes) <= capacityBytes || len(s.queue) == 0 || s.overflow == Block {
+	if s.bytes.Add(bytes) <= capacityBytes || len(s.queue) == 0 || s.options.Overflow == Block {
 		select {
 		case s.queue <- events:
 			return true
 		default:
 		}
-		if s.overflow == Block {
-			select {
-			case s.queue <- events:
-				return true
-			case <-s.open.Done():
-			}
+	}
+	if s.options.Overflow == Block {
+		select {
+		case s.queue <- events:
+			return true
+		case <-s.open.Done():
 		}
 	}
 	s.bytes.Add(-bytes)
@@ -1734,10 +1620,12 @@ func (s *Subscription) push(events []Event) bool {
 
 // announce writes the entry (R8).
 func (s *Subscription) announce() error {
-	return s.bus.roster.writeEntry(s.id, s.entry, describe(map[string]any{
-		"member": s.bus.member.id, "channels": 1,
-		"patterns": [][]string{{s.system, cmp.Or(s.kind, "*"), overflows[s.overflow]}},
+	file, err := s.bus.roster.create(s.id, s.entry, describe(map[string]any{
+		"member": s.bus.id, "channels": 1,
+		"patterns": [][]string{{s.system, s.options.Kind, overflows[s.options.Overflow]}},
 	}))
+	file.Close()
+	return err
 }
 
 // withdraw removes the subscription from the directory (R18).
@@ -1751,40 +1639,37 @@ func (s *Subscription) withdraw() {
 
 // A publisher sends for one bus. Everything in it, and in its links, is used under its lock.
 type publisher struct {
-	bus      *Bus
-	mu       sync.Mutex
-	closed   bool
-	changed  chan struct{} // closed, and replaced, when there is something new for a Send that waits
-	links    map[string]*link
-	serving  sync.WaitGroup
-	version  int       // of the links, and of what they have subscribed
-	answered time.Time // when a joiner last did
+	bus     *Bus
+	mu      sync.Mutex
+	closed  bool
+	changed chan struct{} // closed, and replaced, when there is something new for a Send that waits
+	links   map[string]*link
+	serving sync.WaitGroup
+	version int // of the links, and of what they have subscribed
 
 	known, listed view  // of the roster: at which the links are settled, and of the latest listing
 	settled       int64 // the time of W37
 	generation    int   // of the settling
 
-	origin       string
-	topics       map[topicKey]*topic
-	sends        int // frames so far, and up to the last look and the last marks:
-	looked, told int
+	origin string
+	topics map[topicKey]*topic
+	sends  int // frames so far
+	looked int // frames up to the last look
 }
 
 type topicKey struct{ system, kind string }
 
 type topic struct {
-	origin           string
-	born             int64
-	head, stamp      string // system NUL kind NUL; .born.settled.first.
-	seq, first, told uint64 // the latest number, the first with this stamp, the latest that a mark told of
-	generation       int
+	origin      string
+	born        int64
+	seq         uint64
+	head, stamp string // system NUL kind NUL; .born.settled.first.
+	generation  int    // of the stamp
 
 	version  int     // of the links, at which these were chosen:
 	audience []*link // they have subscribed the topic
 	absent   []*link // they were given up, or are not connected, and what they miss is not known
 }
-
-func (t *topic) unmarked() bool { return t.first > 0 && t.first <= t.seq && t.told != t.seq }
 
 // frame makes a frame with the next number of a topic.
 func (t *topic) frame(intro, stamp, path string, data []byte) []byte {
@@ -1818,7 +1703,8 @@ type link struct {
 	frames, bytes int // in the queue, and on the way to the kernel
 	most          int // frames that may be
 	work          sync.Cond
-	owed          map[mark]bool // marks of what it may not have got
+	owed          map[mark]bool // marks of what was sent since the last ones; whether it has missed any of that
+	paying        bool          // whether they go as soon as there is room
 	since, due    time.Time     // when the wait for its epoch began, and when to check it next
 	pause         time.Duration
 }
@@ -1856,15 +1742,16 @@ func (l *link) put(frame []byte) {
 	l.work.Signal()
 }
 
-// owe remembers that the link may not have got the latest events of a topic.
-func (l *link) owe(t *topic) {
-	if len(l.owed) < maxTopics {
-		l.owed[mark{t, t.stamp}] = true
+// owe remembers that a mark has to follow the latest events of a topic.
+func (l *link) owe(t *topic, missed bool) {
+	if m := (mark{t, t.stamp}); len(l.owed) < maxTopics {
+		l.owed[m] = missed || l.owed[m]
 	}
 }
 
-// pay queues the marks that the link is owed, as far as there is room.
+// pay queues the marks that are owed (W46), as far as there is room.
 func (l *link) pay() {
+	l.paying = true
 	for m := range l.owed {
 		if l.shown < l.epoch || l.frames >= min(l.most, 1000) {
 			return
@@ -1872,15 +1759,16 @@ func (l *link) pay() {
 		delete(l.owed, m)
 		if l.selects(m.topic.head) {
 			l.put(m.topic.mark("", m.stamp))
-			l.tell(m.topic, m.stamp)
+			l.tell(m)
 		}
 	}
+	l.paying = false
 }
 
 // tell queues the twin of a mark, if the link wants it.
-func (l *link) tell(t *topic, stamp string) {
+func (l *link) tell(m mark) {
 	if l.selects(twin) {
-		l.put(t.mark(twin, stamp))
+		l.put(m.topic.mark(twin, m.stamp))
 	}
 }
 
@@ -1895,23 +1783,17 @@ func (p *publisher) send(ctx context.Context, system, kind, path string, data []
 	for begun := time.Now(); !sent && err == nil; {
 		if err = p.wait(ctx, begun); err == nil {
 			sent, err = p.attempt(topicKey{system, kind}, path, data, events)
-		} else if errors.Is(err, Timeout) {
-			p.bus.member.add(sendTimeouts, 1)
 		}
 	}
 	return err
 }
 
-// wait waits for news, for a moment at most: the token may move as well. Without a deadline of its own, the time of
-// a Send does not count while joiners answer (R43).
+// wait waits for news, for a moment at most: the token may move as well.
 func (p *publisher) wait(ctx context.Context, begun time.Time) error {
-	since, timeout := begun, p.bus.options.SendTimeout
-	if p.answered.After(begun) && p.answered.Before(begun.Add(30*timeout)) {
-		since = p.answered
-	}
+	timeout := p.bus.options.SendTimeout
 	if _, own := ctx.Deadline(); ctx.Err() != nil {
 		return ended(ctx, p.obstacle())
-	} else if !own && time.Since(since) >= timeout {
+	} else if !own && time.Since(begun) >= timeout {
 		return failure(Timeout, true, "%s within %v: the event was sent to nobody", p.obstacle(), timeout)
 	}
 	changed := p.changed
@@ -1925,23 +1807,12 @@ func (p *publisher) wait(ctx context.Context, begun time.Time) error {
 	return nil
 }
 
-// awaited returns a link that is awaited, or nil.
-func (p *publisher) awaited() *link {
-	for _, l := range p.links {
-		if l.awaited() {
-			return l
-		}
-	}
-	return nil
-}
-
 // obstacle says what a send waited for.
 func (p *publisher) obstacle() string {
-	if l := p.awaited(); l != nil {
-		return "subscriber " + l.id + " did not finish joining"
-	}
 	for id, l := range p.links {
-		if l.overflow == Block && l.frames >= l.most {
+		if l.awaited() {
+			return "subscriber " + id + " did not finish joining"
+		} else if l.overflow == Block && l.frames >= l.most {
 			return "the full 'block' subscriber " + id + " made no room"
 		}
 	}
@@ -1973,53 +1844,48 @@ func (p *publisher) attempt(key topicKey, path string, data []byte, events int) 
 		}
 	}
 	if t == nil {
-		p.makeRoom()
+		if p.origin == "" || len(p.topics) == maxTopics { // W35
+			p.origin, p.topics = newID(), map[topicKey]*topic{}
+		}
 		t = &topic{origin: p.origin, born: born, head: key.system + "\x00" + key.kind + "\x00"}
 		p.topics[key] = t
 	}
-	if t.generation != p.generation || t.version != p.version {
+	if t.version != p.version {
+		p.choose(t)
+	}
+	if t.generation != p.generation {
 		p.renew(t)
 	}
 	return p.emit(t, path, data, events)
 }
 
-// makeRoom begins a new origin if this one has as many topics as it may (W35).
-func (p *publisher) makeRoom() {
-	if p.origin != "" && len(p.topics) < maxTopics {
-		return
+// choose finds the links that a topic is for.
+func (p *publisher) choose(t *topic) {
+	t.version, t.audience, t.absent = p.version, nil, nil
+	for _, l := range p.links {
+		if l.selects(t.head) {
+			t.audience = append(t.audience, l)
+		}
+		if l.shown < l.epoch {
+			t.absent = append(t.absent, l)
+		}
 	}
-	p.sayMarks()
-	p.origin, p.topics = p.bus.member.newOrigin(), map[topicKey]*topic{}
 }
 
-// renew brings a topic up to date with the links, and gives it the stamp of the latest settling, after a twin has
-// told of what had the former one (W48).
+// renew gives a topic the stamp of the latest settling, after a twin has told of what had the former one (W48).
 func (p *publisher) renew(t *topic) {
-	if t.version != p.version {
-		t.version, t.audience, t.absent = p.version, nil, nil
-		for _, l := range p.links {
-			if l.selects(t.head) {
-				t.audience = append(t.audience, l)
-			}
-			if l.shown < l.epoch {
-				t.absent = append(t.absent, l)
+	former := mark{t, t.stamp}
+	for _, l := range t.audience {
+		if missed, owed := l.owed[former]; owed {
+			l.tell(former)
+			if !missed {
+				delete(l.owed, former)
 			}
 		}
 	}
-	if t.generation == p.generation {
-		return
-	}
-	if t.unmarked() {
-		for _, l := range t.audience {
-			if l.overflow == Drop {
-				l.tell(t, t.stamp)
-			}
-		}
-	}
-	t.first, t.generation = t.seq+1, p.generation
-	t.stamp = "...."
+	t.generation, t.stamp = p.generation, "...."
 	if t.born >= 0 && p.settled >= 0 {
-		t.stamp = fmt.Sprintf(".%d.%d.%d.", t.born, p.settled, t.first)
+		t.stamp = fmt.Sprintf(".%d.%d.%d.", t.born, p.settled, t.seq+1)
 	}
 }
 
@@ -2036,14 +1902,16 @@ func (p *publisher) emit(t *topic, path string, data []byte, events int) (bool, 
 		}
 	}
 	for _, l := range t.audience {
-		if l.fits(frame) {
+		fits := l.fits(frame)
+		if fits {
 			l.put(frame)
-		} else {
-			l.owe(t)
+		}
+		if l.overflow == Drop {
+			l.owe(t, !fits)
 		}
 	}
 	for _, l := range t.absent {
-		l.owe(t)
+		l.owe(t, true)
 	}
 	t.seq += uint64(events)
 	p.sends++
@@ -2060,7 +1928,7 @@ func (p *publisher) settle() (bool, error) {
 			}
 			p.listed = now
 		}
-		if p.checkAwaited(); p.awaited() != nil {
+		if p.checkAwaited() {
 			return false, nil
 		}
 		if p.listed == now && p.bus.roster.view() == now {
@@ -2090,7 +1958,7 @@ func (p *publisher) list(here *handle) error {
 		l := p.links[id]
 		switch {
 		case l == nil && !p.bus.roster.alive(id):
-			p.bury(id)
+			p.bus.roster.bury(id)
 		case l == nil:
 			if err := p.connect(entry, here); err != nil {
 				return err
@@ -2101,15 +1969,6 @@ func (p *publisher) list(here *handle) error {
 		}
 	}
 	return nil
-}
-
-// bury removes a dead ingress. It is not listed again, even if nothing could be removed.
-func (p *publisher) bury(id string) {
-	r := p.bus.roster
-	files, _ := r.files()
-	if r.bury(id, files[id]) {
-		r.now.Load().touch()
-	}
 }
 
 func (p *publisher) connect(entry FileName, here *handle) error {
@@ -2192,7 +2051,6 @@ func (p *publisher) hear(l *link, added bool, topic []byte) {
 		return
 	case added:
 		l.shown = max(l.shown, epoch)
-		p.answered = time.Now()
 		if l.missed <= l.shown {
 			l.missed = 0
 		}
@@ -2205,17 +2063,12 @@ func (p *publisher) hear(l *link, added bool, topic []byte) {
 	p.notify()
 }
 
-// lose notes that a connection has broken: the link may have got nothing of what was sent since anyone knows.
+// lose notes that a connection has broken. The next Send settles again, before anything more is missed.
 func (p *publisher) lose(l *link) {
 	if l.shown >= l.epoch {
 		l.expect(l.epoch)
 	}
 	p.disconnect(l)
-	for _, t := range p.topics {
-		if t.first > 0 && t.first <= t.seq {
-			l.owe(t)
-		}
-	}
 	p.known = view{}
 }
 
@@ -2245,7 +2098,7 @@ func (p *publisher) write(l *link, conn *net.UnixConn) {
 		}
 		l.frames -= count
 		l.bytes -= int(size)
-		if l.frames == 0 {
+		if l.frames == 0 && l.paying {
 			l.pay()
 		}
 		if l.overflow == Block {
@@ -2255,29 +2108,29 @@ func (p *publisher) write(l *link, conn *net.UnixConn) {
 }
 
 // checkAwaited checks a few of the links that are awaited: the dead are buried, and those whose time is over
-// are given up (R21, R22).
-func (p *publisher) checkAwaited() {
+// are given up (R21, R22). It reports whether any is still awaited.
+func (p *publisher) checkAwaited() (waits bool) {
 	now, checked := time.Now(), 0
 	for id, l := range p.links {
-		if !l.awaited() || now.Before(l.due) || checked >= 4 {
-			continue
+		if l.awaited() && !now.Before(l.due) && checked < 4 {
+			checked++
+			l.pause = min(2*l.pause, 50*time.Millisecond)
+			l.due = now.Add(l.pause)
+			if !p.bus.roster.alive(id) {
+				p.bus.roster.bury(id)
+				p.listed = view{}
+			} else if l.conn == nil {
+				p.dial(l)
+			}
+			if p.isOver(l, now.Sub(l.since)) {
+				l.missed = l.epoch
+				p.version++
+				slog.Warn("zbus: a subscriber did not finish joining: sends no longer wait for it", "ingress", id)
+			}
 		}
-		checked++
-		l.pause = min(2*l.pause, 50*time.Millisecond)
-		l.due = now.Add(l.pause)
-		if !p.bus.roster.alive(id) {
-			p.bury(id)
-			p.listed = view{}
-		} else if l.conn == nil {
-			p.dial(l)
-		}
-		if p.isOver(l, now.Sub(l.since)) {
-			l.missed = l.epoch
-			p.version++
-			p.bus.member.add(joinTimeouts, 1)
-			slog.Warn("zbus: a subscriber did not finish joining: sends no longer wait for it", "ingress", id)
-		}
+		waits = waits || l.awaited()
 	}
+	return waits
 }
 
 // isOver reports whether a joiner has had its time. A process that is stopped has one timeout, and one that is slow,
@@ -2290,39 +2143,17 @@ func (p *publisher) isOver(l *link, waited time.Duration) bool {
 	return waited >= options.JoinTimeout && (waited >= 10*options.JoinTimeout || l.conn != nil && isStopped(l.conn))
 }
 
-// look is called now and then. It sends marks if nothing was sent since the last call (W46, R58), and looks for
-// ingresses that were given up because nobody answered (R42).
+// look is called now and then. It sends marks if nothing was sent since the last call (R58).
 func (p *publisher) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.looked == p.sends && p.told != p.sends {
-		p.sayMarks()
+	if p.looked == p.sends {
+		p.pay()
 	}
 	p.looked = p.sends
-	for _, l := range p.links {
-		if l.conn == nil && l.missed > 0 {
-			p.dial(l)
-		}
-	}
 }
 
-// sayMarks queues a mark of each topic that has had events since its last one, for everyone who may have got them.
-func (p *publisher) sayMarks() {
-	p.told = p.sends
-	for _, t := range p.topics {
-		if !t.unmarked() {
-			continue
-		}
-		if t.version != p.version {
-			p.renew(t)
-		}
-		for _, l := range t.audience {
-			if l.overflow == Drop {
-				l.owe(t)
-			}
-		}
-		t.told = t.seq
-	}
+func (p *publisher) pay() {
 	for _, l := range p.links {
 		l.pay()
 	}
@@ -2332,7 +2163,7 @@ func (p *publisher) sayMarks() {
 func (p *publisher) close(deadline time.Time) {
 	p.mu.Lock()
 	p.closed = true
-	p.sayMarks()
+	p.pay()
 	for p.pending() && time.Now().Before(deadline) {
 		p.mu.Unlock()
 		time.Sleep(time.Millisecond)
@@ -2392,8 +2223,10 @@ func (o *Options) complete() error {
 type Bus struct {
 	options   Options
 	roster    *roster
-	member    *member
 	publisher *publisher
+
+	id     string
+	member *os.File // shows this process to people and tools (R29 to R31)
 
 	mu            sync.Mutex
 	closed        bool
@@ -2406,7 +2239,9 @@ type Bus struct {
 // Its errors are of kind Invalid (an option), PermissionDenied (the directory is not safe to use, or belongs to
 // somebody else), and Unavailable (the operating system refused something).
 func Open(options *Options) (*Bus, error) {
-	b := &Bus{subscriptions: map[*Subscription]bool{}, stop: make(chan struct{}), stopped: make(chan struct{})}
+	b := &Bus{
+		id: newID(), subscriptions: map[*Subscription]bool{}, stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
 	if options != nil {
 		b.options = *options
 	}
@@ -2418,17 +2253,26 @@ func Open(options *Options) (*Bus, error) {
 	if b.roster, err = openRoster(cmp.Or(b.options.Dir, DefaultRoot()), b.options.Bus, byDefault); err != nil {
 		return nil, err
 	}
-	b.member = &member{id: newID(), origins: []string{}}
-	if err := b.member.create(b.roster); err != nil {
+	if err := b.createMember(); err != nil {
 		b.roster.close()
 		return nil, err
 	}
 	b.publisher = &publisher{
 		bus: b, changed: make(chan struct{}), links: map[string]*link{}, topics: map[topicKey]*topic{},
 	}
-	b.roster.reap(200 * time.Millisecond)
+	b.roster.reap()
 	go b.keepHouse()
 	return b, nil
+}
+
+// createMember creates the member file. Its counters stay 0.
+func (b *Bus) createMember() error {
+	file, err := b.roster.create(b.id, b.id+".member", append(make([]byte, 128), describe(map[string]any{})...))
+	if err == nil {
+		b.member.Close() // a former one
+		b.member = file
+	}
+	return err
 }
 
 // Send sends one event to every subscription that selects it, and returns how that went; no subscriber is not
@@ -2465,26 +2309,25 @@ func (b *Bus) SendMany(ctx context.Context, system, kind string, items []Item) e
 }
 
 // Subscribe returns a subscription to the systems that a pattern selects; see Pattern. Every event that any
-// process sends after that reaches it.
+// process sends after that reaches it. Nil options are the defaults.
 //
 // Its errors are of kind Invalid (a pattern, an option), Canceled (ctx, or the bus is closed), PermissionDenied
 // and Unavailable.
-func (b *Bus) Subscribe(ctx context.Context, pattern string, options ...SubscribeOption) (*Subscription, error) {
-	s := &Subscription{bus: b, system: pattern, capacity: b.options.Capacity, id: newID(), joined: make(chan struct{})}
-	for _, option := range options {
-		option(s)
+func (b *Bus) Subscribe(ctx context.Context, pattern string, options *SubscribeOptions) (*Subscription, error) {
+	s := &Subscription{bus: b, system: pattern, id: newID(), joined: make(chan struct{})}
+	if options != nil {
+		s.options = *options
 	}
+	o := &s.options
+	o.Kind, o.Capacity = cmp.Or(o.Kind, "*"), cmp.Or(o.Capacity, b.options.Capacity)
 	systems, err := ParsePattern(pattern)
-	var kinds *Pattern
-	if err == nil && s.kind != "" {
-		kinds, err = ParsePattern(s.kind)
-	}
+	kinds, wrong := ParsePattern(o.Kind)
 	switch {
-	case err != nil:
-		return nil, err
-	case s.capacity < 1 || s.capacity > mostCapacity || s.overflow != Drop && s.overflow != Block:
+	case err != nil || wrong != nil:
+		return nil, cmp.Or(err, wrong)
+	case o.Capacity < 1 || o.Capacity > mostCapacity || o.Overflow != Drop && o.Overflow != Block:
 		return nil, invalid("capacity %d, overflow %d: give a capacity from 1 to %d, and Drop or Block",
-			s.capacity, s.overflow, mostCapacity)
+			o.Capacity, o.Overflow, mostCapacity)
 	case ctx.Err() != nil:
 		return nil, ended(ctx, "not subscribed")
 	}
@@ -2492,7 +2335,7 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, options ...Subscrib
 		s.greets = append(s.greets, seal(append(append(newFrame(64), 1), prefix...), 0)...)
 	}
 	s.decoder = NewDecoder(systems, kinds, -1, -1, maxTopics)
-	s.entry, s.queue = s.id+".1."+overflows[s.overflow], make(chan []Event, s.capacity)
+	s.entry, s.queue = s.id+".1."+overflows[o.Overflow], make(chan []Event, o.Capacity)
 	open, leave := context.WithCancel(context.Background())
 	s.open, s.end = open, sync.OnceFunc(func() {
 		leave()
@@ -2529,7 +2372,7 @@ func (b *Bus) join(s *Subscription) error {
 		return err
 	}
 	if b.subscriptions[s] = true; len(b.subscriptions) == 1 {
-		b.roster.reap(200 * time.Millisecond)
+		b.roster.reap()
 	}
 	return nil
 }
@@ -2558,7 +2401,7 @@ func (b *Bus) restore(create bool) (err error) {
 		return nil
 	}
 	mend(!r.now.Load().current(r.path), r.follow)
-	mend(!leadsTo(r.file(b.member.id+".member"), b.member.file), func() error { return b.member.create(r) })
+	mend(!leadsTo(r.file(b.id+".member"), b.member), b.createMember)
 	for s := range b.subscriptions {
 		mend(identify(r.file(s.id+".sock")) != s.socket, s.listen)
 		mend(!exists(r.file(s.entry)), s.announce)
@@ -2589,11 +2432,7 @@ func (b *Bus) keepHouse() {
 		if err := b.restore(false); err != nil {
 			slog.Error("zbus: files of this process are missing, and it cannot create them again", "reason", err)
 		}
-		if b.roster.leftovers {
-			b.roster.reap(20 * time.Millisecond)
-		}
 		b.mu.Unlock()
-		b.member.save()
 	}
 }
 
@@ -2620,8 +2459,8 @@ func (b *Bus) Close() error {
 	for s := range b.subscriptions {
 		s.end()
 	}
-	removeOurs(b.roster.file(b.member.id + ".member"))
-	b.member.file.Close()
+	removeOurs(b.roster.file(b.id + ".member"))
+	b.member.Close()
 	b.roster.close()
 	return nil
 }
