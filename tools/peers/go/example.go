@@ -33,9 +33,9 @@ func main() {
 	}
 	defer bus.Close()
 
-	sub, err := bus.Subscribe(ctx, "orders.**", zbus.OnGap(func(gap zbus.Gap) {
+	sub, err := bus.Subscribe(ctx, "orders.**", &zbus.SubscribeOptions{OnGap: func(gap zbus.Gap) {
 		fmt.Printf("missed %d events of %s %s\n", gap.Count(), gap.System, gap.Kind)
-	}))
+	}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -772,24 +772,18 @@ func DefaultRoot() string {
 			return filepath.Join(dir, "zbus")
 		}
 	}
-	dir := os.Getenv("TMPDIR")
-	if dir == "" {
-		dir = "/tmp"
-	}
-	return filepath.Join(dir, fmt.Sprintf("zbus-%d", os.Geteuid()))
+	return filepath.Join(cmp.Or(os.Getenv("TMPDIR"), "/tmp"), fmt.Sprintf("zbus-%d", os.Geteuid()))
 }
 
 func owner(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
-func random() (raw [8]byte) {
-	rand.Read(raw[:])
+func random() []byte {
+	raw := make([]byte, 8)
+	rand.Read(raw)
 	return raw
 }
 
-func newID() string {
-	raw := random()
-	return hex.EncodeToString(raw[:])
-}
+func newID() string { return hex.EncodeToString(random()) }
 
 // An identity tells files apart, also if the number of an inode is used again.
 type identity struct{ device, inode, changed uint64 }
@@ -820,12 +814,11 @@ func openRegular(path string, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := file.Stat()
-	if err == nil && info.Mode().IsRegular() {
-		return file, nil
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		file.Close()
+		return nil, failure(Unavailable, false, "%s is not a regular file", path)
 	}
-	file.Close()
-	return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("not a regular file")}
+	return file, nil
 }
 
 // removeOurs removes a regular file or a socket; it reports whether it did.
@@ -981,21 +974,18 @@ type handle struct {
 	rights           rights
 }
 
-func openHandle(path string, byDefault bool) (h *handle, err error) {
-	for range 10 { // it may be removed and created again meanwhile
-		h = &handle{}
-		if h.rights, err = makeBus(path, byDefault); err == nil {
-			err = h.open(path)
-		}
-		if err == nil && h.current(path) {
-			return h, nil
-		}
-		h.close()
-		if err != nil && !errors.Is(err, syscall.ENOENT) {
-			break
-		}
+// openHandle opens a bus directory, and creates what is missing.
+func openHandle(path string, byDefault bool) (*handle, error) {
+	h := &handle{}
+	var err error
+	if h.rights, err = makeBus(path, byDefault); err == nil {
+		err = h.open(path)
 	}
-	return nil, unavailable("open "+path, cmp.Or(err, error(syscall.ENOENT)))
+	if err != nil {
+		h.close()
+		return nil, unavailable("open "+path, err)
+	}
+	return h, nil
 }
 
 func (h *handle) open(path string) (err error) {
@@ -1006,8 +996,7 @@ func (h *handle) open(path string) (err error) {
 	syscall.Flock(int(h.directory.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
 	name := filepath.Join(path, "token")
 	if h.token, err = openRegular(name, os.O_RDWR); os.IsNotExist(err) {
-		raw := random()
-		h.token, err = h.create(filepath.Join(path, newID()+".new"), name, raw[:], os.Link)
+		h.token, err = h.create(filepath.Join(path, newID()+".new"), name, random(), os.Link)
 		if os.IsExist(err) {
 			h.token, err = openRegular(name, os.O_RDWR)
 		}
@@ -1045,15 +1034,9 @@ func (h *handle) create(scratch, name string, text []byte, appear func(from, to 
 	return file, nil
 }
 
-// read returns the token. It is one load from memory.
-func (h *handle) read() uint64 {
-	return atomic.LoadUint64((*uint64)(unsafe.Pointer(unsafe.SliceData(h.mapped))))
-}
-
 // touch writes a new token, so that everybody looks again.
 func (h *handle) touch() error {
-	raw := random()
-	_, err := h.token.WriteAt(raw[:], 0)
+	_, err := h.token.WriteAt(random(), 0)
 	return unavailable("write the token", err)
 }
 
@@ -1105,9 +1088,10 @@ func openRoster(root, bus string, byDefault bool) (*roster, error) {
 
 func (r *roster) file(name string) string { return filepath.Join(r.path, name) }
 
+// view returns the token as it is now, in one load from memory.
 func (r *roster) view() view {
 	h := r.now.Load()
-	return view{h, h.read()}
+	return view{h, atomic.LoadUint64((*uint64)(unsafe.Pointer(unsafe.SliceData(h.mapped))))}
 }
 
 // files returns the files of the directory, by id. That of the token is empty.
@@ -1410,12 +1394,12 @@ type Subscription struct {
 	queue chan []Event // closed when no more events come
 	bytes atomic.Int64 // in the queue
 
-	mu       sync.Mutex
-	rest     []Event // of a batch that Receive has begun
-	received uint64
+	mu   sync.Mutex
+	rest []Event // of a batch that Receive has begun
 
-	hearing sync.Mutex
-	decoder *Decoder // its Lost counts what had no room here, too
+	hearing                   sync.Mutex
+	decoder                   *Decoder
+	received, lost, malformed atomic.Uint64
 }
 
 const capacityBytes = 64 << 20 // that may wait in a queue
@@ -1440,7 +1424,7 @@ func (s *Subscription) Receive(ctx context.Context) (Event, error) {
 	}
 	evt := s.rest[0]
 	s.rest = s.rest[1:]
-	s.received++
+	s.received.Add(1)
 	return evt, nil
 }
 
@@ -1482,26 +1466,14 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq[Event] {
 }
 
 // Received returns how many events Receive has returned.
-func (s *Subscription) Received() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.received
-}
+func (s *Subscription) Received() uint64 { return s.received.Load() }
 
 // Lost returns how many events were lost so far: those that a full queue had no room for, here or at a
 // publisher, and those that a broken connection took.
-func (s *Subscription) Lost() uint64 {
-	s.hearing.Lock()
-	defer s.hearing.Unlock()
-	return s.decoder.Lost
-}
+func (s *Subscription) Lost() uint64 { return s.lost.Load() }
 
 // Malformed returns how many frames arrived that were none. Their sender has a bug.
-func (s *Subscription) Malformed() uint64 {
-	s.hearing.Lock()
-	defer s.hearing.Unlock()
-	return s.decoder.Malformed
-}
+func (s *Subscription) Malformed() uint64 { return s.malformed.Load() }
 
 // Close leaves the bus. What has arrived can still be received; then Receive returns Canceled. Closing twice
 // is fine.
@@ -1581,16 +1553,14 @@ func (s *Subscription) take(frame []byte) {
 	s.hearing.Lock()
 	events, gaps := s.decoder.Decode(frame)
 	events, gaps = slices.Clone(events), slices.Clone(gaps)
+	s.malformed.Store(s.decoder.Malformed)
 	s.hearing.Unlock()
 	if n := uint64(len(events)); n > 0 && !s.push(events) {
-		if evt := &events[0]; evt.Seq > 0 {
-			gaps = append(gaps, Gap{evt.Origin, evt.System, evt.Kind, evt.Seq, evt.Seq + n - 1})
-		}
-		s.hearing.Lock()
-		s.decoder.Lost += n
-		s.hearing.Unlock()
+		evt := &events[0]
+		gaps = append(gaps, Gap{evt.Origin, evt.System, evt.Kind, evt.Seq, evt.Seq + n - 1})
 	}
 	for _, gap := range gaps {
+		s.lost.Add(gap.Count())
 		if s.options.OnGap != nil {
 			s.options.OnGap(gap)
 		}
@@ -2021,7 +1991,8 @@ func (p *publisher) serve(l *link, conn *net.UnixConn) {
 	in, err := handshake(conn, "XPUB")
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l.greeted = err == nil && l.conn == conn; l.greeted {
+	if err == nil && l.conn == conn {
+		l.greeted = true
 		p.serving.Add(1)
 		go p.write(l, conn)
 	}
@@ -2051,10 +2022,10 @@ func (p *publisher) hear(l *link, added bool, topic []byte) {
 		return
 	case added:
 		l.shown = max(l.shown, epoch)
-		if l.missed <= l.shown {
+		if l.missed > 0 && l.missed <= l.shown {
 			l.missed = 0
+			l.pay()
 		}
-		l.pay()
 	case epoch == l.shown: // not an older one
 		l.shown, p.known = 0, view{}
 		l.expect(l.epoch)
