@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -60,10 +61,14 @@ var (
 )
 
 var verbs = map[string]func(*request) (fields, error){
-	"hello": hello, "open": open, "subscribe": subscribe, "receive": receive, "slow": receive, "busy": busy,
-	"send": send, "burst": burst, "stream": stream, "joins": joins, "churn": churn, "close": closing,
-	"speed": speed, "echo": echo, "ping": ping,
+	"hello": hello, "open": open, "close": closing, "busy": busy, "joins": joins,
 	"patterns": patterns, "decode": decode, "encode": encode, "names": parseNames,
+}
+
+// These need an open bus.
+var liveVerbs = map[string]func(*request) (fields, error){
+	"subscribe": subscribe, "receive": receive, "slow": receive, "churn": churn,
+	"send": send, "burst": burst, "stream": stream, "speed": speed, "echo": echo, "ping": ping,
 }
 
 func main() {
@@ -87,6 +92,11 @@ func answer(line []byte) fields {
 		return failed(err)
 	}
 	verb := verbs[r.Verb]
+	if live := liveVerbs[r.Verb]; live != nil {
+		if verb = live; bus == nil {
+			return failed(&zbus.Error{Kind: zbus.Canceled, Message: "no bus is open: open one first"})
+		}
+	}
 	if verb == nil {
 		return fields{"unsupported": "there is no verb " + r.Verb}
 	}
@@ -109,23 +119,32 @@ func failed(err error) fields {
 	return fields{"error": fields{"kind": string(known.Kind), "message": known.Message, "retryable": known.Retryable}}
 }
 
+// or returns what a pointer points to, if it is not nil.
+func or[T any](value *T, otherwise T) T {
+	if value != nil {
+		return *value
+	}
+	return otherwise
+}
+
 // text returns a field that may have come in hex; a missing one is empty.
 func text(plain, inHex *string) string {
-	switch {
-	case inHex != nil:
-		raw, _ := hex.DecodeString(*inHex)
-		return string(raw)
-	case plain != nil:
-		return *plain
+	if inHex != nil {
+		return string(unhex(*inHex))
 	}
-	return ""
+	return or(plain, "")
+}
+
+func unhex(text string) []byte {
+	raw, _ := hex.DecodeString(text)
+	return raw
 }
 
 // data returns the data of a request as a user would have it.
 func (n *names) data() (any, error) {
 	switch {
 	case n.Hex != nil:
-		return hex.DecodeString(*n.Hex)
+		return unhex(*n.Hex), nil
 	case n.JSON == nil:
 		return nil, nil
 	}
@@ -168,30 +187,23 @@ func hello(*request) (fields, error) {
 	return fields{"language": "go", "library": library, "pid": os.Getpid()}, nil
 }
 
-func seconds(given *float64) time.Duration {
-	switch {
-	case given == nil:
-		return 0 // the default
-	case *given == 0:
+func pause(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
+
+// timeout returns an option: 0 is the default, and negative is none.
+func timeout(given *float64) time.Duration {
+	if given != nil && *given == 0 {
 		return -1
 	}
-	return time.Duration(*given * float64(time.Second))
+	return pause(or(given, 0))
 }
 
 func open(r *request) (said fields, err error) {
 	options = zbus.Options{
 		Bus: r.Bus, Capacity: r.Capacity, MaxEventBytes: r.MaxEventBytes,
-		Linger: seconds(r.Linger), SendTimeout: seconds(r.SendTimeout),
+		Linger: timeout(r.Linger), SendTimeout: timeout(r.SendTimeout),
 	}
 	bus, err = zbus.Open(&options)
 	return nil, err
-}
-
-func theBus() (*zbus.Bus, error) {
-	if bus == nil {
-		return nil, &zbus.Error{Kind: zbus.Canceled, Message: "no bus is open: open one first"}
-	}
-	return bus, nil
 }
 
 func closing(r *request) (fields, error) {
@@ -224,10 +236,6 @@ func subscribe(r *request) (fields, error) {
 }
 
 func newSubscription(r *request) (*zbus.Subscription, error) {
-	bus, err := theBus()
-	if err != nil {
-		return nil, err
-	}
 	options := zbus.SubscribeOptions{Kind: text(r.Kind, r.KindHex), Capacity: r.Capacity}
 	if r.Overflow == "block" {
 		options.Overflow = zbus.Block
@@ -237,7 +245,7 @@ func newSubscription(r *request) (*zbus.Subscription, error) {
 
 // take returns the next event; it reports false if none comes in that time.
 func (s *received) take(seconds float64) (zbus.Event, bool) {
-	ctx, cancel := context.WithTimeout(background, time.Duration(seconds*float64(time.Second)))
+	ctx, cancel := context.WithTimeout(background, pause(seconds))
 	defer cancel()
 	evt, err := s.Receive(ctx)
 	if errors.Is(err, zbus.Canceled) {
@@ -291,10 +299,7 @@ func (t *tally) add(evt zbus.Event) {
 // receive serves `slow` too: a pause after each event.
 func receive(r *request) (fields, error) {
 	sub := subscriptions[r.Name]
-	most, until := uint64(math.MaxUint64), uint64(math.MaxUint64)
-	if r.Count > 0 {
-		most = uint64(r.Count)
-	}
+	most, until := cmp.Or(uint64(r.Count), math.MaxUint64), uint64(math.MaxUint64)
 	if r.Until != nil {
 		if err := json.Unmarshal(r.Until, &until); err != nil {
 			return nil, err
@@ -308,7 +313,7 @@ func receive(r *request) (fields, error) {
 		} else {
 			events = append(events, told(evt))
 		}
-		time.Sleep(time.Duration(r.Pause * float64(time.Second)))
+		time.Sleep(pause(r.Pause))
 	})
 	if tallied {
 		said["first"], said["last"], said["ordered"] = sum.First, sum.Last, sum.Ordered
@@ -320,7 +325,7 @@ func receive(r *request) (fields, error) {
 }
 
 func busy(r *request) (fields, error) {
-	time.Sleep(time.Duration(r.Seconds * float64(time.Second)))
+	time.Sleep(pause(r.Seconds))
 	return nil, nil
 }
 
@@ -349,10 +354,6 @@ func churn(r *request) (fields, error) {
 // Sending
 
 func send(r *request) (fields, error) {
-	bus, err := theBus()
-	if err != nil {
-		return nil, err
-	}
 	data, err := r.data()
 	if err != nil {
 		return nil, err
@@ -366,20 +367,14 @@ type counted struct {
 }
 
 func (r *request) topic() (system, kind, path string) {
-	if path = text(r.Path, nil); path == "" {
-		path = "/conform"
-	}
-	return text(r.System, nil), text(r.Kind, nil), path
+	return text(r.System, nil), text(r.Kind, nil), cmp.Or(text(r.Path, nil), "/conform")
 }
 
 func burst(r *request) (fields, error) {
-	bus, err := theBus()
-	if err != nil {
-		return nil, err
-	}
 	system, kind, path := r.topic()
 	pad, began := strings.Repeat("x", r.Bytes), time.Now()
 	for n := 1; n <= r.Count; n += max(1, r.Batch) {
+		var err error
 		if r.Batch == 0 {
 			err = bus.Send(background, system, kind, path, counted{n, pad})
 		} else {
@@ -392,16 +387,12 @@ func burst(r *request) (fields, error) {
 		if err != nil {
 			return nil, err
 		}
-		time.Sleep(time.Duration(r.Interval * float64(time.Second)))
+		time.Sleep(pause(r.Interval))
 	}
 	return fields{"sent": r.Count, "seconds": time.Since(began).Seconds()}, nil
 }
 
 func stream(r *request) (fields, error) {
-	bus, err := theBus()
-	if err != nil {
-		return nil, err
-	}
 	var until string
 	if err := json.Unmarshal(r.Until, &until); err != nil {
 		return nil, err
@@ -417,7 +408,7 @@ func stream(r *request) (fields, error) {
 		if _, err := os.Stat(until); err == nil {
 			return fields{"sent": n}, nil
 		}
-		time.Sleep(time.Duration(r.Interval * float64(time.Second)))
+		time.Sleep(pause(r.Interval))
 	}
 }
 
@@ -503,11 +494,8 @@ func patterns(r *request) (fields, error) {
 	}
 	for _, c := range r.Prefixes {
 		system, err := zbus.ParsePattern(c.System)
-		var kind *zbus.Pattern
-		if err == nil && c.Kind != "" {
-			kind, err = zbus.ParsePattern(c.Kind)
-		}
-		if err != nil {
+		kind, wrong := zbus.ParsePattern(cmp.Or(c.Kind, "*"))
+		if err != nil || wrong != nil {
 			prefixes = append(prefixes, nil)
 			continue
 		}
@@ -529,31 +517,15 @@ func decode(r *request) (fields, error) {
 	if err != nil {
 		return nil, err
 	}
-	var kind *zbus.Pattern
-	if name := text(r.Kind, nil); name != "" {
-		if kind, err = zbus.ParsePattern(name); err != nil {
-			return nil, err
-		}
+	kind, err := zbus.ParsePattern(cmp.Or(text(r.Kind, nil), "*"))
+	if err != nil {
+		return nil, err
 	}
-	announced, joined, limit := int64(-1), int64(-1), 65536
-	if r.Announced != nil {
-		announced = *r.Announced
-	}
-	if r.Joined != nil {
-		joined = *r.Joined
-	}
-	if r.Limit > 0 {
-		limit = r.Limit
-	}
-	decoder := zbus.NewDecoder(system, kind, announced, joined, limit)
+	decoder := zbus.NewDecoder(system, kind, or(r.Announced, -1), or(r.Joined, -1), cmp.Or(r.Limit, 65536))
 	rows := []fields{}
 	for _, frame := range r.Frames {
-		raw, err := hex.DecodeString(frame.Hex)
-		if err != nil {
-			return nil, err
-		}
 		events, gaps, found := []fields{}, [][2]uint64{}, fields{}
-		decoded, missing := decoder.Decode(raw)
+		decoded, missing := decoder.Decode(unhex(frame.Hex))
 		for _, evt := range decoded {
 			events = append(events, told(evt))
 		}
@@ -592,8 +564,7 @@ func encode(r *request) (fields, error) {
 func parseNames(r *request) (fields, error) {
 	files, sentinels, buses, roots := []any{}, []any{}, []bool{}, []string{}
 	for _, row := range r.Files {
-		raw, _ := hex.DecodeString(row.Hex)
-		switch file, good := zbus.ParseFileName(string(raw)); {
+		switch file, good := zbus.ParseFileName(text(nil, &row.Hex)); {
 		case !good:
 			files = append(files, nil)
 		case file.Is == "entry":
@@ -603,8 +574,7 @@ func parseNames(r *request) (fields, error) {
 		}
 	}
 	for _, row := range r.Sentinels {
-		raw, _ := hex.DecodeString(row.Hex)
-		if id, epoch, good := zbus.ParseSentinel(raw); good {
+		if id, epoch, good := zbus.ParseSentinel(unhex(row.Hex)); good {
 			sentinels = append(sentinels, fields{"ingress": id, "epoch": epoch})
 		} else {
 			sentinels = append(sentinels, nil)

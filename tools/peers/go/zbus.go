@@ -445,19 +445,17 @@ func (p *Pattern) Match(name string) bool { return p.names.MatchString(name + ".
 
 const maxPrefixes = 16
 
-// Prefixes returns the ZeroMQ subscriptions of a channel, sorted (W22). Without kind, every kind is selected.
+// Prefixes returns the ZeroMQ subscriptions of a channel, sorted (W22).
 func Prefixes(system, kind *Pattern) []string {
 	heads, literal := system.heads()
 	if literal {
-		tails := []string{""}
-		if kind != nil {
-			more, closed := kind.heads()
-			if closed {
-				more = each(more, "\x00", tails)
-			}
-			if len(heads)*len(more) <= maxPrefixes {
-				tails = more
-			}
+		nothing := []string{""}
+		tails, closed := kind.heads()
+		if closed {
+			tails = each(tails, "\x00", nothing)
+		}
+		if len(heads)*len(tails) > maxPrefixes {
+			tails = nothing
 		}
 		heads = each(heads, "\x00", tails)
 	}
@@ -529,7 +527,7 @@ type stream struct {
 	begin, due uint64
 }
 
-// NewDecoder decodes for a channel that selects by these patterns; kind may be nil. It was announced and had
+// NewDecoder decodes for a channel that selects by these patterns. It was announced and had
 // joined at these times, in microseconds of CLOCK_MONOTONIC (W28, W38); negative if unknown. It remembers the
 // streams that it used last, at least `limit`.
 func NewDecoder(system, kind *Pattern, announced, joined int64, limit int) *Decoder {
@@ -608,7 +606,7 @@ func (d *Decoder) topic(head []byte, nul int) *heardTopic {
 	if len(d.topics) >= maxTopics {
 		clear(d.topics)
 	}
-	wanted := d.system.Match(system) && (d.kind == nil || d.kind.Match(kind))
+	wanted := d.system.Match(system) && d.kind.Match(kind)
 	d.topics[own] = &heardTopic{own, system, kind, wanted}
 	return d.topics[own]
 }
