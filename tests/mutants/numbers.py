@@ -13,6 +13,8 @@ _RATES = ("unit/test_rates.py",)
 _LIVE = "live/test_numbers.py::"
 _FILE = "live/test_numbers_file.py::"
 _SNAPSHOT = "unit/test_snapshot.py::"
+_DECODER = "unit/test_decoder.py::"
+_TAP = "live/test_tap.py::"
 _UNREAD = "live/test_unread.py::"
 
 MUTANTS = [
@@ -267,6 +269,41 @@ MUTANTS = [
         "row.unread and silent > _STANDS_STILL",
         "False",
         (_SNAPSHOT + "test_who_stands_still_with_unread_events_gets_older",),
+    ),
+    Mutant(
+        "a frame is skipped whose number is not due",
+        "protocol/decoder.py",
+        ' or rest.partition(b".")[0] != b"%d" % stream.next:',
+        ":",
+        (_DECODER + "test_what_is_not_one_event_with_the_number_due_is_not_skipped",),
+    ),
+    Mutant(
+        "a frame is skipped although the channel does not want it",
+        "protocol/decoder.py",
+        "stream is None or not stream.wanted or rest",
+        "stream is None or rest",
+        (_DECODER + "test_no_frame_is_skipped_that_the_channel_does_not_want",),
+    ),
+    Mutant(
+        "what a mark told is never told",
+        "observe/tap.py",
+        "gaps = [report for report in reports if isinstance(report, Gap)]",
+        "gaps: list[Gap] = []",
+        (_TAP + "test_what_it_received_and_lost_adds_up_to_what_was_sent",),
+    ),
+    Mutant(
+        "a batch is one event",
+        "observe/tap.py",
+        "evt, events = batch[0], len(batch)",
+        "evt, events = batch[0], 1",
+        (_TAP + "test_it_tells_topic_events_size_and_time_of_each_frame",),
+    ),
+    Mutant(
+        "the rate forgets what was lost",
+        "observe/arrivals.py",
+        "rate=(part.events + part.lost) / seconds",
+        "rate=part.events / seconds",
+        ("unit/test_arrivals.py",),
     ),
     Mutant(
         "a dead subscriber still selects topics",

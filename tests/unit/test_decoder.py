@@ -92,3 +92,49 @@ def test_a_batch_is_counted_whether_its_stream_is_new_or_not() -> None:
         assert [event and event.seq for event in found] == [seq, seq + 1, seq + 2, None]
     assert decoder.decode(frame(10)) is not None
     assert decoder.lost == 0
+
+
+def test_a_frame_is_skipped_without_a_look_at_its_data() -> None:
+    decoder, _ = made()
+    assert decoder.skip(frame(1)) is None  # of a new stream
+    assert (decoder.decode(frame(1)) or decoder.rest()) is not None
+    skipped = decoder.skip(frame(2, b"{not JSON"))
+    assert skipped is not None
+    assert (skipped[0].system, skipped[0].kind, skipped[1]) == ("s", "k", f"{ORIGIN}.2.5".encode())
+    assert (decoder.received(), decoder.malformed) == (2, 0)
+
+
+def test_what_is_not_one_event_with_the_number_due_is_not_skipped() -> None:
+    decoder, _ = made()
+    decoder.decode(frame(1))
+    for odd in (
+        frame(1),
+        frame(3),
+        frame(2, b'[["/1",1]]', path=""),
+        frame(2).replace(b".2.", b".02."),
+        frame(2).replace(b"s\0", b"t\0"),
+        b"\xff!x",
+        b"s\0k",
+    ):
+        assert decoder.skip(odd) is None
+    assert decoder.received() == 1
+    assert decoder.skip(frame(2)) is not None
+
+
+def test_no_frame_is_skipped_that_the_channel_does_not_want() -> None:
+    decoder = Decoder(Matcher("other"), None)
+    decoder.decode(frame(1))
+    assert decoder.skip(frame(2)) is None
+
+
+def test_decoding_goes_on_after_skipping() -> None:
+    decoder, _ = made()
+    decoder.decode(frame(1))
+    for seq in range(2, 200):
+        assert decoder.skip(frame(seq)) is not None
+    assert [evt.seq for seq in (200, 201) if (evt := decoder.decode(frame(seq)) or decoder.rest())] == [
+        200,
+        201,
+    ]
+    decoder.decode(frame(205))
+    assert (decoder.lost, decoder.received()) == (3, 202)

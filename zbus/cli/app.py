@@ -10,7 +10,9 @@ import click
 
 import zbus
 
+from .bw import bw
 from .demo import demo
+from .hz import hz
 from .ls import ls
 from .options import notice
 from .send import send
@@ -52,7 +54,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, ls, send, sub, top, why):
+for _command in (bw, demo, hz, ls, send, sub, top, why):
     cli.add_command(_command)
 
 

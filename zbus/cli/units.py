@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["age_text", "count_text", "size_text"]
+__all__ = ["age_text", "count_text", "duration_text", "size_text"]
 
 _PREFIXES = "kMGTPEZY"
 
@@ -40,3 +40,12 @@ def age_text(seconds: float | None) -> str:
     if seconds < 99_999.5:
         return f"{seconds:.1f} s" if seconds < 99.95 else f"{seconds:.0f} s"
     return f"{seconds / 86_400:.0f} d" if seconds < 8e9 else f"{seconds:.0e}s"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a short time in at most six characters."""
+    if seconds < 0.0009995:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.1f} ms" if seconds < 0.00995 else f"{seconds * 1e3:.0f} ms"
+    return age_text(seconds)

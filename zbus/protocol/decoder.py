@@ -90,6 +90,22 @@ class Decoder:
             self.batch = None
         return evt
 
+    def skip(self, frame: bytes) -> tuple[Stream, bytes] | None:
+        """Count a frame of one event that has the number due, without decoding its data.
+
+        Returns:
+            Its stream and its stamp; `None` if it is of another shape, or not for this channel: `decode` it.
+        """
+        fields = frame.split(b"\0", 4)
+        if len(fields) < 5 or not fields[2]:
+            return None
+        origin, _, rest = fields[3].partition(b".")
+        stream = self._streams.find((fields[0], fields[1], origin))
+        if stream is None or not stream.wanted or rest.partition(b".")[0] != b"%d" % stream.next:
+            return None
+        stream.next += 1
+        return stream, fields[3]
+
     def received(self) -> int | None:
         """Return how many events for this channel were decoded, fitting or not, and not lost since.
 

@@ -49,6 +49,7 @@ __all__ = [
     "frame_template",
     "parse_stamp",
     "sent_at",
+    "sent_in",
 ]
 
 CONTROL = b"\xff"
@@ -369,6 +370,13 @@ def sent_at(frame: bytes) -> float | None:
     except Malformed:
         return None
     return None if time < 0 else time / 1e6
+
+
+def sent_in(stamp: bytes) -> float | None:
+    """Return the time in a well-formed stamp, in seconds since the epoch; `None` if it does not tell."""
+    fields = stamp.split(b".", 6)
+    digits = fields[5] if len(fields) > 5 else b""
+    return int(digits) / 1e6 if digits.isdigit() and len(digits) <= 19 else None
 
 
 def _utf8(raw: bytes, what: str) -> str:
