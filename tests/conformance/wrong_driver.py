@@ -18,10 +18,12 @@ from typing import Any
 import orjson
 
 import zbus
+from zbus.node.presence import Presence
 from zbus.protocol import decoder, wire
 from zbus.protocol.decoder import Decoder
 from zbus.protocol.patterns import Matcher
 from zbus.roster.reaping import Reaper
+from zbus.sending import streams
 
 FOLDER = Path(__file__).parents[2] / "tools" / "peers" / "python"
 sys.path.insert(0, str(FOLDER))
@@ -180,6 +182,45 @@ def stands_still_while_busy() -> None:
         return {}
 
     Driver.busy = busy
+
+
+def ends_at_once() -> None:
+    _at_close(lambda _: os._exit(0))
+
+
+def stays_where_it_was() -> None:
+    Presence.restore = lambda *_, **__: None  # type: ignore[method-assign]
+
+
+def keeps_its_origin() -> None:
+    streams.MAX_TOPICS = 2**40  # type: ignore[misc]
+
+
+def has_small_origins() -> None:
+    """No mistake: the kit is told that an origin has 500 topics."""
+    streams.MAX_TOPICS = 500  # type: ignore[misc]
+
+
+def sends_pings_only() -> None:
+    def ping(self: Any, fields: Fields) -> Fields:
+        for n in range(fields["count"]):
+            self.bus.send(fields["system"], fields["kind"], "/p", {"n": n})
+        return {"micros": [1.0] * fields["count"]}
+
+    Driver.ping = ping
+
+
+def takes_one_less() -> None:
+    plain = Driver.speed
+
+    def speed(self: Any, fields: Fields) -> Any:
+        return plain(self, {**fields, "count": fields["count"] - (fields["role"] == "receive")})
+
+    Driver.speed = speed
+
+
+def sends_no_empty_list() -> None:
+    _change_requests("send", lambda fields: fields.pop("json") if fields.get("json") == "[]" else 0)
 
 
 def _at_close(action: Callable[[Any], object]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ..conformance.kit.differential import run as run_differential
 from ..conformance.kit.driver import Broken, Driver
-from ..conformance.kit.live import matrix
+from ..conformance.kit.live import losses, matrix
 from ..conformance.kit.live.stage import Stage
 from ..conformance.kit.manifest import Manifest, read_all
 from ..conformance.kit.parts import ended, prove
@@ -123,6 +123,11 @@ LIVE = {
     "leaves_a_file": "closed",
     "leaves_the_dead": "kill-sub",
     "stands_still_while_busy": "busy",
+    "ends_at_once": "block-close",
+    "stays_where_it_was": "remade",
+    "sends_pings_only": "echo",
+    "takes_one_less": "speed",
+    "sends_no_empty_list": "data",
 }
 
 
@@ -136,3 +141,13 @@ def test_a_wrong_driver_fails_live(mistake: str, root: Path, monkeypatch: pytest
 @pytest.mark.parametrize("check", sorted({*LIVE.values()}))
 def test_the_package_passes_the_same(check: str, root: Path) -> None:
     assert matrix.play(check, PYTHON, PYTHON, PYTHON, root) == (PASS, "")
+
+
+def test_an_origin_with_too_many_topics_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package begins a new origin after 65,536; here both sides think that it is 500.
+    monkeypatch.setattr(losses, "MAX_TOPICS", 500)
+    good, bad = (root / name for name in ("good", "bad"))
+    for path, mistake in ((good, "has_small_origins"), (bad, "keeps_its_origin")):
+        path.mkdir()
+        peer = wrong(mistake)
+        assert matrix.play("many", peer, PYTHON, PYTHON, path)[0] == (PASS if path == good else FAIL)

@@ -106,6 +106,12 @@ class Driver:
         self.begin(verb, **fields)
         return self.answer(within)
 
+    def ask_all(self, verb: str, requests: list[Fields]) -> list[Fields]:
+        """Make requests without waiting for the answers in between; return the answers."""
+        for fields in requests:
+            self.begin(verb, **fields)
+        return [self.answer() for _ in requests]
+
     def begin(self, verb: str, **fields: Any) -> None:
         """Make a request; `answer` returns what comes of it."""
         names = [verb, *(f"{verb}.{name}" for name in fields)]

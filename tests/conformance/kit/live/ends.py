@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from ..driver import Driver
-from .stage import Stage, alive, check, complete, exact
+import shutil
 
-__all__ = ["closed", "killed_publisher", "killed_subscriber", "stopped_publisher", "stopped_subscriber"]
+from ..driver import Driver
+from .stage import Stage, alive, check, complete, exact, until
+
+__all__ = [
+    "closed",
+    "killed_publisher",
+    "killed_subscriber",
+    "remade",
+    "stopped_publisher",
+    "stopped_subscriber",
+]
 
 _TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 _OTHER = {"system": "s", "kind": "other", "path": "/p"}
@@ -119,3 +128,32 @@ def stopped_subscriber(stage: Stage) -> None:
     alive(stopped)
     exact(told := stage.tally(stopped, sent + 1), sent + 1)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
+
+
+def remade(stage: Stage) -> None:
+    """Once somebody has removed the directory, those who were there and newcomers meet in a new one."""
+    sub, pub = stage.subscriber(kind="k"), stage.publisher()
+    sub.ask("subscribe", name="news", system="s", kind="other")
+    pub.ask("burst", count=10, **_TOPIC)
+    complete(stage.tally(sub, 10), 10)
+    gone = stage.directory.rename(stage.root / "gone")  # at once: nobody creates a file while it is removed
+    shutil.rmtree(gone)
+    late, other = stage.subscriber(kind="k"), stage.publisher()
+    sent = _met(stage, pub, late, "sub", _TOPIC)
+    _met(stage, other, sub, "news", _OTHER)
+    exact(told := stage.tally(sub, 10 + sent), 10 + sent)
+    check("those who were there lose nothing", told["lost"] == 0, told)
+
+
+def _met(stage: Stage, sender: Driver, receiver: Driver, name: str, topic: dict[str, str]) -> int:
+    """Send until an event has arrived; return how many were sent."""
+    sent = 0
+
+    def arrived() -> bool:
+        nonlocal sent
+        sender.ask("send", **topic)
+        sent += 1
+        return bool(receiver.ask("receive", name=name, count=1, timeout=0.1)["events"])
+
+    until("the two find each other", arrived, stage.patience)
+    return sent

@@ -9,7 +9,7 @@ from ..driver import Driver, PeerError
 from ..values import parse, same
 from .stage import Stage, check, complete, exact
 
-__all__ = ["batches", "block", "data", "order", "sizes", "topics"]
+__all__ = ["batches", "block", "block_at_close", "data", "order", "sizes", "topics"]
 
 _TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 
@@ -23,6 +23,9 @@ _VALUES: tuple[dict[str, str], ...] = (
     {"hex": "00010200ff"},
     {"hex": ""},
     {},
+    {"json": "[]"},
+    {"json": "{}"},
+    {"json": '""'},
     {"json": '"\\u0000\\n"'},
 )
 
@@ -171,3 +174,14 @@ def _drained(stage: Stage, pub: Driver, sub: Driver) -> list[dict[str, Any]]:
                 pub.ask("send", system="s", kind=kinds[0], path="/p", json="0")
                 kinds.pop(0)
     return events
+
+
+def block_at_close(stage: Stage) -> None:
+    """What a `block` publisher has sent arrives, though it closes and ends while the reader is slow."""
+    sub = stage.subscriber(overflow="block", capacity=10)
+    pub = stage.publisher(send_timeout=100)
+    sent = stage.times(1500, 5000)
+    sub.begin("slow", name="sub", pause=0.001, until=sent, timeout=stage.patience)
+    pub.ask("burst", count=sent, bytes=300, **_TOPIC)
+    stage.end(pub)
+    complete(sub.answer(), sent)

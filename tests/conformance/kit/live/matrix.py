@@ -11,7 +11,7 @@ from pathlib import Path
 from ..driver import Broken, PeerError, Unsupported
 from ..manifest import Manifest
 from ..results import FAIL, PASS, UNSUPPORTED, Result
-from . import ends, flows, losses, meetings
+from . import ends, flows, losses, measures, meetings
 from .stage import Stage, Wrong, unsupported
 
 __all__ = ["CHECKS", "pairs", "play", "run"]
@@ -23,10 +23,12 @@ CHECKS: dict[str, Callable[[Stage], None]] = {
     "batches": flows.batches,
     "sizes": flows.sizes,
     "block": flows.block,
+    "block-close": flows.block_at_close,
     "loss": losses.loss_at_rest,
     "loss-close": losses.loss_at_close,
     "loss-batch": losses.loss_in_batches,
     "loss-slow": losses.loss_of_slow,
+    "many": losses.many_topics,
     "strict": meetings.strict_joins,
     "joins": meetings.joins,
     "first": meetings.first_events,
@@ -36,7 +38,11 @@ CHECKS: dict[str, Callable[[Stage], None]] = {
     "kill-sub": ends.killed_subscriber,
     "stop-pub": ends.stopped_publisher,
     "stop-sub": ends.stopped_subscriber,
+    "remade": ends.remade,
+    "echo": measures.echo,
+    "speed": measures.speed,
 }
+_LONG = {"many"}  # in the long form only
 _REPEATS = 3  # in the long form
 _AT_A_TIME = 2  # for each core: most of them wait
 
@@ -65,6 +71,7 @@ def run(
         (pair, name, number)
         for number in range(_REPEATS if full else 1)
         for name in CHECKS
+        if full or name not in _LONG
         for pair in chosen
     ]
     with ThreadPoolExecutor(_AT_A_TIME * (os.cpu_count() or 1)) as pool:
