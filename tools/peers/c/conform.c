@@ -1,17 +1,8 @@
-/* The driver of the C peer for tools/conform: a JSON line is a request, and one is its answer. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-
-#include "zev.h"
-
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
-#include <zmq.h>
+/* The driver of the C peer for tools/conform: a JSON line is a request, and one is its answer.
+ *
+ * It includes the library, so that the verbs without a bus call the functions that sending and receiving call.
+ * Those with a bus use zev.h only. */
+#include "zev.c"
 
 #if defined(__SANITIZE_THREAD__)
 /* The thread sanitizer does not see how libzmq, which is not built with it, keeps its threads apart. */
@@ -21,282 +12,139 @@ const char *__tsan_default_suppressions(void) {
 }
 #endif
 
-/* --- JSON of the requests: trusted, small, and read into a tree --- */
+/* --- requests: JSON that the kit has made, looked at in its text --- */
 
-struct value {
-    struct value *next, *children; /* of an array or an object */
-    char *key, *text;              /* a text; or the digits of a number */
-    size_t size;
-    char type; /* s, n, t, f, 0 (null), [, { */
-};
-
-static void *allocate(size_t size) {
-    void *memory = calloc(1, size);
-    if (memory == NULL)
-        abort();
-    return memory;
-}
-
-static void free_value(struct value *value) {
-    while (value != NULL) {
-        struct value *next = value->next;
-        free_value(value->children);
-        free(value->key);
-        free(value->text);
-        free(value);
-        value = next;
+/* Return where the value of a key is, NULL if there is none. */
+static const char *find(const char *object, const char *key) {
+    const char *at = json_space(json_space(object) + 1);
+    size_t size = strlen(key);
+    while (*at == '"') {
+        const char *name = at + 1, *value = json_space(json_space(json_string(at)) + 1);
+        if (strncmp(name, key, size) == 0 && name[size] == '"')
+            return *value != 'n' ? value : NULL;
+        at = json_space(json_value(value, MAX_DEPTH));
+        at = json_space(at + (*at == ','));
     }
-}
-
-static const char *skip_space(const char *at) {
-    return at + strspn(at, " \t\r\n");
-}
-
-static char *put_char(char *to, unsigned code) {
-    if (code < 0x80) {
-        *to++ = (char)code;
-    } else if (code < 0x800) {
-        *to++ = (char)(0xc0 | code >> 6);
-        *to++ = (char)(0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        *to++ = (char)(0xe0 | code >> 12);
-        *to++ = (char)(0x80 | (code >> 6 & 0x3f));
-        *to++ = (char)(0x80 | (code & 0x3f));
-    } else {
-        *to++ = (char)(0xf0 | code >> 18);
-        *to++ = (char)(0x80 | (code >> 12 & 0x3f));
-        *to++ = (char)(0x80 | (code >> 6 & 0x3f));
-        *to++ = (char)(0x80 | (code & 0x3f));
-    }
-    return to;
-}
-
-static unsigned read_hex4(const char *at) {
-    unsigned value = 0;
-    sscanf(at, "%4x", &value);
-    return value;
-}
-
-static const char *read_text(const char *at, char **text, size_t *size) {
-    const char *end = at;
-    while (*end != '"')
-        end += *end == '\\' ? 2 : 1;
-    char *to = *text = (char *)allocate((size_t)(end - at) + 1);
-    while (*at != '"') {
-        static const char escapes[] = "bfnrt", meant[] = "\b\f\n\r\t";
-        if (*at != '\\') {
-            *to++ = *at++;
-        } else if (at[1] == 'u') {
-            unsigned code = read_hex4(at + 2);
-            at += 6;
-            if (code >= 0xd800 && code < 0xdc00 && at[0] == '\\' && at[1] == 'u') {
-                code = 0x10000 + ((code - 0xd800) << 10) + (read_hex4(at + 2) - 0xdc00);
-                at += 6;
-            }
-            to = put_char(to, code);
-        } else {
-            const char *which = strchr(escapes, at[1]);
-            *to++ = which != NULL ? meant[which - escapes] : at[1];
-            at += 2;
-        }
-    }
-    *size = (size_t)(to - *text);
-    return at + 1;
-}
-
-static const char *read_value(const char *at, struct value **out);
-
-static const char *read_children(const char *at, struct value *parent) {
-    char closing = parent->type == '{' ? '}' : ']';
-    struct value **to = &parent->children;
-    at = skip_space(at);
-    while (*at != closing && *at != '\0') {
-        char *key = NULL;
-        size_t size;
-        if (parent->type == '{')
-            at = skip_space(skip_space(read_text(at + 1, &key, &size)) + 1);
-        at = skip_space(read_value(at, to));
-        (*to)->key = key;
-        to = &(*to)->next;
-        if (*at == ',')
-            at = skip_space(at + 1);
-    }
-    return at + 1;
-}
-
-static const char *read_value(const char *at, struct value **out) {
-    struct value *value = *out = (struct value *)allocate(sizeof *value);
-    at = skip_space(at);
-    if (*at == '"') {
-        value->type = 's';
-        return read_text(at + 1, &value->text, &value->size);
-    }
-    if (*at == '[' || *at == '{') {
-        value->type = *at;
-        return read_children(at + 1, value);
-    }
-    if (*at == 't' || *at == 'f' || *at == 'n') {
-        value->type = *at == 'n' ? '0' : *at;
-        return at + (*at == 'f' ? 5 : 4);
-    }
-    value->type = 'n';
-    size_t size = strspn(at, "+-.0123456789eE");
-    value->text = (char *)allocate(size + 1);
-    memcpy(value->text, at, size);
-    return at + (size > 0 ? size : 1);
-}
-
-static const struct value *get(const struct value *object, const char *key) {
-    for (const struct value *child = object->children; child != NULL; child = child->next)
-        if (strcmp(child->key, key) == 0 && child->type != '0')
-            return child;
     return NULL;
 }
 
-static double get_number(const struct value *object, const char *key, double otherwise) {
-    const struct value *found = get(object, key);
-    return found != NULL && found->type == 'n' ? strtod(found->text, NULL) : otherwise;
+/* Return the first item of a list; with `at`, the item after that one; NULL after the last. */
+static const char *next_row(const char *request, const char *key, const char *at) {
+    const char *list = at == NULL ? find(request, key) : json_space(json_value(at, MAX_DEPTH));
+    if (list == NULL || *list == ']')
+        return NULL;
+    at = json_space(list + 1);
+    return *at != ']' ? at : NULL;
 }
 
-static uint64_t get_count(const struct value *object, const char *key, uint64_t otherwise) {
-    const struct value *found = get(object, key);
-    return found != NULL && found->type == 'n' ? strtoull(found->text, NULL, 10) : otherwise;
+static uint64_t count_of(const char *request, const char *key, uint64_t otherwise) {
+    const char *found = find(request, key);
+    return found != NULL ? strtoull(found, NULL, 10) : otherwise;
+}
+
+static double number_of(const char *request, const char *key, double otherwise) {
+    const char *found = find(request, key);
+    return found != NULL ? strtod(found, NULL) : otherwise;
+}
+
+/* Memory that is freed once the request is answered. */
+static struct chunk {
+    struct chunk *next;
+} *chunks;
+
+static char *allocate(size_t size) {
+    struct chunk *chunk = (struct chunk *)resize(NULL, sizeof *chunk + size);
+    chunk->next = chunks;
+    chunks = chunk;
+    return (char *)(chunk + 1);
+}
+
+static void free_chunks(void) {
+    for (struct chunk *chunk; (chunk = chunks) != NULL; free(chunk))
+        chunks = chunk->next;
 }
 
 static char *from_hex(const char *hex, size_t *size) {
-    *size = strlen(hex) / 2;
-    char *bytes = (char *)allocate(*size + 1);
+    *size = (size_t)(json_string(hex) - hex - 2) / 2;
+    char *bytes = allocate(*size + 1);
     for (size_t i = 0; i < *size; i++) {
-        char digits[3] = {hex[2 * i], hex[2 * i + 1], '\0'};
+        const char digits[3] = {hex[2 * i + 1], hex[2 * i + 2], '\0'};
         bytes[i] = (char)strtoul(digits, NULL, 16);
     }
+    bytes[*size] = '\0';
     return bytes;
 }
 
-/* Return a text, which the caller frees; NULL if there is none. A C string cannot hold a NUL: such a text is refused
- * here, as a program that has one must. */
-static int get_text(const struct value *request, const char *key, char **text, zev_error *err) {
-    char in_hex[64];
-    const struct value *found = get(request, key);
+/* Return a text, or `otherwise` if there is none. A C string cannot hold a NUL: in place of such a text, which
+ * must be refused, return one that is for another reason. */
+static const char *text_of(const char *request, const char *key, const char *otherwise) {
+    char in_hex[32];
     size_t size = 0;
-    *text = NULL;
     snprintf(in_hex, sizeof in_hex, "%s_hex", key);
-    const struct value *hex = get(request, in_hex);
-    if (hex != NULL) {
-        *text = from_hex(hex->text, &size);
-    } else if (found != NULL && found->type == 's') {
-        size = found->size;
-        *text = (char *)allocate(size + 1);
-        memcpy(*text, found->text, size);
-    }
-    if (*text == NULL || strlen(*text) == size)
-        return 0;
-    free(*text);
-    *text = NULL;
-    err->kind = ZEV_INVALID;
-    err->retryable = false;
-    snprintf(err->message, sizeof err->message, "%s contains NUL, which ends a C string", key);
-    return -1;
+    const char *found = find(request, key), *hex = find(request, in_hex);
+    if (found == NULL && hex == NULL)
+        return otherwise;
+    char *text = hex != NULL ? from_hex(hex, &size) : allocate((size_t)(json_string(found) - found));
+    if (hex == NULL)
+        size = (size_t)(json_unescape(text, found) - text);
+    return strlen(text) == size ? text : "\xff";
 }
 
 /* --- answers --- */
 
-static char *said;
-static size_t said_size, said_room;
+static struct text said;
 
-static void say(const char *format, ...) __attribute__((format(printf, 1, 2), nonnull(1)));
-
-static void reserve(size_t more) {
-    if (said_size + more < said_room)
-        return;
-    said_room = 2 * said_room + more + 1024;
-    said = (char *)realloc(said, said_room);
-    if (said == NULL)
-        abort();
-}
-
-static void say(const char *format, ...) {
-    va_list args;
-    char probe[1];
-    va_start(args, format);
-    int size = vsnprintf(probe, sizeof probe, format, args);
-    va_end(args);
-    reserve((size_t)size + 1);
-    va_start(args, format);
-    vsnprintf(said + said_size, (size_t)size + 1, format, args);
-    va_end(args);
-    said_size += (size_t)size;
-}
-
-static void say_text(const char *text) {
-    reserve(6 * strlen(text) + 3);
-    said[said_size++] = '"';
-    for (const char *c = text; *c != '\0'; c++) {
-        if (*c == '"' || *c == '\\')
-            said[said_size++] = '\\';
-        if ((unsigned char)*c < 0x20)
-            say("\\u%04x", (unsigned)*c);
-        else
-            said[said_size++] = *c;
-    }
-    said[said_size++] = '"';
-    said[said_size] = '\0';
-}
-
-static void say_hex(const void *bytes, size_t size) {
-    reserve(2 * size + 3);
-    said[said_size++] = '"';
+static void say_hex(const char *bytes, size_t size) {
+    put_string(&said, "\"");
     for (size_t i = 0; i < size; i++)
-        said_size += (size_t)sprintf(said + said_size, "%02x", ((const unsigned char *)bytes)[i]);
-    said[said_size++] = '"';
-    said[said_size] = '\0';
+        put_format(&said, "%02x", (unsigned char)bytes[i]);
+    put_string(&said, "\"");
 }
 
-/* Begin the answer again: it is an error. */
-static int say_error(const zev_error *err) {
-    said_size = 0;
-    say("{\"error\":{\"kind\":\"%s\",\"retryable\":%s,\"message\":", zev_kind_name(err->kind),
-        err->retryable ? "true" : "false");
-    say_text(err->message);
-    say("}}");
-    return -1;
+static void say_number(const char *name, uint64_t number) {
+    put_format(&said, ",\"%s\":%llu", name, (unsigned long long)number);
+}
+
+static void say_told(const char *name, uint64_t number) {
+    if (number != ZEV_UNTOLD)
+        say_number(name, number);
 }
 
 static void say_event(const zev_event *evt) {
-    say("{\"system\":");
-    say_text(evt->system);
-    say(",\"kind\":");
-    say_text(evt->kind);
-    say(",\"path\":");
-    say_text(evt->path);
-    if (evt->type == ZEV_JSON) {
-        say(",\"json\":");
-        say_text(evt->data);
-    } else if (evt->type == ZEV_BYTES) {
-        say(",\"hex\":");
+    put_string(&said, "{\"system\":");
+    put_quoted(&said, evt->system);
+    put_string(&said, ",\"kind\":");
+    put_quoted(&said, evt->kind);
+    put_string(&said, ",\"path\":");
+    put_quoted(&said, evt->path);
+    put_string(&said, evt->type == ZEV_JSON ? ",\"json\":" : evt->type == ZEV_BYTES ? ",\"hex\":" : "");
+    if (evt->type == ZEV_JSON)
+        put_quoted(&said, evt->data);
+    else if (evt->type == ZEV_BYTES)
         say_hex(evt->data, evt->size);
+    say_told("time", evt->time);
+    say_number("seq", evt->seq);
+    put_format(&said, ",\"origin\":\"%s\"}", evt->origin);
+}
+
+/* Answer the rows of a list, one after the other. */
+static void say_rows(const char *request, const char *key, const char *name, void (*say)(const char *row)) {
+    const char *comma = "";
+    put_format(&said, ",\"%s\":[", name);
+    for (const char *row = NULL; (row = next_row(request, key, row)) != NULL; comma = ",") {
+        put_string(&said, comma);
+        say(row);
     }
-    if (evt->time != ZEV_UNTOLD)
-        say(",\"time\":%llu", (unsigned long long)evt->time);
-    say(",\"origin\":\"%s\",\"seq\":%llu}", evt->origin, (unsigned long long)evt->seq);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static long long micros(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (long long)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+    put_string(&said, "]");
 }
 
 static void pause_for(double seconds) {
     struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    if (seconds > 0)
-        nanosleep(&t, NULL);
+    nanosleep(&t, NULL);
+}
+
+static long long micros(void) {
+    return (long long)(now_seconds() * 1e6);
 }
 
 /* --- the bus --- */
@@ -313,91 +161,59 @@ static char bus_name[128];
 static struct named *subs;
 static zev_error err;
 
-static zev_sub *find_sub(const struct value *request) {
-    const struct value *name = get(request, "name");
-    for (struct named *at = subs; at != NULL && name != NULL; at = at->next)
-        if (strcmp(at->name, name->text) == 0)
-            return at->sub;
-    return NULL;
-}
-
-static int no_bus(void) {
-    err.kind = ZEV_CANCELED;
-    err.retryable = false;
-    snprintf(err.message, sizeof err.message, "no bus or no such subscription is open: open one first");
-    return say_error(&err);
-}
-
-static int do_hello(const struct value *request) {
+static int do_hello(const char *request, zev_sub *sub) {
     int major, minor, patch;
-    (void)request;
+    (void)request, (void)sub;
     zmq_version(&major, &minor, &patch);
-    say(",\"language\":\"c\",\"library\":\"libzmq %d.%d.%d\",\"pid\":%ld", major, minor, patch, (long)getpid());
+    put_format(&said, ",\"language\":\"c\",\"library\":\"libzmq %d.%d.%d\",\"pid\":%ld", major, minor, patch,
+               (long)getpid());
     return 0;
 }
 
-static int do_open(const struct value *request) {
-    char *name;
+static int do_open(const char *request, zev_sub *sub) {
+    (void)sub;
     options = zev_defaults();
-    if (get_text(request, "bus", &name, &err) != 0)
-        return say_error(&err);
-    snprintf(bus_name, sizeof bus_name, "%s", name != NULL ? name : "");
-    options.name = name != NULL ? bus_name : NULL;
-    free(name);
-    options.capacity = get_count(request, "capacity", options.capacity);
-    options.max_event_bytes = get_count(request, "max_event_bytes", options.max_event_bytes);
-    options.linger = get_number(request, "linger", options.linger);
-    options.send_timeout = get_number(request, "send_timeout", options.send_timeout);
+    snprintf(bus_name, sizeof bus_name, "%s", text_of(request, "bus", ""));
+    options.name = find(request, "bus") != NULL ? bus_name : NULL;
+    options.capacity = count_of(request, "capacity", options.capacity);
+    options.max_event_bytes = count_of(request, "max_event_bytes", options.max_event_bytes);
+    options.linger = number_of(request, "linger", options.linger);
+    options.send_timeout = number_of(request, "send_timeout", options.send_timeout);
     bus = zev_open(&options, &err);
-    return bus != NULL ? 0 : say_error(&err);
+    return bus != NULL ? 0 : -1;
 }
 
 static void close_all(void) {
     zev_close(bus);
     bus = NULL;
-    while (subs != NULL) {
-        struct named *first = subs;
+    for (struct named *first; (first = subs) != NULL; free(first)) {
         subs = first->next;
         zev_sub_free(first->sub);
         free(first->name);
-        free(first);
     }
 }
 
-static int do_close(const struct value *request) {
-    if (get(request, "name") == NULL)
+static int do_close(const char *request, zev_sub *sub) {
+    if (find(request, "name") == NULL)
         close_all();
-    else if (find_sub(request) != NULL)
-        zev_sub_close(find_sub(request));
+    else if (sub != NULL)
+        zev_sub_close(sub);
     return 0;
 }
 
-static zev_sub *open_sub(const struct value *request) {
-    const struct value *overflow = get(request, "overflow");
-    zev_sub_options how = {ZEV_DROP, 0, 0};
-    char *system, *kind = NULL;
-    zev_sub *sub = NULL;
-    if (bus == NULL) {
-        no_bus();
-        return NULL;
-    }
-    how.overflow = overflow != NULL && strcmp(overflow->text, "block") == 0 ? ZEV_BLOCK : ZEV_DROP;
-    how.capacity = get_count(request, "capacity", 0);
-    if (get_text(request, "system", &system, &err) == 0 && get_text(request, "kind", &kind, &err) == 0)
-        sub = zev_subscribe(bus, system, kind, &how, &err);
-    if (sub == NULL)
-        say_error(&err);
-    free(system);
-    free(kind);
-    return sub;
+static zev_sub *open_sub(const char *request) {
+    zev_sub_options how = {ZEV_DROP, count_of(request, "capacity", 0), 0};
+    if (strcmp(text_of(request, "overflow", "drop"), "block") == 0)
+        how.overflow = ZEV_BLOCK;
+    return zev_subscribe(bus, text_of(request, "system", NULL), text_of(request, "kind", NULL), &how, &err);
 }
 
-static int do_subscribe(const struct value *request) {
-    zev_sub *sub = open_sub(request);
+static int do_subscribe(const char *request, zev_sub *sub) {
+    sub = open_sub(request);
     if (sub == NULL)
         return -1;
-    struct named *named = (struct named *)allocate(sizeof *named);
-    named->name = strdup(get(request, "name")->text);
+    struct named *named = NEW(struct named);
+    named->name = strdup(text_of(request, "name", ""));
     named->sub = sub;
     named->next = subs;
     subs = named;
@@ -406,15 +222,17 @@ static int do_subscribe(const struct value *request) {
 
 /* --- receiving --- */
 
+struct seen {
+    struct seen *next;
+    char stream[512];
+    uint64_t seq;
+};
+
 /* What the events of a burst were, without keeping them. */
 struct tally {
     long long first, last;
     bool ordered;
-    struct seen {
-        struct seen *next;
-        char *stream;
-        uint64_t seq;
-    } *seen;
+    struct seen *seen;
 };
 
 static long long number_in(const zev_event *evt, const char *key) {
@@ -423,598 +241,480 @@ static long long number_in(const zev_event *evt, const char *key) {
 }
 
 static void add_to_tally(struct tally *tally, const zev_event *evt) {
-    char stream[1024];
-    snprintf(stream, sizeof stream, "%s %s %s", evt->origin, evt->system, evt->kind);
+    char stream[512];
+    snprintf(stream, sizeof stream, "%s %.200s %.200s", evt->origin, evt->system, evt->kind);
     struct seen *seen = tally->seen;
     while (seen != NULL && strcmp(seen->stream, stream) != 0)
         seen = seen->next;
     if (seen == NULL) {
         seen = (struct seen *)allocate(sizeof *seen);
-        seen->stream = strdup(stream);
+        strcpy(seen->stream, stream);
+        seen->seq = 0;
         seen->next = tally->seen;
         tally->seen = seen;
     }
-    tally->ordered = tally->ordered && evt->seq > seen->seq;
+    tally->ordered &= evt->seq > seen->seq;
     seen->seq = evt->seq;
     tally->last = number_in(evt, "\"n\":");
-    if (tally->first == 0)
-        tally->first = tally->last;
+    tally->first = tally->first == 0 ? tally->last : tally->first;
 }
 
-/* Serves `slow` too, which pauses after each event. */
-static int do_receive(const struct value *request) {
-    zev_sub *sub = find_sub(request);
-    bool slow = strcmp(get(request, "verb")->text, "slow") == 0;
-    bool tallied = slow || (get(request, "tally") != NULL && get(request, "tally")->type == 't');
-    uint64_t count = get_count(request, "count", UINT64_MAX), until = get_count(request, "until", UINT64_MAX);
-    double timeout = get_number(request, "timeout", 10), progress = now();
+/* Serves `slow` too, which tallies, and pauses after each event. */
+static int do_receive(const char *request, zev_sub *sub) {
+    const double pause = number_of(request, "pause", 0), timeout = number_of(request, "timeout", 10);
+    const char *tallied = find(request, "tally");
+    const uint64_t count = count_of(request, "count", UINT64_MAX),
+                   until = count_of(request, "until", UINT64_MAX);
+    bool listed = pause <= 0 && (tallied == NULL || *tallied != 't');
     struct tally tally = {0, 0, true, NULL};
     zev_event evt = ZEV_EVENT_INIT;
-    uint64_t got = 0, before = UINT64_MAX;
-    int state = -1;
-    if (sub == NULL)
-        return no_bus();
-    if (!tallied)
-        say(",\"events\":[");
     zev_stats stats = zev_sub_stats(sub);
-    while (got < count && stats.received + stats.lost < until) {
-        state = zev_receive(sub, &evt, until < UINT64_MAX && timeout > 0.05 ? 0.05 : timeout, &err);
-        if (state == 0)
-            break;
+    uint64_t got = 0, before = UINT64_MAX;
+    double progress = now_seconds();
+    int state = -1;
+    put_string(&said, listed ? ",\"events\":[" : "");
+    while (got < count && stats.received + stats.lost < until && state != 0) {
+        state = zev_receive(sub, &evt, until < UINT64_MAX ? least(0.05, timeout) : timeout, &err);
         if (state == 1) {
-            if (tallied) {
-                add_to_tally(&tally, &evt);
-            } else {
-                say("%s", got > 0 ? "," : "");
+            put_string(&said, listed && got > 0 ? "," : "");
+            if (listed)
                 say_event(&evt);
-            }
+            else
+                add_to_tally(&tally, &evt);
             got++;
-            if (slow)
-                pause_for(get_number(request, "pause", 0));
+            pause_for(pause);
         }
         stats = zev_sub_stats(sub);
-        uint64_t sum = stats.received + stats.lost + stats.malformed;
-        if (sum != before) {
-            before = sum;
-            progress = now();
-        } else if (now() >= progress + timeout) {
+        if (stats.received + stats.lost + stats.malformed != before)
+            progress = now_seconds();
+        else if (now_seconds() >= progress + timeout)
             break;
-        }
+        before = stats.received + stats.lost + stats.malformed;
     }
     zev_event_clear(&evt);
-    stats = zev_sub_stats(sub);
-    if (tallied)
-        say(",\"first\":%lld,\"last\":%lld,\"ordered\":%s", tally.first, tally.last, tally.ordered ? "true" : "false");
+    if (listed)
+        put_string(&said, "]");
     else
-        say("]");
-    while (tally.seen != NULL) {
-        struct seen *seen = tally.seen;
-        tally.seen = seen->next;
-        free(seen->stream);
-        free(seen);
-    }
-    say(",\"received\":%llu,\"lost\":%llu,\"malformed\":%llu,\"open\":%s", (unsigned long long)stats.received,
-        (unsigned long long)stats.lost, (unsigned long long)stats.malformed, state != 0 ? "true" : "false");
+        put_format(&said, ",\"first\":%lld,\"last\":%lld,\"ordered\":%s", tally.first, tally.last,
+                   tally.ordered ? "true" : "false");
+    say_number("received", stats.received);
+    say_number("lost", stats.lost);
+    say_number("malformed", stats.malformed);
+    put_format(&said, ",\"open\":%s", state != 0 ? "true" : "false");
     return 0;
 }
 
-static int do_busy(const struct value *request) {
-    pause_for(get_number(request, "seconds", 0));
+static int do_busy(const char *request, zev_sub *sub) {
+    (void)sub;
+    pause_for(number_of(request, "seconds", 0));
     return 0;
 }
 
-static int do_churn(const struct value *request) {
-    uint64_t count = get_count(request, "count", 1);
+static int do_churn(const char *request, zev_sub *sub) {
+    const uint64_t count = count_of(request, "count", 1);
     zev_event evt = ZEV_EVENT_INIT;
-    say(",\"rounds\":[");
-    for (uint64_t i = 0; i < count; i++) {
-        zev_sub *sub = open_sub(request);
+    int state = 1;
+    put_string(&said, ",\"rounds\":[");
+    for (uint64_t i = 0; i < count && state == 1; i++) {
+        sub = open_sub(request);
         if (sub == NULL)
             return -1;
         long long joined = micros();
-        if (zev_receive(sub, &evt, get_number(request, "timeout", 10), &err) != 1) {
-            zev_sub_free(sub);
-            return say_error(&err);
-        }
-        say("%s{\"joined\":%lld,\"n\":%lld,\"prev\":%lld,\"lost\":%llu}", i > 0 ? "," : "", joined,
-            number_in(&evt, "\"n\":"), number_in(&evt, "\"prev\":"), (unsigned long long)evt.lost);
+        state = zev_receive(sub, &evt, number_of(request, "timeout", 10), &err);
+        put_format(&said, "%s{\"joined\":%lld,\"n\":%lld,\"prev\":%lld,\"lost\":%llu}", i > 0 ? "," : "",
+                   joined, number_in(&evt, "\"n\":"), number_in(&evt, "\"prev\":"),
+                   (unsigned long long)evt.lost);
         zev_sub_free(sub);
     }
     zev_event_clear(&evt);
-    say("]");
-    return 0;
+    put_string(&said, "]");
+    return state == 1 ? 0 : -1;
 }
 
 /* --- sending --- */
 
-struct topic {
-    char *system, *kind, *path;
+struct topic_of {
+    const char *system, *kind, *path;
 };
 
-static int get_topic(const struct value *request, struct topic *topic) {
-    memset(topic, 0, sizeof *topic);
-    return get_text(request, "system", &topic->system, &err) != 0 || get_text(request, "kind", &topic->kind, &err) != 0 ||
-                   get_text(request, "path", &topic->path, &err) != 0
-               ? -1
-               : 0;
+static struct topic_of topic_of(const char *request) {
+    struct topic_of topic = {text_of(request, "system", NULL), text_of(request, "kind", NULL),
+                             text_of(request, "path", "/conform")};
+    return topic;
 }
 
-static void free_topic(struct topic *topic) {
-    free(topic->system);
-    free(topic->kind);
-    free(topic->path);
-}
-
-static const char *path_of(const struct topic *topic) {
-    return topic->path != NULL ? topic->path : "/conform";
-}
-
-static int do_send(const struct value *request) {
-    const struct value *hex = get(request, "hex");
-    struct topic topic;
-    char *json = NULL;
-    int result = bus == NULL ? no_bus() : get_topic(request, &topic);
-    if (bus == NULL)
-        return result;
-    if (result == 0 && hex != NULL) {
-        size_t size;
-        char *bytes = from_hex(hex->text, &size);
-        result = zev_send_bytes(bus, topic.system, topic.kind, topic.path, bytes, size, &err);
-        free(bytes);
-    } else if (result == 0 && (result = get_text(request, "json", &json, &err)) == 0) {
-        result = zev_send(bus, topic.system, topic.kind, topic.path, json, &err);
-    }
-    free(json);
-    free_topic(&topic);
-    return result == 0 ? 0 : say_error(&err);
+static int do_send(const char *request, zev_sub *sub) {
+    const struct topic_of to = topic_of(request);
+    const char *hex = find(request, "hex");
+    size_t size;
+    (void)sub;
+    if (hex == NULL)
+        return zev_send(bus, to.system, to.kind, to.path, text_of(request, "json", NULL), &err);
+    const char *bytes = from_hex(hex, &size);
+    return zev_send_bytes(bus, to.system, to.kind, to.path, bytes, size, &err);
 }
 
 static void put_counted(char *to, size_t n, size_t pad) {
-    size_t size = (size_t)sprintf(to, "{\"n\":%zu", n);
-    if (pad > 0) {
-        size += (size_t)sprintf(to + size, ",\"pad\":\"");
-        memset(to + size, 'x', pad);
-        size += pad;
-        to[size++] = '"';
-    }
-    strcpy(to + size, "}");
+    size_t size = (size_t)sprintf(to, pad > 0 ? "{\"n\":%zu,\"pad\":\"" : "{\"n\":%zu", n);
+    memset(to + size, 'x', pad);
+    strcpy(to + size + pad, pad > 0 ? "\"}" : "}");
 }
 
-static int send_counted(const struct topic *topic, size_t n, size_t batch, size_t count, size_t pad, char *texts,
-                        zev_item *items) {
-    if (batch == 0) {
-        put_counted(texts, n, pad);
-        return zev_send(bus, topic->system, topic->kind, path_of(topic), texts, &err);
-    }
-    size_t filled = 0;
-    for (; filled < batch && n + filled <= count; filled++) {
-        items[filled].path = path_of(topic);
-        items[filled].json = texts + filled * (pad + 64);
-        put_counted(texts + filled * (pad + 64), n + filled, pad);
-    }
-    return zev_send_many(bus, topic->system, topic->kind, items, filled, &err);
-}
-
-static int do_burst(const struct value *request) {
-    size_t count = get_count(request, "count", 1), batch = get_count(request, "batch", 0);
-    size_t pad = get_count(request, "bytes", 0), room = batch > 0 ? batch : 1;
-    double interval = get_number(request, "interval", 0), began = now();
-    struct topic topic;
-    if (bus == NULL)
-        return no_bus();
-    int result = get_topic(request, &topic);
-    char *texts = (char *)allocate(room * (pad + 64));
-    zev_item *items = (zev_item *)allocate(room * sizeof *items);
+static int do_burst(const char *request, zev_sub *sub) {
+    const size_t count = count_of(request, "count", 1), batch = count_of(request, "batch", 0);
+    const size_t pad = count_of(request, "bytes", 0), room = batch > 0 ? batch : 1;
+    const double interval = number_of(request, "interval", 0), began = now_seconds();
+    const struct topic_of to = topic_of(request);
+    char *texts = allocate(room * (pad + 64));
+    zev_item *items = (zev_item *)(void *)allocate(room * sizeof *items);
+    int result = 0;
+    (void)sub;
     for (size_t n = 1; result == 0 && n <= count; n += room) {
-        result = send_counted(&topic, n, batch, count, pad, texts, items);
-        pause_for(interval);
+        size_t filled = 0;
+        for (; filled < room && n + filled <= count; filled++) {
+            items[filled].path = to.path;
+            items[filled].json = texts + filled * (pad + 64);
+            put_counted(texts + filled * (pad + 64), n + filled, pad);
+        }
+        result = batch > 0 ? zev_send_many(bus, to.system, to.kind, items, filled, &err)
+                           : zev_send(bus, to.system, to.kind, to.path, texts, &err);
+        if (interval > 0)
+            pause_for(interval);
     }
-    free(texts);
-    free(items);
-    free_topic(&topic);
-    if (result != 0)
-        return say_error(&err);
-    say(",\"sent\":%zu,\"seconds\":%.9f", count, now() - began);
-    return 0;
+    put_format(&said, ",\"sent\":%zu,\"seconds\":%.9f", count, now_seconds() - began);
+    return result;
 }
 
-static int do_stream(const struct value *request) {
-    const struct value *until = get(request, "until");
-    double interval = get_number(request, "interval", 0.001);
-    struct topic topic;
+static int do_stream(const char *request, zev_sub *sub) {
+    const char *until = text_of(request, "until", "");
+    const double interval = number_of(request, "interval", 0.001);
+    const struct topic_of to = topic_of(request);
     char json[128];
     long long before = 0;
     size_t sent = 0;
-    if (bus == NULL)
-        return no_bus();
-    int result = get_topic(request, &topic);
-    while (result == 0) {
+    int result;
+    (void)sub;
+    do {
         long long at = micros();
         snprintf(json, sizeof json, "{\"n\":%zu,\"at\":%lld,\"prev\":%lld}", ++sent, at, before);
-        result = zev_send(bus, topic.system, topic.kind, path_of(&topic), json, &err);
+        result = zev_send(bus, to.system, to.kind, to.path, json, &err);
         before = at;
-        if (access(until->text, F_OK) == 0)
-            break;
         pause_for(interval);
-    }
-    free_topic(&topic);
-    if (result != 0)
-        return say_error(&err);
-    say(",\"sent\":%zu", sent);
-    return 0;
+    } while (result == 0 && access(until, F_OK) != 0);
+    say_number("sent", sent);
+    return result;
 }
 
-static int do_joins(const struct value *request) {
-    size_t count = get_count(request, "count", 1);
-    struct topic topic;
+static int do_joins(const char *request, zev_sub *sub) {
+    const size_t count = count_of(request, "count", 1);
+    const struct topic_of to = topic_of(request);
     char json[64];
-    int result = get_topic(request, &topic);
-    say(",\"seconds\":[");
+    int result = 0;
+    (void)sub;
+    put_string(&said, ",\"seconds\":[");
     for (size_t n = 1; result == 0 && n <= count; n++) {
-        double began = now();
+        double began = now_seconds();
         zev_bus *another = zev_open(&options, &err);
         snprintf(json, sizeof json, "{\"n\":%zu}", n);
-        result = another == NULL ? -1 : zev_send(another, topic.system, topic.kind, path_of(&topic), json, &err);
-        say("%s%.9f", n > 1 ? "," : "", now() - began);
+        result = another == NULL ? -1 : zev_send(another, to.system, to.kind, to.path, json, &err);
+        put_format(&said, "%s%.9f", n > 1 ? "," : "", now_seconds() - began);
         zev_close(another);
     }
-    free_topic(&topic);
-    say("]");
-    return result == 0 ? 0 : say_error(&err);
+    put_string(&said, "]");
+    return result;
 }
 
 /* --- speed --- */
 
-static int do_speed(const struct value *request) {
-    const struct value *role = get(request, "role");
-    size_t count = get_count(request, "count", 1);
+static int do_speed(const char *request, zev_sub *sub) {
+    const size_t count = count_of(request, "count", 1);
     zev_event evt = ZEV_EVENT_INIT;
-    zev_sub *sub = find_sub(request);
     double began = 0;
-    if (role != NULL && strcmp(role->text, "send") == 0)
-        return do_burst(request);
-    if (sub == NULL)
-        return no_bus();
+    if (strcmp(text_of(request, "role", ""), "send") == 0)
+        return do_burst(request, sub);
     for (size_t got = 0; got < count; got++) {
         if (zev_receive(sub, &evt, 60, &err) != 1)
-            return say_error(&err);
-        if (got == 0)
-            began = now();
+            return -1;
+        began = got == 0 ? now_seconds() : began;
     }
-    say(",\"seconds\":%.9f", now() - began);
+    put_format(&said, ",\"seconds\":%.9f", now_seconds() - began);
     zev_event_clear(&evt);
     return 0;
 }
 
-static int do_echo(const struct value *request) {
-    size_t count = get_count(request, "count", 1);
+static int do_echo(const char *request, zev_sub *sub) {
+    const size_t count = count_of(request, "count", 1);
+    const struct topic_of to = topic_of(request);
     zev_event evt = ZEV_EVENT_INIT;
-    struct topic topic;
-    zev_sub *sub = find_sub(request);
-    if (bus == NULL || sub == NULL)
-        return no_bus();
-    int result = get_topic(request, &topic);
+    int result = 0;
     for (size_t got = 0; result == 0 && got < count; got++) {
         result = zev_receive(sub, &evt, 60, &err) == 1 ? 0 : -1;
         if (result == 0)
-            result = zev_send(bus, topic.system, topic.kind, evt.path, evt.type == ZEV_JSON ? evt.data : NULL, &err);
+            result = zev_send(bus, to.system, to.kind, evt.path, evt.type == ZEV_JSON ? evt.data : NULL, &err);
     }
     zev_event_clear(&evt);
-    free_topic(&topic);
-    return result == 0 ? 0 : say_error(&err);
+    return result;
 }
 
-static int do_ping(const struct value *request) {
-    size_t count = get_count(request, "count", 1);
+static int do_ping(const char *request, zev_sub *sub) {
+    const size_t count = count_of(request, "count", 1);
+    const struct topic_of to = topic_of(request);
     zev_event evt = ZEV_EVENT_INIT;
-    struct topic topic;
     char json[64];
-    zev_sub *sub = find_sub(request);
-    if (bus == NULL || sub == NULL)
-        return no_bus();
-    int result = get_topic(request, &topic);
-    say(",\"micros\":[");
+    int result = 0;
+    put_string(&said, ",\"micros\":[");
     for (size_t n = 0; result == 0 && n < count; n++) {
-        double began = now();
+        double began = now_seconds();
         snprintf(json, sizeof json, "{\"n\":%zu}", n);
-        result = zev_send(bus, topic.system, topic.kind, path_of(&topic), json, &err);
+        result = zev_send(bus, to.system, to.kind, to.path, json, &err);
         if (result == 0 && zev_receive(sub, &evt, 60, &err) != 1)
             result = -1;
-        say("%s%.3f", n > 0 ? "," : "", (now() - began) * 1e6);
+        put_format(&said, "%s%.3f", n > 0 ? "," : "", (now_seconds() - began) * 1e6);
     }
-    say("]");
+    put_string(&said, "]");
     zev_event_clear(&evt);
-    free_topic(&topic);
-    return result == 0 ? 0 : say_error(&err);
+    return result;
 }
 
 /* --- the rules, without a bus --- */
 
-static const struct value *list(const struct value *request, const char *key) {
-    const struct value *found = get(request, key);
-    return found != NULL ? found->children : NULL;
+static void say_match(const char *row) {
+    const char *pattern = text_of(row, "pattern", "");
+    if (check_pattern(pattern, "system", &err) != 0)
+        put_string(&said, "null");
+    else
+        put_string(&said, matches(pattern, text_of(row, "name", "")) ? "true" : "false");
 }
 
-static void say_prefixes(const struct value *row) {
-    zev_prefixes prefixes;
-    char *system = NULL, *kind = NULL;
-    if (get_text(row, "system", &system, &err) != 0 || get_text(row, "kind", &kind, &err) != 0 ||
-        zev_prefixes_of(system, kind, &prefixes, &err) != 0) {
-        say("null");
-    } else {
-        say("[");
-        for (size_t i = 0; i < prefixes.count; i++) {
-            say("%s", i > 0 ? "," : "");
-            say_hex(prefixes.prefix[i].bytes, prefixes.prefix[i].size);
-        }
-        say("]");
-        zev_prefixes_clear(&prefixes);
+static void say_refused(const char *row) {
+    put_string(&said, check_pattern(text_of(row, "pattern", ""), "system", &err) != 0 ? "true" : "false");
+}
+
+static int compare_texts(const void *a, const void *b) {
+    const struct text *left = (const struct text *)a, *right = (const struct text *)b;
+    int order = memcmp(left->at, right->at, left->size < right->size ? left->size : right->size);
+    return order != 0 ? order : (left->size > right->size) - (left->size < right->size);
+}
+
+static void say_prefixes(const char *row) {
+    struct heads prefixes;
+    struct decoder *decoder = new_decoder(text_of(row, "system", NULL), text_of(row, "kind", NULL), 1, &err);
+    put_string(&said, decoder == NULL ? "null" : "[");
+    if (decoder == NULL)
+        return;
+    find_prefixes(decoder->system, decoder->kind, &prefixes);
+    qsort(prefixes.text, prefixes.count, sizeof prefixes.text[0], compare_texts);
+    for (size_t i = 0; i < prefixes.count; i++) {
+        put_string(&said, i > 0 ? "," : "");
+        say_hex(prefixes.text[i].at, prefixes.text[i].size);
     }
-    free(system);
-    free(kind);
+    put_string(&said, "]");
+    free_heads(&prefixes);
+    free_decoder(decoder);
 }
 
-static int match_row(const struct value *row) {
-    char *pattern = NULL, *name = NULL;
-    int result = get_text(row, "pattern", &pattern, &err) != 0 || get_text(row, "name", &name, &err) != 0
-                     ? -1
-                     : zev_match(pattern, name != NULL ? name : "", &err);
-    free(pattern);
-    free(name);
-    return result;
-}
-
-static int do_patterns(const struct value *request) {
-    static const char *const answers[] = {"null", "false", "true"};
-    const char *comma = "";
-    say(",\"matches\":[");
-    for (const struct value *row = list(request, "cases"); row != NULL; row = row->next, comma = ",")
-        say("%s%s", comma, answers[match_row(row) + 1]);
-    say("],\"prefixes\":[");
-    comma = "";
-    for (const struct value *row = list(request, "prefixes"); row != NULL; row = row->next, comma = ",") {
-        say("%s", comma);
-        say_prefixes(row);
-    }
-    say("],\"refused\":[");
-    comma = "";
-    for (const struct value *row = list(request, "invalid"); row != NULL; row = row->next, comma = ",")
-        say("%s%s", comma, match_row(row) < 0 ? "true" : "false");
-    say("]");
+static int do_patterns(const char *request, zev_sub *sub) {
+    (void)sub;
+    say_rows(request, "cases", "matches", say_match);
+    say_rows(request, "prefixes", "prefixes", say_prefixes);
+    say_rows(request, "invalid", "refused", say_refused);
     return 0;
 }
 
-static void say_events(unsigned char *bytes, const zev_frame *frame) {
-    zev_event evt = ZEV_EVENT_INIT;
-    size_t at = 0;
-    memcpy(evt.origin, frame->origin, sizeof evt.origin);
-    evt.time = frame->seq > 0 ? frame->time : ZEV_UNTOLD;
-    for (size_t i = 0; i < frame->events; i++) {
-        evt.system = (const char *)bytes;
-        evt.kind = (const char *)bytes + frame->kind;
-        evt.seq = frame->seq > 0 ? frame->seq + i : 0;
-        if (frame->batch) {
-            zev_next_item(bytes, frame, &at, &evt);
-        } else {
-            size_t size = frame->size - frame->data;
-            evt.path = (const char *)bytes + frame->path;
-            evt.type = size == 0 ? ZEV_NONE : bytes[frame->data] == '\0' ? ZEV_BYTES : ZEV_JSON;
-            evt.data = (const char *)bytes + frame->data + (evt.type == ZEV_BYTES);
-            evt.size = size - (evt.type == ZEV_BYTES);
-        }
-        say("%s", i > 0 ? "," : "");
+static struct decoder *decoder;
+
+static void say_frame(const char *row) {
+    size_t size;
+    const char *bytes = from_hex(find(row, "hex"), &size), *comma = "";
+    struct frame *frame = new_frame(bytes, size);
+    decode(decoder, frame);
+    put_string(&said, "{\"events\":[");
+    for (zev_event evt = ZEV_EVENT_INIT; frame->left > 0; comma = ",") {
+        next_event(frame, &evt);
+        put_string(&said, comma);
         say_event(&evt);
     }
+    put_string(&said, "],\"gaps\":[");
+    for (int i = 0; i < frame->gap_count; i++)
+        put_format(&said, "%s[%llu,%llu]", i > 0 ? "," : "", (unsigned long long)frame->gaps[i].first,
+                   (unsigned long long)frame->gaps[i].last);
+    put_string(&said, "]");
+    say_number("lost", decoder->lost);
+    say_number("malformed", decoder->malformed);
+    if (frame->events > 0) {
+        say_told("born", frame->born);
+        say_told("settled", frame->settled);
+        say_told("first", frame->first);
+    }
+    put_string(&said, "}");
+    release(frame);
 }
 
-static void say_untold(const char *name, uint64_t value) {
-    if (value != ZEV_UNTOLD)
-        say(",\"%s\":%llu", name, (unsigned long long)value);
-}
-
-static int do_decode(const struct value *request) {
-    char *system = NULL, *kind = NULL;
-    if (get_text(request, "system", &system, &err) != 0 || get_text(request, "kind", &kind, &err) != 0)
-        return say_error(&err);
-    zev_decoder *decoder =
-        zev_decoder_new(system, kind, get_count(request, "announced", ZEV_UNTOLD), get_count(request, "joined", ZEV_UNTOLD),
-                        get_count(request, "limit", 65536), &err);
-    free(system);
-    free(kind);
+static int do_decode(const char *request, zev_sub *sub) {
+    (void)sub;
+    decoder = new_decoder(text_of(request, "system", NULL), text_of(request, "kind", NULL),
+                          count_of(request, "limit", 65536), &err);
     if (decoder == NULL)
-        return say_error(&err);
-    say(",\"frames\":[");
-    for (const struct value *row = list(request, "frames"); row != NULL; row = row->next) {
-        size_t size;
-        zev_frame frame;
-        unsigned char *bytes = (unsigned char *)from_hex(get(row, "hex")->text, &size);
-        zev_decode(decoder, bytes, size, &frame);
-        say("{\"events\":[");
-        say_events(bytes, &frame);
-        say("],\"gaps\":[");
-        for (int i = 0; i < frame.gaps; i++)
-            say("%s[%llu,%llu]", i > 0 ? "," : "", (unsigned long long)frame.gap[i].first,
-                (unsigned long long)frame.gap[i].last);
-        say("],\"lost\":%llu,\"malformed\":%llu", (unsigned long long)frame.lost, (unsigned long long)frame.malformed);
-        if (frame.events > 0 && frame.seq > 0) {
-            say_untold("born", frame.born);
-            say_untold("settled", frame.settled);
-            say_untold("first", frame.first);
+        return -1;
+    set_joined(decoder, count_of(request, "announced", ZEV_UNTOLD), count_of(request, "joined", ZEV_UNTOLD));
+    say_rows(request, "frames", "frames", say_frame);
+    free_decoder(decoder);
+    return 0;
+}
+
+static int do_encode(const char *request, zev_sub *sub) {
+    const struct topic_of to = topic_of(request);
+    const char *hex = find(request, "hex"), *stamp = text_of(request, "stamp", "");
+    struct body body = {to.path, text_of(request, "json", NULL), 0, NULL, 1, ZEV_JSON};
+    (void)sub;
+    if (hex != NULL) {
+        body.type = ZEV_BYTES;
+        body.data = from_hex(hex, &body.size);
+    } else if (body.data == NULL) {
+        body.type = ZEV_NONE;
+    }
+    if (find(request, "items") != NULL) {
+        zev_item *items = (zev_item *)(void *)allocate(strlen(request) * sizeof *items);
+        body.path = "";
+        body.items = items;
+        body.events = 0;
+        for (const char *row = NULL; (row = next_row(request, "items", row)) != NULL; body.events++) {
+            items[body.events].path = text_of(row, "path", NULL);
+            items[body.events].json = text_of(row, "json", NULL);
         }
-        say("}%s", row->next != NULL ? "," : "");
-        free(bytes);
     }
-    say("]");
-    zev_decoder_free(decoder);
+    if (check_body(to.system, to.kind, &body, &err) != 0)
+        return -1;
+    struct text frame = {NULL, 0, 0};
+    put(&frame, to.system, strlen(to.system) + 1);
+    put(&frame, to.kind, strlen(to.kind) + 1);
+    put(&frame, body.path, strlen(body.path) + 1);
+    put(&frame, stamp, strlen(stamp) + 1);
+    put_data(&frame, &body);
+    put_string(&said, ",\"hex\":");
+    say_hex(frame.at, frame.size);
+    free(frame.at);
     return 0;
 }
 
-static int get_items(const struct value *request, zev_item **items, size_t *count) {
-    *count = 0;
-    for (const struct value *row = list(request, "items"); row != NULL; row = row->next)
-        ++*count;
-    *items = get(request, "items") != NULL ? (zev_item *)allocate((*count + 1) * sizeof **items) : NULL;
-    size_t at = 0;
-    for (const struct value *row = list(request, "items"); row != NULL; row = row->next, at++) {
-        char *path, *json = NULL;
-        int bad = get_text(row, "path", &path, &err) != 0 || get_text(row, "json", &json, &err) != 0;
-        (*items)[at].path = path;
-        (*items)[at].json = json;
-        if (bad)
-            return -1;
-    }
-    return 0;
+static void say_file(const char *row) {
+    struct listed file;
+    size_t size;
+    const char *name = from_hex(find(row, "hex"), &size);
+    if (strlen(name) != size || !read_name(name, &file))
+        put_string(&said, "null");
+    else if (file.type == 'e')
+        put_format(&said, "{\"id\":\"%s\",\"epoch\":%llu,\"overflow\":\"%s\"}", file.id,
+                   (unsigned long long)file.epoch, file.block ? "block" : "drop");
+    else
+        put_format(&said, "{\"is\":\"%s\"}",
+                   file.type == 's'   ? "socket"
+                   : file.type == 'm' ? "member"
+                   : file.type == 'n' ? "new"
+                                      : "token");
 }
 
-static int do_encode(const struct value *request) {
-    const struct value *hex = get(request, "hex"), *stamp = get(request, "stamp");
-    struct topic topic;
-    char *data = NULL;
-    zev_item *items = NULL;
-    size_t count = 0, data_size = 0, size = 0;
-    unsigned char *frame = NULL;
-    if (get_topic(request, &topic) == 0 && get_items(request, &items, &count) == 0 &&
-        (hex != NULL || get_text(request, "json", &data, &err) == 0)) {
-        if (hex != NULL)
-            data = from_hex(hex->text, &data_size);
-        frame = zev_encode(topic.system, topic.kind, topic.path, data, hex != NULL ? data_size : ZEV_UNTOLD, items, count,
-                           stamp != NULL ? stamp->text : "", &size, &err);
-    }
-    if (frame == NULL) {
-        say_error(&err);
-    } else {
-        say(",\"hex\":");
-        say_hex(frame, size);
-    }
-    for (size_t i = 0; i < count; i++) {
-        free((void *)(uintptr_t)items[i].path);
-        free((void *)(uintptr_t)items[i].json);
-    }
-    free(items);
-    free(data);
-    free_topic(&topic);
-    int result = frame != NULL ? 0 : -1;
-    free(frame);
-    return result;
-}
-
-static void say_file(const char *name, size_t size) {
-    char id[40];
+static void say_sentinel(const char *row) {
+    char id[ID];
     uint64_t epoch;
-    bool block;
-    switch (strlen(name) == size ? zev_parse_file(name, id, &epoch, &block) : 0) {
-    case 'e':
-        say("{\"id\":\"%s\",\"epoch\":%llu,\"overflow\":\"%s\"}", id, (unsigned long long)epoch, block ? "block" : "drop");
-        break;
-    case 's': say("{\"is\":\"socket\"}"); break;
-    case 'm': say("{\"is\":\"member\"}"); break;
-    case 'n': say("{\"is\":\"new\"}"); break;
-    case 't': say("{\"is\":\"token\"}"); break;
-    default: say("null"); break;
-    }
+    size_t size;
+    const char *topic = from_hex(find(row, "hex"), &size);
+    if (read_sentinel(topic, size, id, &epoch))
+        put_format(&said, "{\"ingress\":\"%s\",\"epoch\":%llu}", id, (unsigned long long)epoch);
+    else
+        put_string(&said, "null");
 }
 
-static void say_root(const struct value *environment) {
-    static const char *const names[] = {"ZBUS_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TMP", "TEMP", "HOME"};
-    char *before[6], root[4096] = "";
-    for (int i = 0; i < 6; i++) {
-        const struct value *set = get(environment, names[i]);
+static void say_bus(const char *row) {
+    put_string(&said, is_bus_name(text_of(row, "name", "")) ? "true" : "false");
+}
+
+static void say_root(const char *row) {
+    static const char *const names[] = {"ZBUS_DIR", "XDG_RUNTIME_DIR", "TMPDIR"};
+    const char *environment = find(row, "env");
+    char *before[3];
+    struct text root = {NULL, 0, 0};
+    for (int i = 0; i < 3; i++) {
+        const char *value = text_of(environment, names[i], NULL);
         before[i] = getenv(names[i]) != NULL ? strdup(getenv(names[i])) : NULL;
-        if (set != NULL)
-            setenv(names[i], set->text, 1);
-        else
+        if (value == NULL || setenv(names[i], value, 1) != 0)
             unsetenv(names[i]);
     }
-    zev_root(root, sizeof root, &err);
-    for (int i = 0; i < 6; i++) {
-        if (before[i] != NULL)
-            setenv(names[i], before[i], 1);
-        else
+    put_root(&root);
+    for (int i = 0; i < 3; i++) {
+        if (before[i] == NULL || setenv(names[i], before[i], 1) != 0)
             unsetenv(names[i]);
         free(before[i]);
     }
-    say_text(root);
+    put_quoted(&said, root.at);
+    free(root.at);
 }
 
-static int do_names(const struct value *request) {
-    const char *comma = "";
-    char id[40];
-    uint64_t epoch;
-    size_t size;
-    say(",\"files\":[");
-    for (const struct value *row = list(request, "files"); row != NULL; row = row->next, comma = ",") {
-        char *name = from_hex(get(row, "hex")->text, &size);
-        say("%s", comma);
-        say_file(name, size);
-        free(name);
-    }
-    say("],\"sentinels\":[");
-    comma = "";
-    for (const struct value *row = list(request, "sentinels"); row != NULL; row = row->next, comma = ",") {
-        char *topic = from_hex(get(row, "hex")->text, &size);
-        if (zev_parse_sentinel(topic, size, id, &epoch))
-            say("%s{\"ingress\":\"%s\",\"epoch\":%llu}", comma, id, (unsigned long long)epoch);
-        else
-            say("%snull", comma);
-        free(topic);
-    }
-    say("],\"buses\":[");
-    comma = "";
-    for (const struct value *row = list(request, "buses"); row != NULL; row = row->next, comma = ",") {
-        const struct value *name = get(row, "name");
-        bool valid = strlen(name->text) == name->size && zev_is_bus_name(name->text);
-        say("%s%s", comma, valid ? "true" : "false");
-    }
-    say("],\"roots\":[");
-    comma = "";
-    for (const struct value *row = list(request, "roots"); row != NULL; row = row->next, comma = ",") {
-        say("%s", comma);
-        say_root(get(row, "env"));
-    }
-    say("]");
+static int do_names(const char *request, zev_sub *sub) {
+    (void)sub;
+    say_rows(request, "files", "files", say_file);
+    say_rows(request, "sentinels", "sentinels", say_sentinel);
+    say_rows(request, "buses", "buses", say_bus);
+    say_rows(request, "roots", "roots", say_root);
     return 0;
 }
 
 /* --- requests --- */
 
+enum { NOTHING, A_BUS, A_SUB };
+
 static const struct {
     const char *verb;
-    int (*answer)(const struct value *request);
+    int (*answer)(const char *request, zev_sub *sub);
+    int needs;
 } verbs[] = {
-    {"hello", do_hello},       {"open", do_open},       {"subscribe", do_subscribe}, {"receive", do_receive},
-    {"slow", do_receive},      {"busy", do_busy},       {"send", do_send},           {"burst", do_burst},
-    {"stream", do_stream},     {"joins", do_joins},     {"churn", do_churn},         {"close", do_close},
-    {"patterns", do_patterns}, {"decode", do_decode},   {"encode", do_encode},       {"names", do_names},
-    {"speed", do_speed},       {"echo", do_echo},       {"ping", do_ping},
+    {"hello", do_hello, NOTHING},       {"open", do_open, NOTHING},     {"subscribe", do_subscribe, A_BUS},
+    {"receive", do_receive, A_SUB},     {"slow", do_receive, A_SUB},    {"busy", do_busy, NOTHING},
+    {"send", do_send, A_BUS},           {"burst", do_burst, A_BUS},     {"stream", do_stream, A_BUS},
+    {"joins", do_joins, NOTHING},       {"churn", do_churn, A_BUS},     {"close", do_close, NOTHING},
+    {"patterns", do_patterns, NOTHING}, {"decode", do_decode, NOTHING}, {"encode", do_encode, NOTHING},
+    {"names", do_names, NOTHING},       {"speed", do_speed, A_BUS},     {"echo", do_echo, A_SUB},
+    {"ping", do_ping, A_SUB},
 };
 
-static void answer(const struct value *request) {
-    const struct value *verb = get(request, "verb");
-    said_size = 0;
-    say("{\"ok\":true");
-    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
-        if (verb != NULL && strcmp(verb->text, verbs[i].verb) == 0) {
-            if (verbs[i].answer(request) == 0)
-                say("}");
-            return;
-        }
-    said_size = 0;
-    say("{\"unsupported\":\"there is no such verb\"}");
+static int answer(const char *request) {
+    const char *verb = text_of(request, "verb", ""), *name = text_of(request, "name", "");
+    const struct named *named = subs;
+    while (named != NULL && strcmp(named->name, name) != 0)
+        named = named->next;
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+        if (strcmp(verb, verbs[i].verb) != 0)
+            continue;
+        if ((verbs[i].needs == A_SUB && named == NULL) || (verbs[i].needs == A_BUS && bus == NULL))
+            return fail(&err, ZEV_CANCELED, "no bus or no such subscription is open: open one first");
+        return verbs[i].answer(request, named != NULL ? named->sub : NULL);
+    }
+    said.size = 0;
+    put_string(&said, "{\"unsupported\":\"there is no such verb\"");
+    return 0;
 }
 
 int main(void) {
     char *line = NULL;
     size_t room = 0;
     while (getline(&line, &room, stdin) > 0) {
-        struct value *request;
-        read_value(line, &request);
-        answer(request);
-        free_value(request);
-        puts(said);
+        said.size = 0;
+        put_string(&said, "{\"ok\":true");
+        if (answer(line) != 0) {
+            said.size = 0;
+            put_format(&said,
+                       "{\"error\":{\"kind\":\"%s\",\"retryable\":%s,\"message\":", zev_kind_name(err.kind),
+                       err.retryable ? "true" : "false");
+            put_quoted(&said, err.message);
+            put_string(&said, "}");
+        }
+        put_string(&said, "}");
+        puts(said.at);
         fflush(stdout);
+        free_chunks();
     }
     free(line);
     close_all();
-    free(said);
+    free(said.at);
     return 0;
 }

@@ -1,4 +1,5 @@
-/* Subscribes to orders.** and sends an order every second. Run it twice, or beside a program in another language:
+/* Subscribes to orders.** and sends an order every second. Run it twice, or beside a program in another
+ * language:
  *
  *     cc -o example example.c zev.c -lzmq -lpthread && ./example
  *     zbus sub 'orders.**'

@@ -16,12 +16,12 @@
  *
  * Errors.    Functions that can fail return NULL or -1 and fill in `*err`; pass NULL if you don't care.
  * Memory.    You free what you opened: zev_close, zev_sub_free, zev_event_clear. No call keeps your pointers.
- * Threads.   Any thread may call anything but zev_close and zev_sub_free, which end the object. Give each thread
- *            a `zev_event` of its own. The library starts one thread for each bus and one for each
- *            subscription, and two of libzmq; they block all signals.
- * Time.      Seconds. A negative timeout means forever.
- * Fork.      Handles belong to the process that opened them. In a child they return ZEV_CANCELED: open others.
- * The end.   Call zev_close before the process ends: libzmq may not have written the last events before.
+ *            If there is no memory left, the process aborts, as libzmq does.
+ * Threads.   Any thread may call anything but zev_close and zev_sub_free, which end the object. Give each
+ * thread a `zev_event` of its own. The library starts one thread for each bus and one for each subscription,
+ * and two of libzmq; they block all signals. Time.      Seconds. A negative timeout means forever. Fork.
+ * Handles belong to the process that opened them. In a child they return ZEV_CANCELED: open others. The end.
+ * Call zev_close before the process ends: libzmq may not have written the last events before.
  *
  * The protocol is specified in docs/spec of zbus; W and R numbers in the source are its clauses.
  */
@@ -43,7 +43,7 @@ typedef enum {
     ZEV_TIMEOUT,           /* no event came, or a full `block` subscriber made no room; retry as you like */
     ZEV_CANCELED,          /* the bus is closed, or belongs to the parent of this forked process */
     ZEV_PERMISSION_DENIED, /* the bus directory is not safe to use, or not yours */
-    ZEV_UNAVAILABLE        /* the system refused: disk full, no descriptors, no memory */
+    ZEV_UNAVAILABLE        /* the system refused: disk full, no descriptors; retry once that is mended */
 } zev_kind;
 
 typedef struct {
@@ -75,20 +75,23 @@ zev_options zev_defaults(void);
 
 /* Open a bus, creating its directory if there is none. `options` NULL stands for zev_defaults().
  *
- * Fails with ZEV_INVALID (a name, a path that is too long, an option), ZEV_PERMISSION_DENIED, ZEV_UNAVAILABLE. */
+ * Fails with ZEV_INVALID (a name, a path that is too long, an option), ZEV_PERMISSION_DENIED, ZEV_UNAVAILABLE.
+ */
 zev_bus *zev_open(const zev_options *options, zev_error *err);
 
 /* Close the bus and its subscriptions, and free it; hand over what was sent, for `linger` seconds at most.
  *
- * What has arrived stays receivable until zev_sub_free. In a forked child, this only gives the child's copy up. */
+ * What has arrived stays receivable until zev_sub_free. In a forked child, this only gives the child's copy up.
+ */
 void zev_close(zev_bus *bus);
 
-/* --- sending ------------------------------------------------------------------------------------------------- */
+/* --- sending -------------------------------------------------------------------------------------------------
+ */
 
 /* Send one event to every subscriber of the bus. Without subscribers, that is not an error.
  *
- * `system` and `kind` are names: segments joined by dots, without any of "*()|". `path` is any text but an empty
- * one. `json` is JSON text, or NULL for no data. All are UTF-8.
+ * `system` and `kind` are names: segments joined by dots, without any of "*()|". `path` is any text but an
+ * empty one. `json` is JSON text, or NULL for no data. All are UTF-8.
  *
  * Returns 0, or -1: ZEV_INVALID, and nothing was sent; ZEV_TIMEOUT, and the event went to nobody: retry;
  * ZEV_CANCELED; ZEV_UNAVAILABLE. */
@@ -111,7 +114,8 @@ typedef struct {
 int zev_send_many(zev_bus *bus, const char *system, const char *kind, const zev_item *items, size_t count,
                   zev_error *err);
 
-/* --- receiving ----------------------------------------------------------------------------------------------- */
+/* --- receiving -----------------------------------------------------------------------------------------------
+ */
 
 /* What a full queue means. */
 typedef enum {
@@ -161,8 +165,8 @@ typedef struct {
 
 /* Wait for an event, at most `timeout` seconds; negative: forever.
  *
- * `evt` is ZEV_EVENT_INIT or an event received before, which is freed. Its texts stay valid until it is received
- * into again or cleared, also if the subscription is freed first.
+ * `evt` is ZEV_EVENT_INIT or an event received before, which is freed. Its texts stay valid until it is
+ * received into again or cleared, also if the subscription is freed first.
  *
  * Returns 1 with an event; 0 once the subscription is closed and everything has been received; -1 with
  * ZEV_TIMEOUT (retry) or ZEV_CANCELED (forked). */
@@ -182,85 +186,11 @@ typedef struct {
 
 zev_stats zev_sub_stats(zev_sub *sub);
 
-/* A range of events that never arrived: numbers `first` to `last` of the stream (origin, system, kind). */
-typedef struct {
-    char origin[20];
-    char system[256]; /* cut off if it is longer */
-    char kind[256];
-    uint64_t first, last;
-} zev_gap;
-
-/* Take the oldest gap that was not taken yet; return whether there was one. The latest 1,000 are kept. */
-bool zev_next_gap(zev_sub *sub, zev_gap *gap);
-
 /* Leave the bus. What has arrived stays receivable; then zev_receive returns 0, in every thread that waits. */
 void zev_sub_close(zev_sub *sub);
 
 /* Close the subscription if it is open, and free it. No thread may be using it. May follow zev_close. */
 void zev_sub_free(zev_sub *sub);
-
-/* --- parts, for tools and tests ------------------------------------------------------------------------------ */
-
-/* Return whether `pattern` selects `name`; -1 with ZEV_INVALID if it is no pattern. */
-int zev_match(const char *pattern, const char *name, zev_error *err);
-
-/* The ZeroMQ subscriptions of a subscription, which may contain NULs: 1 to 16, sorted. */
-typedef struct {
-    size_t count;
-    struct {
-        unsigned char *bytes;
-        size_t size;
-    } prefix[16];
-} zev_prefixes;
-
-int zev_prefixes_of(const char *system, const char *kind, zev_prefixes *out, zev_error *err);
-void zev_prefixes_clear(zev_prefixes *prefixes);
-
-/* What a subscription does with frames: select, check, count (W27 to W41). */
-typedef struct zev_decoder zev_decoder;
-
-/* `announced` and `joined` are the times of W38 and W28, in microseconds, ZEV_UNTOLD if unknown; `limit` is how
- * many streams are known at least. */
-zev_decoder *zev_decoder_new(const char *system, const char *kind, uint64_t announced, uint64_t joined,
-                             size_t limit, zev_error *err);
-void zev_decoder_free(zev_decoder *decoder);
-
-/* What a frame held. The offsets of path and data are into the frame. */
-typedef struct {
-    size_t events; /* 0: nothing to deliver */
-    bool batch;
-    size_t kind, path, data, size; /* offsets, and the size of the frame */
-    char origin[20];
-    uint64_t seq, born, settled, first, time; /* ZEV_UNTOLD if untold; seq 0 without a stamp */
-    struct {
-        uint64_t first, last;
-    } gap[2];
-    int gaps;
-    uint64_t lost, malformed; /* so far */
-} zev_frame;
-
-void zev_decode(zev_decoder *decoder, const void *bytes, size_t size, zev_frame *out);
-
-/* Return item after item of a batch that zev_decode took; `*at` begins at 0. `bytes` is changed: texts are
- * unescaped in place, and NULs are put behind them. Returns whether there was one. */
-bool zev_next_item(unsigned char *bytes, const zev_frame *frame, size_t *at, zev_event *evt);
-
-/* Make the frame that zev_send, zev_send_bytes (`size` not ZEV_UNTOLD) or zev_send_many (`items`) would send;
- * `stamp` may be empty. The caller frees it. */
-unsigned char *zev_encode(const char *system, const char *kind, const char *path, const void *data, uint64_t size,
-                          const zev_item *items, size_t count, const char *stamp, size_t *frame_size,
-                          zev_error *err);
-
-/* Read the name of a file: 'e' for an entry, 's' a socket, 'm' a member file, 'n' one about to be renamed,
- * 't' the token, 0 for anything else. */
-int zev_parse_file(const char *name, char id[40], uint64_t *epoch, bool *block);
-
-/* Read a sentinel (W26). */
-bool zev_parse_sentinel(const void *topic, size_t size, char id[40], uint64_t *epoch);
-
-/* Return whether this is the name of a bus; write the root that the environment names (R1). */
-bool zev_is_bus_name(const char *name);
-int zev_root(char *path, size_t size, zev_error *err);
 
 #ifdef __cplusplus
 }
