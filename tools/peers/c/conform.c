@@ -159,19 +159,19 @@ static zev_bus *bus;
 static zev_options options;
 static char bus_name[128];
 static struct named *subs;
+static zev_sub *sub; /* that the request names */
 static zev_error err;
 
-static int do_hello(const char *request, zev_sub *sub) {
+static int do_hello(const char *request) {
     int major, minor, patch;
-    (void)request, (void)sub;
+    (void)request;
     zmq_version(&major, &minor, &patch);
     put_format(&said, ",\"language\":\"c\",\"library\":\"libzmq %d.%d.%d\",\"pid\":%ld", major, minor, patch,
                (long)getpid());
     return 0;
 }
 
-static int do_open(const char *request, zev_sub *sub) {
-    (void)sub;
+static int do_open(const char *request) {
     options = zev_defaults();
     snprintf(bus_name, sizeof bus_name, "%s", text_of(request, "bus", ""));
     options.name = find(request, "bus") != NULL ? bus_name : NULL;
@@ -193,7 +193,7 @@ static void close_all(void) {
     }
 }
 
-static int do_close(const char *request, zev_sub *sub) {
+static int do_close(const char *request) {
     if (find(request, "name") == NULL)
         close_all();
     else if (sub != NULL)
@@ -208,7 +208,7 @@ static zev_sub *open_sub(const char *request) {
     return zev_subscribe(bus, text_of(request, "system", NULL), text_of(request, "kind", NULL), &how, &err);
 }
 
-static int do_subscribe(const char *request, zev_sub *sub) {
+static int do_subscribe(const char *request) {
     sub = open_sub(request);
     if (sub == NULL)
         return -1;
@@ -260,7 +260,7 @@ static void add_to_tally(struct tally *tally, const zev_event *evt) {
 }
 
 /* Serves `slow` too, which tallies, and pauses after each event. */
-static int do_receive(const char *request, zev_sub *sub) {
+static int do_receive(const char *request) {
     const double pause = number_of(request, "pause", 0), timeout = number_of(request, "timeout", 10);
     const char *tallied = find(request, "tally");
     const uint64_t count = count_of(request, "count", UINT64_MAX),
@@ -274,7 +274,7 @@ static int do_receive(const char *request, zev_sub *sub) {
     int state = -1;
     put_string(&said, listed ? ",\"events\":[" : "");
     while (got < count && stats.received + stats.lost < until && state != 0) {
-        state = zev_receive(sub, &evt, until < UINT64_MAX ? least(0.05, timeout) : timeout, &err);
+        state = zev_receive(sub, &evt, until < UINT64_MAX ? MIN(0.05, timeout) : timeout, &err);
         if (state == 1) {
             put_string(&said, listed && got > 0 ? "," : "");
             if (listed)
@@ -304,13 +304,12 @@ static int do_receive(const char *request, zev_sub *sub) {
     return 0;
 }
 
-static int do_busy(const char *request, zev_sub *sub) {
-    (void)sub;
+static int do_busy(const char *request) {
     pause_for(number_of(request, "seconds", 0));
     return 0;
 }
 
-static int do_churn(const char *request, zev_sub *sub) {
+static int do_churn(const char *request) {
     const uint64_t count = count_of(request, "count", 1);
     zev_event evt = ZEV_EVENT_INIT;
     int state = 1;
@@ -343,11 +342,10 @@ static struct topic_of topic_of(const char *request) {
     return topic;
 }
 
-static int do_send(const char *request, zev_sub *sub) {
+static int do_send(const char *request) {
     const struct topic_of to = topic_of(request);
     const char *hex = find(request, "hex");
     size_t size;
-    (void)sub;
     if (hex == NULL)
         return zev_send(bus, to.system, to.kind, to.path, text_of(request, "json", NULL), &err);
     const char *bytes = from_hex(hex, &size);
@@ -360,7 +358,7 @@ static void put_counted(char *to, size_t n, size_t pad) {
     strcpy(to + size + pad, pad > 0 ? "\"}" : "}");
 }
 
-static int do_burst(const char *request, zev_sub *sub) {
+static int do_burst(const char *request) {
     const size_t count = count_of(request, "count", 1), batch = count_of(request, "batch", 0);
     const size_t pad = count_of(request, "bytes", 0), room = batch > 0 ? batch : 1;
     const double interval = number_of(request, "interval", 0), began = now_seconds();
@@ -368,7 +366,6 @@ static int do_burst(const char *request, zev_sub *sub) {
     char *texts = allocate(room * (pad + 64));
     zev_item *items = (zev_item *)(void *)allocate(room * sizeof *items);
     int result = 0;
-    (void)sub;
     for (size_t n = 1; result == 0 && n <= count; n += room) {
         size_t filled = 0;
         for (; filled < room && n + filled <= count; filled++) {
@@ -385,7 +382,7 @@ static int do_burst(const char *request, zev_sub *sub) {
     return result;
 }
 
-static int do_stream(const char *request, zev_sub *sub) {
+static int do_stream(const char *request) {
     const char *until = text_of(request, "until", "");
     const double interval = number_of(request, "interval", 0.001);
     const struct topic_of to = topic_of(request);
@@ -393,7 +390,6 @@ static int do_stream(const char *request, zev_sub *sub) {
     long long before = 0;
     size_t sent = 0;
     int result;
-    (void)sub;
     do {
         long long at = micros();
         snprintf(json, sizeof json, "{\"n\":%zu,\"at\":%lld,\"prev\":%lld}", ++sent, at, before);
@@ -405,12 +401,11 @@ static int do_stream(const char *request, zev_sub *sub) {
     return result;
 }
 
-static int do_joins(const char *request, zev_sub *sub) {
+static int do_joins(const char *request) {
     const size_t count = count_of(request, "count", 1);
     const struct topic_of to = topic_of(request);
     char json[64];
     int result = 0;
-    (void)sub;
     put_string(&said, ",\"seconds\":[");
     for (size_t n = 1; result == 0 && n <= count; n++) {
         double began = now_seconds();
@@ -426,12 +421,12 @@ static int do_joins(const char *request, zev_sub *sub) {
 
 /* --- speed --- */
 
-static int do_speed(const char *request, zev_sub *sub) {
+static int do_speed(const char *request) {
     const size_t count = count_of(request, "count", 1);
     zev_event evt = ZEV_EVENT_INIT;
     double began = 0;
     if (strcmp(text_of(request, "role", ""), "send") == 0)
-        return do_burst(request, sub);
+        return do_burst(request);
     for (size_t got = 0; got < count; got++) {
         if (zev_receive(sub, &evt, 60, &err) != 1)
             return -1;
@@ -442,7 +437,7 @@ static int do_speed(const char *request, zev_sub *sub) {
     return 0;
 }
 
-static int do_echo(const char *request, zev_sub *sub) {
+static int do_echo(const char *request) {
     const size_t count = count_of(request, "count", 1);
     const struct topic_of to = topic_of(request);
     zev_event evt = ZEV_EVENT_INIT;
@@ -456,7 +451,7 @@ static int do_echo(const char *request, zev_sub *sub) {
     return result;
 }
 
-static int do_ping(const char *request, zev_sub *sub) {
+static int do_ping(const char *request) {
     const size_t count = count_of(request, "count", 1);
     const struct topic_of to = topic_of(request);
     zev_event evt = ZEV_EVENT_INIT;
@@ -502,7 +497,7 @@ static void say_prefixes(const char *row) {
     put_string(&said, decoder == NULL ? "null" : "[");
     if (decoder == NULL)
         return;
-    find_prefixes(decoder->system, decoder->kind, &prefixes);
+    find_prefixes(decoder->system.at, decoder->kind.at, &prefixes);
     qsort(prefixes.text, prefixes.count, sizeof prefixes.text[0], compare_texts);
     for (size_t i = 0; i < prefixes.count; i++) {
         put_string(&said, i > 0 ? "," : "");
@@ -513,8 +508,7 @@ static void say_prefixes(const char *row) {
     free_decoder(decoder);
 }
 
-static int do_patterns(const char *request, zev_sub *sub) {
-    (void)sub;
+static int do_patterns(const char *request) {
     say_rows(request, "cases", "matches", say_match);
     say_rows(request, "prefixes", "prefixes", say_prefixes);
     say_rows(request, "invalid", "refused", say_refused);
@@ -550,8 +544,7 @@ static void say_frame(const char *row) {
     release(frame);
 }
 
-static int do_decode(const char *request, zev_sub *sub) {
-    (void)sub;
+static int do_decode(const char *request) {
     decoder = new_decoder(text_of(request, "system", NULL), text_of(request, "kind", NULL),
                           count_of(request, "limit", 65536), &err);
     if (decoder == NULL)
@@ -562,11 +555,10 @@ static int do_decode(const char *request, zev_sub *sub) {
     return 0;
 }
 
-static int do_encode(const char *request, zev_sub *sub) {
+static int do_encode(const char *request) {
     const struct topic_of to = topic_of(request);
     const char *hex = find(request, "hex"), *stamp = text_of(request, "stamp", "");
     struct body body = {to.path, text_of(request, "json", NULL), 0, NULL, 1, ZEV_JSON};
-    (void)sub;
     if (hex != NULL) {
         body.type = ZEV_BYTES;
         body.data = from_hex(hex, &body.size);
@@ -650,8 +642,7 @@ static void say_root(const char *row) {
     free(root.at);
 }
 
-static int do_names(const char *request, zev_sub *sub) {
-    (void)sub;
+static int do_names(const char *request) {
     say_rows(request, "files", "files", say_file);
     say_rows(request, "sentinels", "sentinels", say_sentinel);
     say_rows(request, "buses", "buses", say_bus);
@@ -665,7 +656,7 @@ enum { NOTHING, A_BUS, A_SUB };
 
 static const struct {
     const char *verb;
-    int (*answer)(const char *request, zev_sub *sub);
+    int (*answer)(const char *request);
     int needs;
 } verbs[] = {
     {"hello", do_hello, NOTHING},       {"open", do_open, NOTHING},     {"subscribe", do_subscribe, A_BUS},
@@ -679,15 +670,16 @@ static const struct {
 
 static int answer(const char *request) {
     const char *verb = text_of(request, "verb", ""), *name = text_of(request, "name", "");
-    const struct named *named = subs;
-    while (named != NULL && strcmp(named->name, name) != 0)
-        named = named->next;
+    sub = NULL;
+    for (const struct named *named = subs; named != NULL; named = named->next)
+        if (strcmp(named->name, name) == 0)
+            sub = named->sub;
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
         if (strcmp(verb, verbs[i].verb) != 0)
             continue;
-        if ((verbs[i].needs == A_SUB && named == NULL) || (verbs[i].needs == A_BUS && bus == NULL))
+        if ((verbs[i].needs == A_SUB && sub == NULL) || (verbs[i].needs == A_BUS && bus == NULL))
             return fail(&err, ZEV_CANCELED, "no bus or no such subscription is open: open one first");
-        return verbs[i].answer(request, named != NULL ? named->sub : NULL);
+        return verbs[i].answer(request);
     }
     said.size = 0;
     put_string(&said, "{\"unsupported\":\"there is no such verb\"");

@@ -36,6 +36,7 @@
 #include <locale.h>
 #include <poll.h>
 #include <pthread.h>
+#include <search.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,6 +46,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -56,7 +58,7 @@
 
 enum {
     MAX_TOPICS = 65536, /* of an origin (W35), and streams that a subscription knows (W34) */
-    MAX_MARKS = 65536,  /* of former settlings that wait (R57) */
+    MAX_MARKS = 65536,  /* of former origins and settlings that wait (R57) */
     MAX_DEPTH = 1024,
     MAX_PREFIXES = 16,
     LEAST_EVENT_BYTES = 276,
@@ -68,8 +70,6 @@ enum {
 
 #define UNTOLD ZEV_UNTOLD
 #define MAX_GAP (UINT64_C(1) << 40)
-
-/* --- memory and errors --- */
 
 /* There is nothing to tell a program that has no memory: libzmq aborts it, too. */
 static void *resize(void *old, size_t size) {
@@ -102,15 +102,15 @@ static void put_string(struct text *to, const char *string) {
     put(to, string, strlen(string));
 }
 
-static void put_format(struct text *to, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void put_format(struct text *to, const char *format, ...) {
-    char text[512];
+__attribute__((format(printf, 2, 3))) static void put_format(struct text *to, const char *format, ...) {
+    char *text;
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    if (vasprintf(&text, format, args) < 0)
+        abort();
     va_end(args);
     put_string(to, text);
+    free(text);
 }
 
 static void put_number(struct text *to, uint64_t number) {
@@ -122,10 +122,8 @@ static void put_number(struct text *to, uint64_t number) {
     put(to, digits + at, sizeof digits - at);
 }
 
-static int fail(zev_error *err, zev_kind kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
-
 /* Tell the user what went wrong; return -1. */
-static int fail(zev_error *err, zev_kind kind, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static int fail(zev_error *err, zev_kind kind, const char *format, ...) {
     va_list args;
     if (err == NULL)
         return -1;
@@ -139,22 +137,13 @@ static int fail(zev_error *err, zev_kind kind, const char *format, ...) {
 
 /* Say why the system refused to `what` a file, and what to do. */
 static int system_error(zev_error *err, const char *what, const char *path, int code) {
-    static const struct {
-        int code;
-        zev_kind kind;
-        const char *why;
-    } known[] = {
-        {ENOSPC, ZEV_UNAVAILABLE, "the disk is full: free some space and try again"},
-        {EDQUOT, ZEV_UNAVAILABLE, "the quota is used up: free some space and try again"},
-        {EROFS, ZEV_UNAVAILABLE, "it is on a read-only file system: set ZBUS_DIR to a writable directory"},
-        {EMFILE, ZEV_UNAVAILABLE, "out of file descriptors: raise the limit (ulimit -n) or close some"},
-        {EACCES, ZEV_PERMISSION_DENIED, "permission denied: set ZBUS_DIR to a directory that you may write to"},
-        {EPERM, ZEV_PERMISSION_DENIED, "not permitted: set ZBUS_DIR to a directory that you may write to"},
-    };
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (known[i].code == code)
-            return fail(err, known[i].kind, "cannot %s %s: %s", what, path, known[i].why);
-    return fail(err, ZEV_UNAVAILABLE, "cannot %s %s: %s", what, path, zmq_strerror(code));
+    bool forbidden = code == EACCES || code == EPERM;
+    const char *advice = code == EMFILE               ? ": raise the limit (ulimit -n), or close some"
+                         : forbidden || code == EROFS ? ": set ZBUS_DIR to a directory that you may write to"
+                         : code == ENOSPC || code == EDQUOT ? ": free some space and try again"
+                                                            : "";
+    return fail(err, forbidden ? ZEV_PERMISSION_DENIED : ZEV_UNAVAILABLE, "cannot %s %s: %s%s", what, path,
+                zmq_strerror(code), advice);
 }
 
 const char *zev_kind_name(zev_kind kind) {
@@ -163,8 +152,7 @@ const char *zev_kind_name(zev_kind kind) {
     return names[kind];
 }
 
-/* --- 1  texts ------------------------------------------------------------------------------------------------
- */
+/* --- 1  texts --- */
 
 /* Every text here ends with a NUL, which is part of no character and no token. So nothing reads beyond it. */
 
@@ -194,10 +182,6 @@ static bool is_utf8(const char *at) {
     return true;
 }
 
-static bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-
 /* Each function for JSON returns what follows the thing at `at`, or NULL if that is malformed. */
 
 static const char *json_space(const char *at) {
@@ -208,34 +192,25 @@ static const char *json_space(const char *at) {
 
 /* Read four hex digits; -1 if there are fewer. */
 static int read_hex4(const char *at) {
-    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
-    int value = 0;
-    for (int i = 0; i < 4; i++) {
-        const char *digit = at[i] != '\0' ? strchr(digits, at[i]) : NULL;
-        if (digit == NULL)
-            return -1;
-        value = value * 16 + (int)((digit - digits) & 15);
-    }
-    return value;
+    char digits[5] = "";
+    if (strspn(at, "0123456789abcdefABCDEF") < 4)
+        return -1;
+    memcpy(digits, at, 4);
+    return (int)strtol(digits, NULL, 16);
 }
 
-static bool is_high(int code) {
-    return code >= 0xd800 && code <= 0xdbff;
-}
-
-static bool is_low(int code) {
-    return code >= 0xdc00 && code <= 0xdfff;
-}
+#define IS_HIGH(code) (((code) & ~0x3ff) == 0xd800) /* the first half of a pair of surrogates, */
+#define IS_LOW(code) (((code) & ~0x3ff) == 0xdc00)  /* and the second */
 
 static const char *json_escape(const char *at) {
     if (at[1] != 'u')
         return at[1] != '\0' && strchr("\"\\/bfnrt", at[1]) != NULL ? at + 2 : NULL;
     int code = read_hex4(at + 2);
-    if (code < 0 || is_low(code))
+    if (code < 0 || IS_LOW(code))
         return NULL;
-    if (!is_high(code))
+    if (!IS_HIGH(code))
         return at + 6;
-    return at[6] == '\\' && at[7] == 'u' && is_low(read_hex4(at + 8)) ? at + 12 : NULL;
+    return at[6] == '\\' && at[7] == 'u' && IS_LOW(read_hex4(at + 8)) ? at + 12 : NULL;
 }
 
 static const char *json_string(const char *at) {
@@ -258,12 +233,6 @@ static const char *json_string(const char *at) {
     return at + 1;
 }
 
-static const char *digits_end(const char *at) {
-    while (is_digit(*at))
-        at++;
-    return at;
-}
-
 /* Return whether a number is infinite as a double. */
 static bool is_infinite(const char *number) {
     locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0); /* the program's may have a decimal comma */
@@ -274,19 +243,20 @@ static bool is_infinite(const char *number) {
 }
 
 static const char *json_number(const char *at) {
-    const char *first = *at == '-' ? at + 1 : at, *whole = digits_end(first), *end = whole;
+    static const char digits[] = "0123456789";
+    const char *first = *at == '-' ? at + 1 : at, *whole = first + strspn(first, digits), *end = whole;
     if (whole == first || (*first == '0' && whole > first + 1))
         return NULL;
     if (*end == '.') {
-        end = digits_end(whole + 1);
+        end = whole + 1 + strspn(whole + 1, digits);
         if (end == whole + 1)
             return NULL;
     }
     const char *exponent = end;
     if (*end == 'e' || *end == 'E') {
-        const char *digits = end + 1 + (end[1] == '+' || end[1] == '-');
-        end = digits_end(digits);
-        if (end == digits)
+        const char *power = end + 1 + (end[1] == '+' || end[1] == '-');
+        end = power + strspn(power, digits);
+        if (end == power)
             return NULL;
     }
     bool suspicious = end - exponent >= 4 || exponent - first >= 200;
@@ -318,10 +288,6 @@ static const char *json_members(const char *at, char closing, unsigned depth) {
     }
 }
 
-static const char *json_word(const char *at, const char *word) {
-    return strncmp(at, word, strlen(word)) == 0 ? at + strlen(word) : NULL;
-}
-
 /* A value that is at most `depth` levels deep, and the space before it (W51). */
 static const char *json_value(const char *at, unsigned depth) {
     at = json_space(at);
@@ -329,9 +295,9 @@ static const char *json_value(const char *at, unsigned depth) {
     case '"': return json_string(at);
     case '[': return json_members(at + 1, ']', depth);
     case '{': return json_members(at + 1, '}', depth);
-    case 't': return json_word(at, "true");
-    case 'f': return json_word(at, "false");
-    case 'n': return json_word(at, "null");
+    case 't': return strncmp(at, "true", 4) == 0 ? at + 4 : NULL;
+    case 'f': return strncmp(at, "false", 5) == 0 ? at + 5 : NULL;
+    case 'n': return strncmp(at, "null", 4) == 0 ? at + 4 : NULL;
     default: return json_number(at);
     }
 }
@@ -364,7 +330,7 @@ static char *json_unescape(char *to, const char *at) {
             at += 2;
         } else {
             int code = read_hex4(at + 2);
-            if (is_high(code)) {
+            if (IS_HIGH(code)) {
                 code = 0x10000 + ((code - 0xd800) << 10) + (read_hex4(at + 8) - 0xdc00);
                 at += 6;
             }
@@ -379,23 +345,18 @@ static char *json_unescape(char *to, const char *at) {
 /* Put a text as a JSON string; bytes that are not UTF-8 as R8 says. */
 static void put_quoted(struct text *to, const char *at) {
     put_string(to, "\"");
-    while (*at != '\0') {
-        size_t step = utf8_char(at), plain = 0;
-        while ((unsigned char)at[plain] >= 0x20 && at[plain] != '"' && at[plain] != '\\' &&
-               (step = utf8_char(at + plain)) > 0)
-            plain += step;
-        put(to, at, plain);
-        at += plain;
-        if (*at == '\0')
-            break;
-        put_format(to, utf8_char(at) > 0 ? "\\u%04x" : "\\\\x%02x", (unsigned char)*at);
-        at++;
+    for (size_t step; *at != '\0'; at += step) {
+        step = utf8_char(at);
+        if (step > 0 && (unsigned char)*at >= 0x20 && *at != '"' && *at != '\\')
+            put(to, at, step);
+        else
+            put_format(to, step > 0 ? "\\u%04x" : "\\\\x%02x", (unsigned char)*at);
+        step = step > 0 ? step : 1;
     }
     put_string(to, "\"");
 }
 
-/* --- 2  frames -----------------------------------------------------------------------------------------------
- */
+/* --- 2  frames --- */
 
 /* Numbers `first` to `last` of a stream, which never arrived. */
 struct gap {
@@ -580,11 +541,7 @@ static int check_event(const char *path, const char *json, unsigned depth, zev_e
         return fail(err, ZEV_INVALID, "path '%.200s' is not UTF-8", path);
     if (json == NULL || is_json(json, strlen(json), depth))
         return 0;
-    return fail(
-        err, ZEV_INVALID,
-        "data is not JSON that every receiver takes: '%.100s'; no data is NULL, and NaN, infinities, lone"
-        " surrogates and more than 1,024 levels cannot be sent",
-        json);
+    return fail(err, ZEV_INVALID, "data is not JSON that every receiver takes (wire.md, W51): '%.100s'", json);
 }
 
 /* Refuse what cannot be sent (W3, W4, W10, W11). */
@@ -623,8 +580,7 @@ static void put_data(struct text *to, const struct body *body) {
     put_string(to, body->events > 0 ? "]" : "[]");
 }
 
-/* --- 3  patterns ---------------------------------------------------------------------------------------------
- */
+/* --- 3  patterns --- */
 
 /* Part of a text: a segment of a pattern or a name, or an alternative in a bracket. */
 struct span {
@@ -711,31 +667,21 @@ static bool admits(struct span segment, struct span word) {
     return false;
 }
 
-/* Return whether a checked pattern selects a name (W16, W17).
- *
- * On a mismatch, go back to the last `**` and let it take one more word; going back further is not needed. */
+/* Return whether the rest of a pattern selects the rest of a name; NULL stands for nothing left. */
+static bool matches_rest(const char *pattern, const char *name) {
+    if (pattern == NULL)
+        return name == NULL;
+    struct span segment = segment_at(pattern);
+    if (is_text(segment, "**"))
+        return matches_rest(after(segment), name) ||
+               (name != NULL && matches_rest(pattern, after(segment_at(name))));
+    return name != NULL && admits(segment, segment_at(name)) &&
+           matches_rest(after(segment), after(segment_at(name)));
+}
+
+/* Return whether a checked pattern selects a name (W16, W17). */
 static bool matches(const char *pattern, const char *name) {
-    const char *star = NULL, *taken = NULL; /* what follows the last `**`, and where the name goes on */
-    if (strcmp(pattern, "*") == 0)
-        return true;
-    while (pattern != NULL || name != NULL) {
-        if (pattern != NULL && is_text(segment_at(pattern), "**")) {
-            pattern = after(segment_at(pattern));
-            if (pattern == NULL)
-                return true;
-            star = pattern;
-            taken = name;
-        } else if (pattern != NULL && name != NULL && admits(segment_at(pattern), segment_at(name))) {
-            pattern = after(segment_at(pattern));
-            name = after(segment_at(name));
-        } else if (taken != NULL) {
-            name = taken = after(segment_at(taken));
-            pattern = star;
-        } else {
-            return false;
-        }
-    }
-    return true;
+    return strcmp(pattern, "*") == 0 || matches_rest(pattern, name);
 }
 
 /* Texts with which a name may begin, or a topic. */
@@ -784,8 +730,6 @@ static void find_heads(const char *pattern, struct heads *heads) {
     const char *dot = "";
     memset(heads, 0, sizeof *heads);
     put_string(&heads->text[heads->count++], "");
-    if (strcmp(pattern, "*") == 0)
-        return;
     for (const char *at = pattern; at != NULL; at = after(segment_at(at)), dot = ".") {
         if (is_text(segment_at(at), "**"))
             return;
@@ -797,15 +741,6 @@ static void find_heads(const char *pattern, struct heads *heads) {
     heads->literal = true;
 }
 
-static bool selects_every_name(const char *pattern) {
-    if (strcmp(pattern, "*") == 0)
-        return true;
-    for (const char *at = pattern; at != NULL; at = after(segment_at(at)))
-        if (!is_text(segment_at(at), "**"))
-            return false;
-    return true;
-}
-
 /* Find the ZeroMQ subscriptions of two checked patterns (W22). */
 static void find_prefixes(const char *system, const char *kind, struct heads *out) {
     struct heads kinds;
@@ -815,7 +750,8 @@ static void find_prefixes(const char *system, const char *kind, struct heads *ou
     for (size_t i = 0; i < out->count; i++)
         put(&out->text[i], "", 1);
     find_heads(kind, &kinds);
-    if (selects_every_name(kind) || out->count * kinds.count > MAX_PREFIXES) {
+    if (matches(kind, NULL) || /* it consists of nothing but `**` */
+        out->count * kinds.count > MAX_PREFIXES) {
         free_heads(&kinds);
         return;
     }
@@ -832,76 +768,42 @@ static void find_prefixes(const char *system, const char *kind, struct heads *ou
     free_heads(&kinds);
 }
 
-/* --- 4  loss -------------------------------------------------------------------------------------------------
- */
+/* --- 4  loss --- */
 
-/* A hash table of things that begin with their entry in it. */
-struct entry {
-    struct entry *next; /* of the same slot */
-    uint64_t hash;
-    struct text key;
-};
-
-struct table {
-    struct entry **slots;
-    size_t slot_count, count;
-};
-
-static uint64_t hash_of(const struct text *key) {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
-    for (size_t i = 0; i < key->size; i++)
-        hash = (hash ^ (unsigned char)key->at[i]) * UINT64_C(0x100000001b3);
-    return hash;
+/* Streams and topics begin with their key, and are found in trees of <search.h>. */
+static int compare_keys(const void *a, const void *b) {
+    const struct text *left = (const struct text *)a, *right = (const struct text *)b;
+    int order = memcmp(left->at, right->at, left->size < right->size ? left->size : right->size);
+    return order != 0 ? order : (left->size > right->size) - (left->size < right->size);
 }
 
-static bool same_text(const struct text *a, const struct text *b) {
-    return a->size == b->size && memcmp(a->at, b->at, a->size) == 0;
+/* Return what has a key, NULL if nothing has. */
+static void *find_key(void *const *tree, const struct text *key) {
+    void *found = tfind(key, tree, compare_keys);
+    return found != NULL ? *(void **)found : NULL;
 }
 
-static struct entry *find_entry(const struct table *table, const struct text *key) {
-    uint64_t hash = hash_of(key);
-    struct entry *entry = table->slot_count > 0 ? table->slots[hash % table->slot_count] : NULL;
-    while (entry != NULL && (entry->hash != hash || !same_text(&entry->key, key)))
-        entry = entry->next;
-    return entry;
+/* Return a zeroed thing of so many bytes that begins with a copy of the key, in one piece of memory. */
+static void *new_keyed(size_t size, const struct text *key) {
+    struct text *made = (struct text *)memset(resize(NULL, size + key->size), 0, size);
+    made->at = (char *)memcpy((char *)made + size, key->at, key->size);
+    made->size = key->size;
+    return made;
 }
 
-static void resize_table(struct table *table, size_t slot_count) {
-    struct entry **slots = (struct entry **)resize(NULL, slot_count * sizeof *slots);
-    memset(slots, 0, slot_count * sizeof *slots);
-    for (size_t i = 0; i < table->slot_count; i++)
-        for (struct entry *entry = table->slots[i], *next; entry != NULL; entry = next) {
-            next = entry->next;
-            entry->next = slots[entry->hash % slot_count];
-            slots[entry->hash % slot_count] = entry;
-        }
-    free(table->slots);
-    table->slots = slots;
-    table->slot_count = slot_count;
+static void add_key(void **tree, const void *keyed) {
+    if (tsearch(keyed, tree, compare_keys) == NULL)
+        abort();
 }
 
-static void add_entry(struct table *table, struct entry *entry, const struct text *key) {
-    if (table->count >= table->slot_count)
-        resize_table(table, 4 * table->slot_count + 64);
-    put(&entry->key, key->at, key->size);
-    entry->hash = hash_of(key);
-    entry->next = table->slots[entry->hash % table->slot_count];
-    table->slots[entry->hash % table->slot_count] = entry;
-    table->count++;
-}
-
-static void remove_entry(struct table *table, const struct entry *entry) {
-    struct entry **at = &table->slots[entry->hash % table->slot_count];
-    while (*at != entry)
-        at = &(*at)->next;
-    *at = entry->next;
-    table->count--;
+static void keep(void *ignored) {
+    (void)ignored;
 }
 
 /* One (system, kind, origin) in use. The key is the beginning of its frames, "system NUL kind NUL", and the
  * origin. */
 struct stream {
-    struct entry entry;
+    struct text key;
     struct stream *newer, *older; /* in the order of use */
     uint64_t due, begin;
     size_t topic_size; /* the part of the key before the origin */
@@ -909,12 +811,12 @@ struct stream {
 
 /* What a subscription does with frames: select, check, count. */
 struct decoder {
-    char *system, *kind;        /* patterns */
+    struct text system, kind;   /* patterns */
     uint64_t announced, joined; /* the times of W38 and W28, UNTOLD if unknown */
     bool forgetful;             /* `first` no longer counts (W34) */
     uint64_t latest_born, lost, malformed;
-    size_t limit; /* of streams that are known */
-    struct table streams;
+    void *streams;       /* the tree of those that are known, */
+    size_t count, limit; /* how many there are, and may be */
     struct stream *newest, *oldest;
     struct text key;
 };
@@ -925,11 +827,8 @@ static struct decoder *new_decoder(const char *system, const char *kind, size_t 
     if (check_pattern(system, "system", err) != 0 || check_pattern(kind, "kind", err) != 0)
         return NULL;
     struct decoder *decoder = NEW(struct decoder);
-    struct text copies[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
-    put_string(&copies[0], system);
-    put_string(&copies[1], kind);
-    decoder->system = copies[0].at;
-    decoder->kind = copies[1].at;
+    put_string(&decoder->system, system);
+    put_string(&decoder->kind, kind);
     decoder->limit = limit;
     return decoder;
 }
@@ -940,19 +839,14 @@ static void set_joined(struct decoder *decoder, uint64_t announced, uint64_t joi
     decoder->forgetful = joined == UNTOLD;
 }
 
-static void free_stream(struct stream *stream) {
-    free(stream->entry.key.at);
-    free(stream);
-}
-
 static void free_decoder(struct decoder *decoder) {
+    tdestroy(decoder->streams, keep);
     for (struct stream *stream = decoder->newest, *older; stream != NULL; stream = older) {
         older = stream->older;
-        free_stream(stream);
+        free(stream);
     }
-    free(decoder->streams.slots);
-    free(decoder->system);
-    free(decoder->kind);
+    free(decoder->system.at);
+    free(decoder->kind.at);
     free(decoder->key.at);
     free(decoder);
 }
@@ -975,9 +869,9 @@ static struct stream *find_stream(struct decoder *decoder, const struct frame *f
     decoder->key.size = 0;
     put(&decoder->key, frame->bytes, (size_t)(frame->path - frame->bytes));
     put_string(&decoder->key, frame->origin);
-    if (stream != NULL && same_text(&stream->entry.key, &decoder->key))
+    if (stream != NULL && compare_keys(&stream->key, &decoder->key) == 0)
         return stream; /* nearly always the one that was used last */
-    stream = (struct stream *)find_entry(&decoder->streams, &decoder->key);
+    stream = (struct stream *)find_key(&decoder->streams, &decoder->key);
     if (stream != NULL) {
         unlink_use(decoder, stream);
         link_newest(decoder, stream);
@@ -987,21 +881,22 @@ static struct stream *find_stream(struct decoder *decoder, const struct frame *f
 
 static void forget_oldest(struct decoder *decoder) {
     struct stream *oldest = decoder->oldest;
-    remove_entry(&decoder->streams, &oldest->entry);
+    tdelete(&oldest->key, &decoder->streams, compare_keys);
+    decoder->count--;
     unlink_use(decoder, oldest);
-    free_stream(oldest);
+    free(oldest);
     decoder->forgetful = true;
     if (decoder->joined != UNTOLD && decoder->latest_born > decoder->joined)
         decoder->joined = decoder->latest_born;
 }
 
 static struct stream *add_stream(struct decoder *decoder, const struct frame *frame, uint64_t due) {
-    struct stream *stream = NEW(struct stream);
+    struct stream *stream = (struct stream *)new_keyed(sizeof *stream, &decoder->key);
     stream->topic_size = (size_t)(frame->path - frame->bytes);
     stream->due = stream->begin = due;
-    add_entry(&decoder->streams, &stream->entry, &decoder->key);
+    add_key(&decoder->streams, stream);
     link_newest(decoder, stream);
-    if (decoder->streams.count > decoder->limit)
+    if (++decoder->count > decoder->limit)
         forget_oldest(decoder);
     return stream;
 }
@@ -1078,12 +973,11 @@ static bool decode_checked(struct decoder *decoder, struct frame *frame) {
         return false;
     const struct stream *last = decoder->newest;
     size_t topic_size = (size_t)(frame->path - frame->bytes);
-    bool again =
-        last != NULL && last->topic_size == topic_size &&
-        memcmp(last->entry.key.at, frame->bytes, topic_size) == 0; /* was checked before, and is selected */
+    bool again = last != NULL && last->topic_size == topic_size &&
+                 memcmp(last->key.at, frame->bytes, topic_size) == 0; /* was checked before, and is selected */
     if (!again && (wrong_name(frame->bytes) != NULL || wrong_name(frame->kind) != NULL))
         return false;
-    if (!again && !(matches(decoder->system, frame->bytes) && matches(decoder->kind, frame->kind)))
+    if (!again && !(matches(decoder->system.at, frame->bytes) && matches(decoder->kind.at, frame->kind)))
         return true;
     return read_stamp(frame) && read_events(frame) && (frame->seq == 0 || count_frame(decoder, frame));
 }
@@ -1097,8 +991,7 @@ static void decode(struct decoder *decoder, struct frame *frame) {
     frame->left = frame->events;
 }
 
-/* --- 5  the directory ----------------------------------------------------------------------------------------
- */
+/* --- 5  the directory --- */
 
 static double now_seconds(void) {
     struct timespec t;
@@ -1117,6 +1010,10 @@ static void new_id(char id[ID]) {
     snprintf(id, ID, "%016llx", (unsigned long long)random_number());
 }
 
+static void put_name(char name[NAME], const char *id, const char *suffix) {
+    snprintf(name, NAME, "%.32s.%s", id, suffix);
+}
+
 static bool is_bus_name(const char *name) {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
     size_t size = strlen(name);
@@ -1133,57 +1030,39 @@ static void put_root(struct text *to) {
     struct stat info;
     const char *chosen = set_variable("ZBUS_DIR"), *runtime = set_variable("XDG_RUNTIME_DIR");
     const char *temporary = set_variable("TMPDIR");
-    if (chosen != NULL) {
+    if (chosen != NULL)
         put_string(to, chosen);
-    } else if (runtime != NULL && (stat(runtime, &info) != 0 || info.st_uid == geteuid())) {
-        put_string(to, runtime);
-        put_string(to, "/zbus");
-    } else {
-        put_string(to, temporary != NULL ? temporary : "/tmp");
-        put_format(to, "/zbus-%lu", (unsigned long)geteuid());
-    }
+    else if (runtime != NULL && (stat(runtime, &info) != 0 || info.st_uid == geteuid()))
+        put_format(to, "%s/zbus", runtime);
+    else
+        put_format(to, "%s/zbus-%lu", temporary != NULL ? temporary : "/tmp", (unsigned long)geteuid());
 }
 
 /* Find the path of a bus directory (R1, R2, R4). */
 static int find_path(char path[PATH], const char *dir, const char *name, zev_error *err) {
     const size_t most = sizeof(((struct sockaddr_un *)0)->sun_path) - sizeof "/0123456789abcdef.sock";
-    struct text full = {NULL, 0, 0};
+    struct text root = {NULL, 0, 0};
+    char here[PATH_MAX] = "";
     if (!is_bus_name(name))
-        return fail(err, ZEV_INVALID, "'%.100s' is no bus name: use letters, digits, '_', '-', '.', at most 64",
+        return fail(err, ZEV_INVALID, "'%.100s' is no bus name: use 1 to 64 of letters, digits, '_', '-', '.'",
                     name);
     if (dir != NULL && *dir == '\0')
         return fail(err, ZEV_INVALID, "dir is empty: name a directory, or leave it NULL");
     if (dir != NULL)
-        put_string(&full, dir);
+        put_string(&root, dir);
     else
-        put_root(&full);
-    if (*full.at != '/') {
-        char *here = getcwd(NULL, 0);
-        struct text absolute = {NULL, 0, 0};
-        if (here == NULL) {
-            free(full.at);
-            return system_error(err, "find", "the working directory, which ZBUS_DIR is relative to", errno);
-        }
-        put_string(&absolute, here);
-        put_string(&absolute, "/");
-        put_string(&absolute, full.at);
-        free(here);
-        free(full.at);
-        full = absolute;
-    }
-    while (full.size > 1 && full.at[full.size - 1] == '/')
-        full.size--;
-    put_string(&full, "/v1/");
-    put_string(&full, name);
-    int result = 0;
-    if (full.size > most)
-        result = fail(err, ZEV_INVALID,
-                      "the path %.500s has %zu bytes of at most %zu: shorten ZBUS_DIR, or the bus name",
-                      full.at, full.size, most);
-    else
-        memcpy(path, full.at, full.size + 1);
-    free(full.at);
-    return result;
+        put_root(&root);
+    while (root.size > 1 && root.at[root.size - 1] == '/')
+        root.at[--root.size] = '\0';
+    bool relative = *root.at != '/', lost = relative && getcwd(here, sizeof here) == NULL;
+    int size = snprintf(path, PATH, "%s%s%s/v1/%s", here, relative ? "/" : "", root.at, name);
+    free(root.at);
+    if (lost)
+        return system_error(err, "find", "the working directory, which ZBUS_DIR is relative to", errno);
+    if (size <= (int)most)
+        return 0;
+    return fail(err, ZEV_INVALID, "the path %s... has %d bytes of at most %zu: shorten it, or the bus name",
+                path, size, most);
 }
 
 /* Who may use what is created in a directory (R48). */
@@ -1204,15 +1083,6 @@ static struct rights rights_from(const struct stat *info) {
     return found;
 }
 
-static bool in_group(gid_t gid) {
-    gid_t groups[512];
-    int count = getgroups(512, groups);
-    bool found = geteuid() == 0 || gid == getegid();
-    for (int i = 0; i < count && !found; i++)
-        found = groups[i] == gid;
-    return found;
-}
-
 #define TO_SHARE \
     "share a directory prepared for a group: install -d -g GROUP -m 2770 DIRECTORY, and set ZBUS_DIR to it"
 
@@ -1225,6 +1095,7 @@ static int check_directory(const char *path, bool is_default, bool last, struct 
         return system_error(err, "use", path, errno);
     *rights = rights_from(&info);
     bool mine = info.st_uid == geteuid();
+    bool in_group = geteuid() == 0 || rights->gid == getegid() || group_member(rights->gid);
     bool passable = !last && info.st_uid == 0 && (info.st_mode & S_IWGRP) == 0 &&
                     faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) == 0;
     if (S_ISLNK(info.st_mode))
@@ -1235,7 +1106,7 @@ static int check_directory(const char *path, bool is_default, bool last, struct 
         why = "is writable by everybody, who could forge events: chmod o-w it";
     else if (!mine && is_default)
         why = "is where you have buses of your own, and belongs to another user: remove it, or " TO_SHARE;
-    else if (rights->group && !in_group(rights->gid))
+    else if (rights->group && !in_group)
         why = "is for a group that this process is not in: add the user to it (usermod -aG) and log in again";
     else if (rights->group && (info.st_mode & S_ISVTX) != 0)
         why = "has the sticky bit, so nobody could clean up after another user: chmod -t it";
@@ -1270,57 +1141,45 @@ static int make_parents(char *root, struct stat *info, zev_error *err) {
     return result;
 }
 
-/* Give a directory to a group; nobody finds it before it has its rights, because it has another name. */
-static int share_directory(const char *scratch, const char *path, struct rights rights) {
-    struct stat info;
-    int fd = open(scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    bool good = fd >= 0 && fchown(fd, (uid_t)-1, rights.gid) == 0 && fchmod(fd, rights.mode) == 0 &&
-                fstat(fd, &info) == 0;
-    if (good && (info.st_mode & 07777) != rights.mode) {
-        good = false;
-        errno = EPERM;
-    }
-    good = good && (rename(scratch, path) == 0 || errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR);
-    int code = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = code;
-    return good ? 0 : -1;
-}
-
+/* Create a directory; for a group under another name, so that nobody finds it before it has its rights (R48).
+ */
 static int make_directory(const char *path, struct rights rights) {
     char scratch[PATH + NAME], id[ID];
     struct stat info;
-    if (lstat(path, &info) == 0)
-        return 0;
-    if (!rights.group)
+    if (!rights.group || lstat(path, &info) == 0)
         return mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : -1;
     new_id(id);
     snprintf(scratch, sizeof scratch, "%.*s/.%s.new", (int)(strrchr(path, '/') - path), path, id);
-    if (mkdir(scratch, rights.mode & 0777) != 0)
+    if (mkdir(scratch, 0700) != 0)
         return -1;
-    int result = share_directory(scratch, path, rights), code = errno;
+    bool good = lchown(scratch, (uid_t)-1, rights.gid) == 0 && chmod(scratch, rights.mode) == 0 &&
+                lstat(scratch, &info) == 0;
+    int code = errno;
+    if (good && (info.st_mode & 07777) != rights.mode)
+        code = EPERM; /* this process may not set the setgid bit */
+    else if (good)
+        code =
+            renameat2(AT_FDCWD, scratch, AT_FDCWD, path, RENAME_NOREPLACE) == 0 || errno == EEXIST ? 0 : errno;
     rmdir(scratch); /* gone already, if it was renamed */
     errno = code;
-    return result;
+    return code == 0 ? 0 : -1;
 }
 
-/* Create what is missing on the way to a bus directory, and check it. `*rights` are those that it had before
- * someone removed it, or private; and those that it has, once this returns. */
+/* Create what is missing on the way to a bus directory, and check it. */
 static int make_path(const char *path, bool is_default, struct rights *rights, zev_error *err) {
     char part[PATH];
     struct stat info;
-    struct rights former = *rights;
     const size_t bus = (size_t)(strrchr(path, '/') - path), root = bus - strlen("/v1");
     const size_t sizes[] = {root, bus, strlen(path)};
     snprintf(part, root + 1, "%s", path);
     if (make_parents(part, &info, err) != 0 || (access(part, F_OK) != 0 && check_parent(part, &info, err) != 0))
         return -1;
-    if (!is_default && (info.st_mode & S_IRWXO) == 0)
-        *rights = rights_from(&info);
+    if (is_default || (info.st_mode & S_IRWXO) != 0)
+        info.st_mode = 0; /* nothing to inherit */
+    *rights = rights_from(&info);
     for (int i = 0; i < 3; i++) { /* the root, v1, the bus */
         snprintf(part, sizes[i] + 1, "%s", path);
-        if (make_directory(part, former.group ? former : *rights) != 0)
+        if (make_directory(part, *rights) != 0)
             return system_error(err, "create", part, errno);
         if (check_directory(part, is_default && i == 0, i == 2, rights, err) != 0)
             return -1;
@@ -1333,12 +1192,7 @@ struct directory {
     int fd, token_fd;
     const volatile uint64_t *token;
     struct rights rights;
-    struct stat info, token_info;
 };
-
-static bool same_file(const struct stat *a, const struct stat *b) {
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
 
 static int write_whole(int fd, const void *bytes, size_t size, off_t at) {
     for (ssize_t done; size > 0; size -= (size_t)done, at += done, bytes = (const char *)bytes + done) {
@@ -1354,64 +1208,50 @@ static int write_token(int fd) {
     return write_whole(fd, &bytes, sizeof bytes, 0);
 }
 
-/* Create a file with exactly the rights of the directory; return its descriptor. */
-static int create_file(const struct directory *directory, const char *name) {
+/* Create a file that appears whole and with its rights (R8, R10, R48), locked as `lock` says; return its
+ * descriptor. It gets its name by `link`, which replaces nothing. */
+static int publish_file(const struct directory *directory, const char *name, const struct text *text,
+                        int lock) {
+    char scratch[NAME], id[ID];
     mode_t mode = directory->rights.group ? 0660 : 0600;
-    int fd = openat(directory->fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    if (fd >= 0 && fchmod(fd, mode) != 0) {
-        close(fd);
+    new_id(id);
+    put_name(scratch, id, "new");
+    int fd = openat(directory->fd, scratch, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (fd < 0)
         return -1;
-    }
-    return fd;
-}
-
-/* Create a file that appears whole (R8), locked if it is a member file (R29); return its descriptor. */
-static int publish_file(const struct directory *directory, const char *id, const char *name,
-                        const struct text *text, int lock) {
-    char scratch[NAME];
-    snprintf(scratch, sizeof scratch, "%.32s.new", id);
-    int fd = create_file(directory, scratch);
-    if (fd >= 0 && flock(fd, lock) == 0 && write_whole(fd, text->at, text->size, 0) == 0 &&
-        renameat(directory->fd, scratch, directory->fd, name) == 0)
-        return fd;
+    bool good = fchmod(fd, mode) == 0 && flock(fd, lock) == 0 &&
+                write_whole(fd, text->at, text->size, 0) == 0 &&
+                linkat(directory->fd, scratch, directory->fd, name, 0) == 0;
     int code = errno;
     unlinkat(directory->fd, scratch, 0);
-    if (fd >= 0)
-        close(fd);
+    if (good)
+        return fd;
+    close(fd);
     errno = code;
     return -1;
 }
 
-/* Create the token complete and with its rights before it has the name, if there is none (R10). */
-static bool create_token(const struct directory *directory) {
-    char scratch[NAME], id[ID];
-    new_id(id);
-    snprintf(scratch, sizeof scratch, "%.32s.new", id);
-    int fd = create_file(directory, scratch);
-    bool good = fd >= 0 && write_token(fd) == 0 &&
-                (linkat(directory->fd, scratch, directory->fd, "token", 0) == 0 || errno == EEXIST);
-    int code = errno;
-    unlinkat(directory->fd, scratch, 0);
-    if (fd >= 0)
-        close(fd);
-    errno = code;
-    return good;
+/* Open the token; create it if there is none (R10). */
+static int open_token(const struct directory *directory) {
+    const int flags = O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC;
+    uint64_t bytes = random_number();
+    const struct text text = {(char *)&bytes, sizeof bytes, 0};
+    for (int tries = 0; tries < 10; tries++) {
+        int fd = openat(directory->fd, "token", flags);
+        if (fd < 0 && errno == ENOENT)
+            fd = publish_file(directory, "token", &text, LOCK_UN);
+        if (fd >= 0 || errno != EEXIST)
+            return fd;
+    }
+    return -1;
 }
 
 static bool map_token(struct directory *directory) {
-    const int flags = O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC;
-    for (int tries = 0; directory->token_fd < 0 && tries < 10; tries++) {
-        directory->token_fd = openat(directory->fd, "token", flags);
-        if (directory->token_fd < 0 && (errno != ENOENT || !create_token(directory)))
-            return false;
-    }
-    if (directory->token_fd < 0 || fstat(directory->token_fd, &directory->token_info) != 0)
+    struct stat info;
+    directory->token_fd = open_token(directory);
+    if (directory->token_fd < 0 || fstat(directory->token_fd, &info) != 0)
         return false;
-    if (!S_ISREG(directory->token_info.st_mode)) {
-        errno = EINVAL;
-        return false;
-    }
-    if (directory->token_info.st_size < 8 && write_token(directory->token_fd) != 0)
+    if (S_ISREG(info.st_mode) && info.st_size < 8 && write_token(directory->token_fd) != 0)
         return false;
     void *mapped = mmap(NULL, 8, PROT_READ, MAP_SHARED, directory->token_fd, 0);
     directory->token = mapped != MAP_FAILED ? (const volatile uint64_t *)mapped : NULL;
@@ -1427,31 +1267,15 @@ static void close_directory(struct directory *directory) {
         close(directory->fd);
 }
 
-/* Open a bus directory, creating what is missing; `former` is as make_path() says. */
-static int open_directory(struct directory *out, const char *path, bool is_default, struct rights former,
-                          zev_error *err) {
-    memset(out, 0, sizeof *out);
-    out->fd = out->token_fd = -1;
-    out->rights = former;
+/* Open a bus directory, creating what is missing. The caller closes it, also if that fails. */
+static int open_directory(struct directory *out, const char *path, bool is_default, zev_error *err) {
     if (make_path(path, is_default, &out->rights, err) != 0)
         return -1;
     out->fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (out->fd >= 0 && fstat(out->fd, &out->info) == 0) {
-        flock(out->fd, LOCK_SH | LOCK_NB);
-        if (map_token(out))
-            return 0;
-    }
-    system_error(err, "open the token in", path, errno);
-    close_directory(out);
-    return -1;
-}
-
-/* Return whether the paths still lead to this directory and this token (R36, R37). */
-static bool is_current(const struct directory *directory, const char *path) {
-    struct stat info;
-    return lstat(path, &info) == 0 && same_file(&info, &directory->info) &&
-           fstatat(directory->fd, "token", &info, AT_SYMLINK_NOFOLLOW) == 0 &&
-           same_file(&info, &directory->token_info);
+    if (out->fd < 0)
+        return system_error(err, "open", path, errno);
+    flock(out->fd, LOCK_SH | LOCK_NB);
+    return map_token(out) ? 0 : system_error(err, "open the token in", path, errno);
 }
 
 /* --- names of files, and what dead processes leave (R5, R6, R26 to R34) --- */
@@ -1481,6 +1305,7 @@ static const char *read_epoch(const char *text, char id[ID], uint64_t *epoch) {
 
 /* Read the name of a file; return whether it is one of those of R5. */
 static bool read_name(const char *name, struct listed *out) {
+    static const char *const suffixes[] = {".sock", ".member", ".new"};
     memset(out, 0, sizeof *out);
     if (strlen(name) >= NAME)
         return false;
@@ -1497,11 +1322,9 @@ static bool read_name(const char *name, struct listed *out) {
     if (size == 0)
         return false;
     memcpy(out->id, name, size);
-    rest = name + size;
-    out->type = strcmp(rest, ".sock") == 0     ? 's'
-                : strcmp(rest, ".member") == 0 ? 'm'
-                : strcmp(rest, ".new") == 0    ? 'n'
-                                               : '\0';
+    for (int i = 0; i < 3 && out->type == '\0'; i++)
+        if (strcmp(name + size, suffixes[i]) == 0)
+            out->type = suffixes[i][1];
     return out->type != '\0';
 }
 
@@ -1533,9 +1356,6 @@ static int connect_to(const char *path, int type) {
 
 /* Return whether a process listens at a path; in doubt, it does (R26). */
 static bool answers(const char *path) {
-    struct stat info;
-    if (lstat(path, &info) == 0 && !S_ISSOCK(info.st_mode))
-        return false;
     int fd = connect_to(path, SOCK_DGRAM);
     if (fd < 0)
         return errno != ECONNREFUSED && errno != ENOENT;
@@ -1561,40 +1381,29 @@ static bool is_unlocked(const struct directory *directory, const char *name) {
     return unlocked;
 }
 
-struct listing {
-    struct listed *files;
-    size_t count;
-};
-
-/* List the directory; the caller frees `files`. */
-static int list_directory(const struct directory *directory, struct listing *out) {
+/* List the directory in `*files`, which the caller frees; return how many there are, -1 for an error. */
+static int list_directory(const struct directory *directory, struct listed **files) {
     int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *stream = fd >= 0 ? fdopendir(fd) : NULL;
+    struct text list = {NULL, 0, 0};
     struct listed file;
-    size_t room = 0;
-    memset(out, 0, sizeof *out);
     if (stream == NULL)
         return -1;
-    for (struct dirent *found; (found = readdir(stream)) != NULL;) {
-        if (!read_name(found->d_name, &file))
-            continue;
-        if (out->count == room) {
-            room = 2 * room + 64;
-            out->files = (struct listed *)resize(out->files, room * sizeof *out->files);
-        }
-        out->files[out->count++] = file;
-    }
+    for (struct dirent *found; (found = readdir(stream)) != NULL;)
+        if (read_name(found->d_name, &file))
+            put(&list, &file, sizeof file);
     closedir(stream);
-    return 0;
+    *files = (struct listed *)(void *)list.at;
+    return (int)(list.size / sizeof file);
 }
 
 /* Remove the entries of a dead ingress, then its socket (R27); return whether anything was removed. */
-static bool bury(const struct directory *directory, const struct listing *listing, const char *id) {
+static bool bury(const struct directory *directory, const struct listed *files, int count, const char *id) {
     bool removed = false;
     for (const char *type = "es"; *type != '\0'; type++)
-        for (size_t i = 0; i < listing->count; i++)
-            if (listing->files[i].type == *type && strcmp(listing->files[i].id, id) == 0)
-                removed |= remove_file(directory, listing->files[i].name);
+        for (int i = 0; i < count; i++)
+            if (files[i].type == *type && strcmp(files[i].id, id) == 0)
+                removed |= remove_file(directory, files[i].name);
     return removed;
 }
 
@@ -1605,14 +1414,13 @@ static void socket_path(char to[PATH], const char *dir, const char *id) {
 /* Remove what dead processes left, for 0.2 s at most (R28, R34). */
 static void reap(const struct directory *directory, const char *dir) {
     char path[PATH];
-    struct listing listing;
+    struct listed *files = NULL;
     struct stat info;
     bool removed = false;
     double deadline = now_seconds() + 0.2;
-    if (list_directory(directory, &listing) != 0)
-        return;
-    for (size_t i = 0; i < listing.count && now_seconds() < deadline; i++) {
-        const struct listed *file = &listing.files[i];
+    int count = list_directory(directory, &files);
+    for (int i = 0; i < count && now_seconds() < deadline; i++) {
+        const struct listed *file = &files[i];
         socket_path(path, dir, file->id);
         if (file->type == 'm' && is_unlocked(directory, file->name))
             remove_file(directory, file->name);
@@ -1620,26 +1428,23 @@ static void reap(const struct directory *directory, const char *dir) {
                  time(NULL) - info.st_mtime > 86400)
             remove_file(directory, file->name);
         else if ((file->type == 'e' || file->type == 's') && !answers(path))
-            removed |= bury(directory, &listing, file->id);
+            removed |= bury(directory, files, count, file->id);
     }
-    free(listing.files);
+    free(files);
     if (removed)
         write_token(directory->token_fd);
 }
 
-/* --- 6  receiving --------------------------------------------------------------------------------------------
- */
+/* --- 6  receiving --- */
 
 struct zev_bus {
-    pid_t pid; /* handles do not survive a fork */
-    char path[PATH], member[ID];
-    struct text process; /* `"process":...,"pid":...,"language":"c"` (R8) */
-    bool is_default;
+    pid_t pid;                             /* handles do not survive a fork */
+    char path[PATH], id[ID], member[NAME]; /* the member file is ID.member */
+    struct text process;                   /* `"process":...,"pid":...,"language":"c"` (R8) */
     zev_options options;
     void *context;
     int thread_prefix; /* of the names of the context's threads */
     bool clock_known;
-    int64_t clock_offset;
     pthread_t housekeeper;
     struct zev_bus *next; /* of the open ones */
 
@@ -1649,10 +1454,8 @@ struct zev_bus {
     bool sent, resting; /* since the housekeeper looked; it may look as late as it likes */
     double pause;       /* between two looks for those in doubt */
     struct directory directory;
-    unsigned generation; /* one more each time others have replaced the directory */
     int member_fd;
     uint64_t counters[4], written[4]; /* of R30, in the order of the file; of closed subscriptions only */
-    struct text origins;
     zev_sub *subs;
 
     void *lanes[2]; /* the XPUB for `drop`, and that for `block`; NULL if there is none */
@@ -1662,35 +1465,31 @@ struct zev_bus {
     double answered_at;     /* when a joiner last answered, */
     double slow_at;         /* and when one, or this process, last waited for a CPU */
     char origin[ID];
-    struct table topics;
+    void *topics; /* the tree of those of this origin */
+    size_t topic_count;
     struct topic *all;     /* those of former origins, too */
     struct topic **cursor; /* into `all`: where to go on sending marks, NULL for nowhere */
-    struct mark *marks, **marks_end;
-    size_t mark_count, marks_due;
-    int refusals; /* of a mark in a row */
+    size_t retired;        /* how many of them are */
+    int refusals;          /* of a mark in a row */
     struct text frame, key;
 };
-
-enum rebind { NO_REBIND, REBIND, REBOUND, NOT_REBOUND };
 
 struct zev_sub {
     pid_t pid;
     zev_bus *bus; /* NULL once it is closed */
     struct zev_sub *next;
-    char id[ID], entry[NAME], endpoint[PATH + 8];
+    char scratch[NAME], socket_name[NAME], entry[NAME]; /* its files */
+    char sentinel[NAME], endpoint[PATH + 8];
     zev_overflow overflow;
     size_t capacity, capacity_bytes;
-    struct stat named;       /* the socket's file */
     void *socket;            /* the thread's */
     struct decoder *decoder; /* the thread's, once joined */
     pthread_t thread;
-    int wake;      /* an eventfd that ends the thread's wait */
-    int attention; /* atomic: the thread is to look at the flags below */
+    int wake; /* an eventfd that ends the thread's wait */
 
     pthread_mutex_t lock; /* guards the rest */
     pthread_cond_t changed;
     bool joined, stopping, ended, holding;
-    enum rebind rebind;
     struct frame *head, **tail;
     size_t frames, bytes;
     uint64_t received, lost, dropped, malformed, lost_told;
@@ -1700,25 +1499,16 @@ struct zev_sub {
 static uint64_t machine_clock(const zev_bus *bus) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t micros = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000 - bus->clock_offset;
-    return bus->clock_known && micros >= 0 ? (uint64_t)micros : UNTOLD;
+    return bus->clock_known ? (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000 : UNTOLD;
 }
 
-static void init_condition(pthread_cond_t *condition) {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-}
-
-/* Wait for a condition, at most `seconds`; return false if they are over. */
+/* Wait for a condition until a time of now_seconds(); return false if that is over. */
 static bool wait_for(pthread_cond_t *condition, pthread_mutex_t *lock, double until) {
     struct timespec t;
     until = until < 4e9 ? until : 4e9; /* more than a century */
     t.tv_sec = (time_t)until;
     t.tv_nsec = (long)((until - (double)t.tv_sec) * 1e9);
-    return pthread_cond_timedwait(condition, lock, &t) != ETIMEDOUT;
+    return pthread_cond_clockwait(condition, lock, CLOCK_MONOTONIC, &t) != ETIMEDOUT;
 }
 
 /* Start a thread that blocks all signals: they are the user's. */
@@ -1731,7 +1521,36 @@ static int start_thread(pthread_t *thread, void *(*run)(void *), void *argument,
     return code == 0 ? 0 : system_error(err, "start", "a thread", code);
 }
 
-/* --- the queue --- */
+/* --- the member file (R29 to R31, R53) --- */
+
+enum { MEMBER_HEAD = 128 }; /* the counters; then the text, which is always as long */
+
+static void put_member(struct text *to, const zev_bus *bus) {
+    put_format(to, "{%s,\"origins\":[\"%s\"]}", bus->process.at, bus->origin);
+}
+
+static void write_member(zev_bus *bus) {
+    struct text text = {NULL, 0, 0};
+    put_member(&text, bus);
+    write_whole(bus->member_fd, text.at, text.size, MEMBER_HEAD);
+    free(text.at);
+}
+
+static int create_member(zev_bus *bus, zev_error *err) {
+    static const char head[MEMBER_HEAD] = {0};
+    struct text text = {NULL, 0, 0};
+    put(&text, head, sizeof head);
+    put_member(&text, bus);
+    int fd = publish_file(&bus->directory, bus->member, &text, LOCK_EX), code = errno;
+    free(text.at);
+    if (fd < 0)
+        return system_error(err, "write a member file in", bus->path, code);
+    if (bus->member_fd >= 0)
+        close(bus->member_fd);
+    bus->member_fd = fd;
+    memset(bus->written, 0, sizeof bus->written);
+    return 0;
+}
 
 void zev_event_clear(zev_event *evt) {
     static const zev_event empty = ZEV_EVENT_INIT;
@@ -1743,9 +1562,8 @@ static bool is_full(const zev_sub *sub) {
     return sub->frames >= sub->capacity || (sub->frames > 0 && sub->bytes >= sub->capacity_bytes);
 }
 
-/* Decode a frame that has arrived, and queue it, or count its events as lost if there is no room. Return
- * whether a `block` queue is full by now. */
-static bool take_frame(zev_sub *sub, zmq_msg_t *message, bool anyway) {
+/* Decode a frame that has arrived, and queue it, or count its events as lost if there is no room. */
+static void take_frame(zev_sub *sub, zmq_msg_t *message, bool anyway) {
     struct frame *frame = new_frame(zmq_msg_data(message), zmq_msg_size(message));
     decode(sub->decoder, frame);
     pthread_mutex_lock(&sub->lock);
@@ -1765,31 +1583,24 @@ static bool take_frame(zev_sub *sub, zmq_msg_t *message, bool anyway) {
     } else {
         release(frame);
     }
-    bool full = sub->holding = sub->overflow == ZEV_BLOCK && is_full(sub);
     pthread_mutex_unlock(&sub->lock);
-    return full;
 }
 
 /* --- the thread --- */
 
 static void wake_thread(zev_sub *sub) {
-    __atomic_store_n(&sub->attention, 1, __ATOMIC_RELEASE);
     eventfd_write(sub->wake, 1);
 }
 
-/* Do what others have asked for; return whether to go on. `*hold` says whether to leave frames where they are.
- */
-static bool attend(zev_sub *sub, bool *hold) {
-    __atomic_store_n(&sub->attention, 0, __ATOMIC_RELEASE);
+/* What the thread is to do next. */
+enum task { RECEIVE, HOLD, STOP };
+
+static enum task next_task(zev_sub *sub) {
     pthread_mutex_lock(&sub->lock);
-    *hold = sub->holding = !sub->joined || (sub->overflow == ZEV_BLOCK && is_full(sub));
-    if (sub->rebind == REBIND) {
-        sub->rebind = zmq_bind(sub->socket, sub->endpoint) == 0 ? REBOUND : NOT_REBOUND;
-        pthread_cond_broadcast(&sub->changed);
-    }
-    bool go_on = !sub->stopping;
+    sub->holding = !sub->joined || (sub->overflow == ZEV_BLOCK && is_full(sub));
+    enum task task = sub->stopping ? STOP : sub->holding ? HOLD : RECEIVE;
     pthread_mutex_unlock(&sub->lock);
-    return go_on;
+    return task;
 }
 
 /* Wait until libzmq has something to do, or someone else has, or `timeout` milliseconds are over. */
@@ -1807,22 +1618,18 @@ static void wait_for_work(zev_sub *sub, int timeout) {
 static void *receive_frames(void *argument) {
     zev_sub *sub = (zev_sub *)argument;
     zmq_msg_t message;
-    bool hold = true;
+    enum task task;
     int events;
     size_t size = sizeof events;
     zmq_msg_init(&message);
-    for (;;) {
-        if (__atomic_load_n(&sub->attention, __ATOMIC_ACQUIRE) && !attend(sub, &hold))
-            break;
-        if (hold) { /* only serve joins */
+    while ((task = next_task(sub)) != STOP) {
+        if (task == HOLD) { /* only serve joins */
             wait_for_work(sub, 10);
             zmq_getsockopt(sub->socket, ZMQ_EVENTS, &events, &size);
         } else if (zmq_msg_recv(&message, sub->socket, ZMQ_DONTWAIT) >= 0) {
-            hold = take_frame(sub, &message, false);
+            take_frame(sub, &message, false);
         } else if (errno == EAGAIN) {
             wait_for_work(sub, 1000); /* its descriptor tells of changes only, and recv saw them all */
-        } else if (errno != EINTR) {
-            break;
         }
     }
     /* What has arrived stays receivable. */
@@ -1846,14 +1653,9 @@ static int set_int(void *socket, int option, int value) {
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
-static int set_subscription(void *socket, const struct text *prefix) {
-    return zmq_setsockopt(socket, ZMQ_SUBSCRIBE, prefix->at, prefix->size);
-}
-
 /* Create the SUB, subscribe, bind it (R16, steps 1, 2 and 5; W24, W53). */
 static int open_ingress(zev_bus *bus, zev_sub *sub, zev_error *err) {
     struct heads prefixes;
-    struct text sentinel = {NULL, 0, 0};
     const int64_t largest = (int64_t)bus->options.max_event_bytes;
     int frames = sub->overflow == ZEV_BLOCK && sub->capacity < BLOCK_EVENTS ? (int)sub->capacity : BLOCK_EVENTS;
     sub->socket = zmq_socket(bus->context, ZMQ_SUB);
@@ -1862,13 +1664,11 @@ static int open_ingress(zev_bus *bus, zev_sub *sub, zev_error *err) {
     int bad = set_int(sub->socket, ZMQ_SNDHWM, 0) | set_int(sub->socket, ZMQ_RCVHWM, frames) |
               set_int(sub->socket, ZMQ_LINGER, 0) | set_int(sub->socket, ZMQ_BACKLOG, 4096) |
               zmq_setsockopt(sub->socket, ZMQ_MAXMSGSIZE, &largest, sizeof largest);
-    find_prefixes(sub->decoder->system, sub->decoder->kind, &prefixes);
+    find_prefixes(sub->decoder->system.at, sub->decoder->kind.at, &prefixes);
     for (size_t i = 0; i < prefixes.count; i++)
-        bad |= set_subscription(sub->socket, &prefixes.text[i]);
+        bad |= zmq_setsockopt(sub->socket, ZMQ_SUBSCRIBE, prefixes.text[i].at, prefixes.text[i].size);
     free_heads(&prefixes);
-    put_format(&sentinel, "\xff%s.1", sub->id);
-    bad |= set_subscription(sub->socket, &sentinel);
-    free(sentinel.at);
+    bad |= zmq_setsockopt(sub->socket, ZMQ_SUBSCRIBE, sub->sentinel, strlen(sub->sentinel));
     if (bad == 0 && zmq_bind(sub->socket, sub->endpoint) == 0)
         return 0;
     system_error(err, "listen in", bus->path, zmq_errno());
@@ -1878,26 +1678,21 @@ static int open_ingress(zev_bus *bus, zev_sub *sub, zev_error *err) {
 
 /* Give the socket its name (R9); it has the rights of its directory before. */
 static int name_socket(zev_bus *bus, zev_sub *sub, zev_error *err) {
-    char scratch[NAME], name[NAME];
     int fd = bus->directory.fd;
-    snprintf(scratch, sizeof scratch, "%.32s.new", sub->id);
-    snprintf(name, sizeof name, "%.32s.sock", sub->id);
-    if ((bus->directory.rights.group && fchmodat(fd, scratch, 0660, 0) != 0) ||
-        renameat(fd, scratch, fd, name) != 0 || fstatat(fd, name, &sub->named, AT_SYMLINK_NOFOLLOW) != 0)
+    if ((bus->directory.rights.group && fchmodat(fd, sub->scratch, 0660, 0) != 0) ||
+        renameat(fd, sub->scratch, fd, sub->socket_name) != 0)
         return system_error(err, "create a socket in", bus->path, errno);
     return 0;
 }
 
 static int write_entry(zev_bus *bus, zev_sub *sub, zev_error *err) {
     struct text text = {NULL, 0, 0};
-    put_string(&text, "{");
-    put_string(&text, bus->process.at);
-    put_format(&text, ",\"member\":\"%s\",\"channels\":1,\"patterns\":[[", bus->member);
-    put_quoted(&text, sub->decoder->system);
+    put_format(&text, "{%s,\"member\":\"%s\",\"channels\":1,\"patterns\":[[", bus->process.at, bus->id);
+    put_quoted(&text, sub->decoder->system.at);
     put_string(&text, ",");
-    put_quoted(&text, sub->decoder->kind);
+    put_quoted(&text, sub->decoder->kind.at);
     put_string(&text, sub->overflow == ZEV_BLOCK ? ",\"block\"]]}" : ",\"drop\"]]}");
-    int fd = publish_file(&bus->directory, sub->id, sub->entry, &text, LOCK_UN), code = errno;
+    int fd = publish_file(&bus->directory, sub->entry, &text, LOCK_UN), code = errno;
     free(text.at);
     if (fd < 0)
         return system_error(err, "write an entry in", bus->path, code);
@@ -1907,13 +1702,9 @@ static int write_entry(zev_bus *bus, zev_sub *sub, zev_error *err) {
 
 /* Leave the directory (R18): the entry, the socket, the token. */
 static void withdraw(zev_bus *bus, const zev_sub *sub) {
-    static const char *const suffixes[] = {"sock", "new"};
-    char name[NAME];
     bool removed = remove_file(&bus->directory, sub->entry);
-    for (int i = 0; i < 2; i++) {
-        snprintf(name, sizeof name, "%.32s.%s", sub->id, suffixes[i]);
-        removed |= remove_file(&bus->directory, name);
-    }
+    removed |= remove_file(&bus->directory, sub->socket_name);
+    removed |= remove_file(&bus->directory, sub->scratch);
     if (removed)
         write_token(bus->directory.token_fd);
 }
@@ -1974,9 +1765,10 @@ static zev_sub *new_sub(zev_bus *bus, const char *system, const char *kind, zev_
     if (decoder == NULL)
         return NULL;
     zev_sub *sub = NEW(zev_sub);
+    char id[ID];
     pthread_mutex_init(&sub->lock, NULL);
-    init_condition(&sub->changed);
-    new_id(sub->id);
+    pthread_cond_init(&sub->changed, NULL);
+    new_id(id);
     sub->pid = bus->pid;
     sub->bus = bus;
     sub->decoder = decoder;
@@ -1985,9 +1777,11 @@ static zev_sub *new_sub(zev_bus *bus, const char *system, const char *kind, zev_
     sub->capacity_bytes = options.capacity_bytes > 0 ? options.capacity_bytes : bus->options.capacity_bytes;
     sub->tail = &sub->head;
     sub->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    snprintf(sub->entry, sizeof sub->entry, "%.32s.1.%s", sub->id,
-             sub->overflow == ZEV_BLOCK ? "block" : "drop");
-    snprintf(sub->endpoint, sizeof sub->endpoint, "ipc://%.107s/%.32s.new", bus->path, sub->id);
+    put_name(sub->scratch, id, "new");
+    put_name(sub->socket_name, id, "sock");
+    put_name(sub->entry, id, sub->overflow == ZEV_BLOCK ? "1.block" : "1.drop");
+    snprintf(sub->sentinel, sizeof sub->sentinel, "\xff%s.1", id);
+    snprintf(sub->endpoint, sizeof sub->endpoint, "ipc://%.107s/%.40s", bus->path, sub->scratch);
     return sub;
 }
 
@@ -1997,19 +1791,13 @@ static int check_usable(const zev_bus *bus, zev_error *err) {
     return fail(err, ZEV_CANCELED, "this bus belongs to the parent of this forked process: open another");
 }
 
-/* Refuse to listen when few descriptors are left: libzmq aborts a process that has none to accept with. */
-static int check_descriptors(int lowest_free, zev_error *err) {
+/* Return whether enough descriptors are left to listen: libzmq aborts a process that has none to accept with.
+ */
+static bool may_listen(int lowest_free) {
     struct rlimit limit;
-    if (lowest_free >= 0 &&
-        (getrlimit(RLIMIT_NOFILE, &limit) != 0 || (rlim_t)lowest_free + 32 <= limit.rlim_cur))
-        return 0;
-    return fail(
-        err, ZEV_UNAVAILABLE,
-        "too few file descriptors are left to subscribe, since each publisher takes one: raise the limit"
-        " (ulimit -n) or close some");
+    return lowest_free >= 0 &&
+           (getrlimit(RLIMIT_NOFILE, &limit) != 0 || (rlim_t)lowest_free + 32 <= limit.rlim_cur);
 }
-
-static int restore_presence(zev_bus *bus, bool create, zev_error *err);
 
 zev_sub *zev_subscribe(zev_bus *bus, const char *system, const char *kind, const zev_sub_options *options,
                        zev_error *err) {
@@ -2026,8 +1814,8 @@ zev_sub *zev_subscribe(zev_bus *bus, const char *system, const char *kind, const
     if (sub == NULL)
         return NULL;
     pthread_mutex_lock(&bus->lock);
-    bool good = check_descriptors(sub->wake, err) == 0 && restore_presence(bus, true, err) == 0 &&
-                join_bus(bus, sub, err) == 0;
+    bool good = may_listen(sub->wake) ? join_bus(bus, sub, err) == 0
+                                      : system_error(err, "subscribe to", bus->path, EMFILE) == 0;
     if (good) {
         if (bus->subs == NULL)
             reap(&bus->directory, bus->path);
@@ -2125,8 +1913,7 @@ void zev_sub_free(zev_sub *sub) {
     free_sub(sub);
 }
 
-/* --- 7  processes --------------------------------------------------------------------------------------------
- */
+/* --- 7  processes --- */
 
 enum run_state { UNKNOWN, STOPPED, READY, ASLEEP };
 
@@ -2139,11 +1926,15 @@ static void read_file(const char *path, char *text, size_t room) {
         close(fd);
 }
 
-/* Return the number that names the next entry of a directory in /proc, -1 after the last one. */
+/* Return the number that names the next entry of a directory in /proc; after the last one, close it, and return
+ * -1. */
 static int next_number(DIR *stream) {
+    if (stream == NULL)
+        return -1;
     for (struct dirent *found; (found = readdir(stream)) != NULL;)
-        if (is_digit(found->d_name[0]))
+        if (found->d_name[0] != '.')
             return atoi(found->d_name);
+    closedir(stream);
     return -1;
 }
 
@@ -2153,8 +1944,6 @@ static enum run_state look_at_process(pid_t pid) {
     enum run_state state = UNKNOWN;
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     DIR *tasks = pid > 0 && pid != getpid() ? opendir(path) : NULL;
-    if (tasks == NULL)
-        return UNKNOWN;
     for (int task; (task = next_number(tasks)) >= 0;) {
         snprintf(path, sizeof path, "/proc/%d/task/%d/stat", (int)pid, task);
         read_file(path, text, sizeof text);
@@ -2167,7 +1956,6 @@ static enum run_state look_at_process(pid_t pid) {
         else if (letter != '\0' && state == UNKNOWN)
             state = STOPPED;
     }
-    closedir(tasks);
     return state;
 }
 
@@ -2190,15 +1978,13 @@ static long long io_thread_sleeps(const zev_bus *bus) {
     long long sleeps = -1;
     DIR *tasks = opendir("/proc/self/task");
     snprintf(name, sizeof name, "Name:\t%d/ZMQbg/IO/0\n", bus->thread_prefix);
-    for (int task; tasks != NULL && sleeps < 0 && (task = next_number(tasks)) >= 0;) {
+    for (int task; (task = next_number(tasks)) >= 0;) {
         snprintf(path, sizeof path, "/proc/self/task/%d/status", task);
         read_file(path, text, sizeof text);
         const char *count = strstr(text, "\nvoluntary_ctxt_switches:");
         if (strncmp(text, name, strlen(name)) == 0 && strstr(text, "State:\tS") != NULL && count != NULL)
             sleeps = atoll(strchr(count, ':') + 1);
     }
-    if (tasks != NULL)
-        closedir(tasks);
     return sleeps;
 }
 
@@ -2222,8 +2008,7 @@ static int unread_bytes(int fd) {
     return ioctl(fd, TIOCOUTQ, &pending) == 0 ? pending : 0;
 }
 
-/* --- 8  sending ----------------------------------------------------------------------------------------------
- */
+/* --- 8  sending --- */
 
 enum { SENT = 0, JOINING, FULL }; /* what became of an attempt; -1 if it failed */
 
@@ -2236,38 +2021,21 @@ struct link {
     bool missing;        /* it was given up, and has not shown the epoch since (R42) */
     bool full;           /* a frame may have been dropped for it (R57) */
     bool unread;         /* of those that are full: it has not read everything */
-    unsigned generation; /* of the directory that listed it last */
     double first, since; /* when the wait for it began, and where its time counts from (R21) */
     double due;          /* when to look at it again */
     bool stopped;
 };
 
 struct topic {
-    struct entry entry; /* the key is "system NUL kind NUL" */
+    struct text key; /* "system NUL kind NUL" */
     struct topic *next;
     char origin[ID];
     uint64_t born, settled, first, seq;
     uint64_t marked; /* the number that the last mark told; UNTOLD: one is due anyway */
     bool doubted;    /* that mark may have been dropped */
-    bool retired;    /* it belongs to a former origin */
-    int marks;       /* that refer to it */
+    bool retired;    /* it is of a former origin or settling: only a mark is owed */
     char since[72];  /* ".born.settled.first." */
 };
-
-/* A mark of a former settling that may have been dropped (R57). Those that are due come first. */
-struct mark {
-    struct mark *next;
-    struct topic *topic;
-    char since[72];
-};
-
-static double least(double a, double b) {
-    return a < b ? a : b;
-}
-
-static double most(double a, double b) {
-    return a > b ? a : b;
-}
 
 static struct link *find_link(const zev_bus *bus, const char *id) {
     struct link *link = bus->links;
@@ -2283,43 +2051,14 @@ static bool in_doubt(const zev_bus *bus) {
     return false;
 }
 
-static void free_topic(struct topic *topic) {
-    free(topic->entry.key.at);
-    free(topic);
-}
-
 /* --- marks: who is owed one --- */
 
 static bool needs_mark(const struct topic *topic) {
     return topic->seq != topic->marked && topic->first <= topic->seq;
 }
 
-static void drop_mark(zev_bus *bus) {
-    struct mark *mark = bus->marks;
-    bus->marks = mark->next;
-    if (bus->marks == NULL)
-        bus->marks_end = &bus->marks;
-    bus->mark_count--;
-    bus->marks_due -= bus->marks_due > 0;
-    mark->topic->marks--;
-    free(mark);
-}
-
-/* Remember a mark that may have been dropped. */
-static void keep_mark(zev_bus *bus, struct topic *topic, const char *since) {
-    struct mark *mark = NEW(struct mark);
-    mark->topic = topic;
-    memcpy(mark->since, since, sizeof mark->since);
-    topic->marks++;
-    *bus->marks_end = mark;
-    bus->marks_end = &mark->next;
-    if (++bus->mark_count > MAX_MARKS)
-        drop_mark(bus);
-}
-
 /* Someone who was in doubt is so no longer: send all marks again. */
 static void end_doubt(zev_bus *bus) {
-    bus->marks_due = bus->mark_count;
     bus->cursor = &bus->all;
     for (struct topic *topic = bus->all; topic != NULL; topic = topic->next)
         if (topic->doubted)
@@ -2327,8 +2066,6 @@ static void end_doubt(zev_bus *bus) {
     if (bus->resting)
         pthread_cond_signal(&bus->tick);
 }
-
-/* --- what peers subscribe to --- */
 
 static void expect(struct link *link, uint64_t epoch) {
     link->epoch = epoch;
@@ -2406,19 +2143,18 @@ static int send_drop(zev_bus *bus) {
 }
 
 /* Make the next frame of a topic in `bus->frame`. */
-static void make_frame(zev_bus *bus, const struct topic *topic, const struct body *body, const char *since,
-                       bool twin) {
+static void make_frame(zev_bus *bus, const struct topic *topic, const struct body *body, bool twin) {
     struct timespec now;
     struct text *frame = &bus->frame;
     clock_gettime(CLOCK_REALTIME, &now);
     frame->size = 0;
     put_string(frame, twin ? "\xff#" : "");
-    put(frame, topic->entry.key.at, topic->entry.key.size);
+    put(frame, topic->key.at, topic->key.size);
     put(frame, body->path, strlen(body->path) + 1);
     put_string(frame, topic->origin);
     put_string(frame, ".");
     put_number(frame, topic->seq + 1);
-    put_string(frame, since);
+    put_string(frame, topic->since);
     put_number(frame, (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000);
     put(frame, "", 1);
     put_data(frame, body);
@@ -2426,12 +2162,12 @@ static void make_frame(zev_bus *bus, const struct topic *topic, const struct bod
 
 /* Send a mark and its twin (W46, W47), or only the twin (W48); `force` says to drop it for those without room.
  * Return whether it was sent. */
-static bool send_mark(zev_bus *bus, const struct topic *topic, const char *since, bool twin_only, bool force) {
+static bool send_mark(zev_bus *bus, const struct topic *topic, bool twin_only, bool force) {
     static const zev_item none = {"", NULL};
     static const struct body body = {"", NULL, 0, &none, 0, ZEV_NONE};
     int sent = SENT;
     for (int twin = twin_only; sent != FULL && twin < 2; twin++) {
-        make_frame(bus, topic, &body, since, twin != 0);
+        make_frame(bus, topic, &body, twin != 0);
         sent = force ? send_drop(bus) : send_strictly(bus, bus->lanes[ZEV_DROP]);
     }
     bus->refusals = sent == FULL ? bus->refusals + 1 : 0;
@@ -2441,25 +2177,18 @@ static bool send_mark(zev_bus *bus, const struct topic *topic, const char *since
 /* Send marks that are due, `limit` at most; return whether none is left. A mark for which there is no room
  * several looks in a row is dropped for those who have none (R58). */
 static bool send_marks(zev_bus *bus, size_t limit) {
-    for (; bus->marks_due > 0; limit--) {
-        struct mark *mark = bus->marks;
-        if (limit == 0 || !send_mark(bus, mark->topic, mark->since, false, bus->refusals >= 10))
-            return false;
-        if (in_doubt(bus))
-            keep_mark(bus, mark->topic, mark->since);
-        drop_mark(bus);
-    }
     while (bus->cursor != NULL && *bus->cursor != NULL) {
         struct topic *topic = *bus->cursor;
         if (needs_mark(topic)) {
-            if (limit-- == 0 || !send_mark(bus, topic, topic->since, false, bus->refusals >= 10))
+            if (limit-- == 0 || !send_mark(bus, topic, false, bus->refusals >= 10))
                 return false;
             topic->marked = topic->seq;
             topic->doubted = in_doubt(bus);
         }
-        if (topic->retired && !topic->doubted && topic->marks == 0) {
+        if (topic->retired && (!topic->doubted || bus->retired > MAX_MARKS)) {
             *bus->cursor = topic->next;
-            free_topic(topic);
+            bus->retired--;
+            free(topic);
         } else {
             bus->cursor = &topic->next;
         }
@@ -2469,11 +2198,6 @@ static bool send_marks(zev_bus *bus, size_t limit) {
 }
 
 /* --- links --- */
-
-/* Have the next comparison of the token list the directory and settle. */
-static void forget_token(zev_bus *bus) {
-    bus->listed = bus->known = ~*bus->directory.token;
-}
 
 /* Return the publishing socket of an overflow policy, made with the options of W24 and W53. */
 static void *open_lane(zev_bus *bus, bool block) {
@@ -2503,7 +2227,6 @@ static int add_link(zev_bus *bus, const struct listed *entry, const char *path, 
     snprintf(link->path, sizeof link->path, "%s", path);
     link->block = entry->block;
     link->listed = true;
-    link->generation = bus->generation;
     expect(link, entry->epoch);
     link->next = bus->links;
     bus->links = link;
@@ -2519,39 +2242,29 @@ static void remove_link(zev_bus *bus, struct link **at) {
     free(link);
 }
 
-/* Note that an ingress is listed; return whether there is a link for it. */
-static bool mark_listed(zev_bus *bus, const struct listed *entry) {
-    struct link *link = find_link(bus, entry->id);
-    if (link == NULL)
-        return false;
-    link->listed = true;
-    link->generation = bus->generation;
-    if (entry->epoch > link->epoch)
-        expect(link, entry->epoch);
-    return true;
-}
-
 /* Link what is listed (R20, step 2); bury what is dead. */
-static int link_listed(zev_bus *bus, const struct listing *listing, zev_error *err) {
+static int link_listed(zev_bus *bus, const struct listed *files, int count, zev_error *err) {
     char path[PATH];
     bool removed = false;
     int result = 0;
     for (struct link *link = bus->links; link != NULL; link = link->next)
         link->listed = false;
-    for (size_t i = 0; i < listing->count && result == 0; i++) {
-        const struct listed *entry = &listing->files[i];
+    for (int i = 0; i < count && result == 0; i++) {
+        const struct listed *entry = &files[i];
         socket_path(path, bus->path, entry->id);
-        if (entry->type != 'e' || mark_listed(bus, entry))
-            continue;
-        if (answers(path))
+        struct link *link = entry->type == 'e' ? find_link(bus, entry->id) : NULL;
+        if (link != NULL) {
+            link->listed = true;
+            if (entry->epoch > link->epoch)
+                expect(link, entry->epoch);
+        } else if (entry->type == 'e' && answers(path)) {
             result = add_link(bus, entry, path, err);
-        else
-            removed |= bury(&bus->directory, listing, entry->id);
+        } else if (entry->type == 'e') {
+            removed |= bury(&bus->directory, files, count, entry->id);
+        }
     }
-    /* Those that are listed no longer go, except who has yet to move to a directory that others have made
-     * (R39). */
     for (struct link **at = &bus->links; *at != NULL;) {
-        if ((*at)->listed || ((*at)->generation != bus->generation && (*at)->shown > 0))
+        if ((*at)->listed)
             at = &(*at)->next;
         else
             remove_link(bus, at);
@@ -2563,17 +2276,17 @@ static int link_listed(zev_bus *bus, const struct listing *listing, zev_error *e
 
 /* List the roster until the token is the same before and after it (R13). */
 static int list_roster(zev_bus *bus, zev_error *err) {
-    struct listing listing;
+    struct listed *files = NULL;
+    int count;
     do {
+        free(files);
         bus->listed = *bus->directory.token;
-        if (list_directory(&bus->directory, &listing) != 0)
+        count = list_directory(&bus->directory, &files);
+        if (count < 0)
             return system_error(err, "list", bus->path, errno);
-        if (*bus->directory.token == bus->listed)
-            break;
-        free(listing.files);
-    } while (true);
-    int result = link_listed(bus, &listing, err);
-    free(listing.files);
+    } while (*bus->directory.token != bus->listed);
+    int result = link_listed(bus, files, count, err);
+    free(files);
     return result;
 }
 
@@ -2595,16 +2308,16 @@ static bool is_hopeless(zev_bus *bus, struct link *link, double now) {
 }
 
 /* Look at a few of those that are awaited (R20, step 4); return how many are awaited after that. */
-static size_t check_awaited(zev_bus *bus) {
+static size_t check_awaited(zev_bus *bus, uint64_t token) {
     size_t awaited = 0;
     int looks = 4;
     double now = now_seconds();
     for (struct link **at = &bus->links, *link; (link = *at) != NULL;) {
         if (link->awaited && link->due <= now && looks-- > 0) {
-            link->due = now + least(0.05, now - link->since + 0.005);
+            link->due = now + MIN(0.05, now - link->since + 0.005);
             if (!answers(link->path)) { /* dead: the next listing finds out, and buries it */
                 remove_link(bus, at);
-                forget_token(bus);
+                bus->listed = ~token;
                 continue;
             }
             if (is_hopeless(bus, link, now)) {
@@ -2622,13 +2335,12 @@ static size_t check_awaited(zev_bus *bus) {
 /* Bring the links up to date, as far as that is possible now (R20); return JOINING if someone has yet to
  * answer. */
 static int settle(zev_bus *bus, zev_error *err) {
-    restore_presence(bus, false, NULL);
     for (;;) {
         uint64_t asof = machine_clock(bus), token = *bus->directory.token;
         if (token != bus->listed && list_roster(bus, err) != 0)
             return -1;
         read_subscriptions(bus);
-        size_t awaited = check_awaited(bus);
+        size_t awaited = check_awaited(bus, token);
         if (*bus->directory.token != token || bus->listed != token)
             continue;
         if (awaited > 0)
@@ -2641,50 +2353,55 @@ static int settle(zev_bus *bus, zev_error *err) {
 
 /* --- topics --- */
 
-static void write_member(zev_bus *bus);
-
-static void new_origin(zev_bus *bus) {
-    new_id(bus->origin);
-    if (bus->origins.size == 16 * 19) { /* `"0123456789abcdef",` */
-        bus->origins.size -= 19;
-        memmove(bus->origins.at, bus->origins.at + 19, bus->origins.size);
-    }
-    put_format(&bus->origins, "\"%s\",", bus->origin);
-    write_member(bus);
-}
-
 /* Begin again under a new origin if there are as many topics as a channel can count (W35). */
 static void make_room(zev_bus *bus) {
-    if (bus->topics.count >= MAX_TOPICS) {
-        for (struct topic *topic = bus->all; topic != NULL; topic = topic->next)
+    if (bus->topic_count >= MAX_TOPICS) {
+        for (struct topic *topic = bus->all; topic != NULL; topic = topic->next) {
+            bus->retired += !topic->retired;
             topic->retired = true;
-        memset(bus->topics.slots, 0, bus->topics.slot_count * sizeof *bus->topics.slots);
-        bus->topics.count = 0;
+        }
+        tdestroy(bus->topics, keep);
+        bus->topics = NULL;
+        bus->topic_count = 0;
         bus->cursor = &bus->all;
-        new_origin(bus);
+        new_id(bus->origin);
+        write_member(bus);
     }
     send_marks(bus, 1);
 }
 
 /* Add the topic of `bus->key`. */
 static struct topic *add_topic(zev_bus *bus, uint64_t born) {
-    struct topic *topic = NEW(struct topic);
+    struct topic *topic = (struct topic *)new_keyed(sizeof *topic, &bus->key);
     memcpy(topic->origin, bus->origin, ID);
     topic->born = born;
     topic->first = 1;
-    add_entry(&bus->topics, &topic->entry, &bus->key);
+    add_key(&bus->topics, topic);
+    bus->topic_count++;
     topic->next = bus->all;
     bus->all = topic;
     return topic;
+}
+
+/* Keep what a mark of this settling would tell, because it may have been dropped (R57). */
+static void retire_copy(zev_bus *bus, const struct topic *topic) {
+    struct topic *copy = (struct topic *)new_keyed(sizeof *copy, &topic->key);
+    const struct text key = copy->key;
+    *copy = *topic;
+    copy->key = key;
+    copy->doubted = copy->retired = true;
+    copy->next = bus->all;
+    bus->all = copy;
+    bus->retired++;
 }
 
 /* Stamp a topic with the latest settling; what was sent with the one before is told by a twin (W48). */
 static void renew_topic(zev_bus *bus, struct topic *topic) {
     bool untold = needs_mark(topic);
     if (untold)
-        send_mark(bus, topic, topic->since, true, true);
+        send_mark(bus, topic, true, true);
     if (topic->doubted || (untold && in_doubt(bus)))
-        keep_mark(bus, topic, topic->since);
+        retire_copy(bus, topic);
     topic->doubted = false;
     topic->marked = topic->seq;
     topic->settled = bus->settled;
@@ -2705,7 +2422,7 @@ static int try_send(zev_bus *bus, const char *system, const char *kind, const st
     bus->key.size = 0;
     put(&bus->key, system, strlen(system) + 1);
     put(&bus->key, kind, strlen(kind) + 1);
-    struct topic *topic = (struct topic *)find_entry(&bus->topics, &bus->key);
+    struct topic *topic = (struct topic *)find_key(&bus->topics, &bus->key);
     if (topic == NULL) {
         make_room(bus);
         born = machine_clock(bus); /* before the token is compared (W8) */
@@ -2717,13 +2434,11 @@ static int try_send(zev_bus *bus, const char *system, const char *kind, const st
         topic = add_topic(bus, born);
     if (topic->settled != bus->settled || topic->since[0] == '\0')
         renew_topic(bus, topic);
-    make_frame(bus, topic, body, topic->since, false);
-    if (bus->frame.size > bus->options.max_event_bytes)
-        return fail(
-            err, ZEV_INVALID,
-            "the event has %zu bytes as a frame, and max_event_bytes is %zu: send less, or raise the limit in"
-            " every process of the bus",
-            bus->frame.size, bus->options.max_event_bytes);
+    if (body->size <= bus->options.max_event_bytes)
+        make_frame(bus, topic, body, false);
+    if (MAX(body->size, bus->frame.size) > bus->options.max_event_bytes)
+        return fail(err, ZEV_INVALID, "the event has more than max_event_bytes, %zu, as a frame",
+                    bus->options.max_event_bytes);
     result = send_strictly(bus, bus->lanes[ZEV_BLOCK]);
     if (result == SENT)
         result = send_drop(bus);
@@ -2758,10 +2473,11 @@ static int send_timed_out(zev_bus *bus, int obstacle, double seconds, zev_error 
         if (link->awaited || (link->block && found == NULL))
             found = link;
     bus->counters[3]++;
-    return fail(
-        err, ZEV_TIMEOUT, "subscriber %s (process %d) %s within %g s: the event went to nobody, so try again",
-        found != NULL ? found->id : "", found != NULL ? (int)listening_process(found->path) : 0,
-        obstacle == JOINING ? "did not finish joining" : "or another `block` subscriber made no room", seconds);
+    const char *what = obstacle == JOINING ? "did not finish joining" : "or another one made no room";
+    return fail(err, ZEV_TIMEOUT,
+                "subscriber %s (process %d) %s within %g s: the event went to nobody, try again",
+                found != NULL ? found->id : "?", found != NULL ? (int)listening_process(found->path) : 0, what,
+                seconds);
 }
 
 /* Send until it is done or the send timeout is over (R24, R43). */
@@ -2770,17 +2486,21 @@ static int send_body(zev_bus *bus, const char *system, const char *kind, const s
     const double timeout = bus->options.send_timeout;
     double begun = 0, until = 0;
     int result;
+    if (check_usable(bus, err) != 0 || check_body(system, kind, body, err) != 0)
+        return -1;
+    if (body->events == 0)
+        return 0;
     pthread_mutex_lock(&bus->lock);
     while ((result = try_send(bus, system, kind, body, err)) > SENT) {
         double now = now_seconds();
         begun = begun > 0 ? begun : now;
-        until = most(until,
-                     most(begun, most(bus->answered_at, least(bus->slow_at, begun + 30 * timeout))) + timeout);
+        double progress = MAX(bus->answered_at, MIN(bus->slow_at, begun + 30 * timeout));
+        until = MAX(until, MAX(begun, progress) + timeout);
         if (now >= until) {
             result = send_timed_out(bus, result, timeout, err);
             break;
         }
-        wait_for_peers(bus, result == FULL ? 0.02 : least(most(0.005, (now - begun) / 8), 0.05));
+        wait_for_peers(bus, result == FULL ? 0.02 : MIN(MAX(0.005, (now - begun) / 8), 0.05));
     }
     bus->sent = true;
     if (bus->resting) {
@@ -2791,41 +2511,26 @@ static int send_body(zev_bus *bus, const char *system, const char *kind, const s
     return result;
 }
 
-static int send_checked(zev_bus *bus, const char *system, const char *kind, const struct body *body,
-                        zev_error *err) {
-    if (check_usable(bus, err) != 0 || check_body(system, kind, body, err) != 0)
-        return -1;
-    if (body->items != NULL && body->events == 0)
-        return 0;
-    if (body->size > bus->options.max_event_bytes)
-        return fail(err, ZEV_INVALID, "the event is larger than max_event_bytes, %zu",
-                    bus->options.max_event_bytes);
-    return send_body(bus, system, kind, body, err);
-}
-
 int zev_send(zev_bus *bus, const char *system, const char *kind, const char *path, const char *json,
              zev_error *err) {
     const struct body body = {path, json, 0, NULL, 1, json != NULL ? ZEV_JSON : ZEV_NONE};
-    return send_checked(bus, system, kind, &body, err);
+    return send_body(bus, system, kind, &body, err);
 }
 
 int zev_send_bytes(zev_bus *bus, const char *system, const char *kind, const char *path, const void *bytes,
                    size_t size, zev_error *err) {
     const struct body body = {path, bytes, size, NULL, 1, ZEV_BYTES};
-    return send_checked(bus, system, kind, &body, err);
+    return send_body(bus, system, kind, &body, err);
 }
 
 int zev_send_many(zev_bus *bus, const char *system, const char *kind, const zev_item *items, size_t count,
                   zev_error *err) {
     static const zev_item none = {"", NULL};
     const struct body body = {"", NULL, 0, items != NULL ? items : &none, items != NULL ? count : 0, ZEV_NONE};
-    return send_checked(bus, system, kind, &body, err);
+    return send_body(bus, system, kind, &body, err);
 }
 
-/* --- 9  the bus ----------------------------------------------------------------------------------------------
- */
-
-/* --- when the publisher rests (R57 to R59) --- */
+/* --- 9  the bus --- */
 
 /* Return the next connection with an ingress that this bus sends to, NULL after the last one. */
 static struct link *next_connection(const zev_bus *bus, DIR *descriptors, int *fd) {
@@ -2847,12 +2552,11 @@ static void check_full_links(zev_bus *bus) {
         link->unread = false;
     }
     long long sleeps = full ? io_thread_sleeps(bus) : -1;
-    DIR *descriptors = sleeps >= 0 ? opendir("/proc/self/fd") : NULL;
-    if (descriptors == NULL)
+    if (sleeps < 0)
         return;
+    DIR *descriptors = opendir("/proc/self/fd");
     for (struct link *link; (link = next_connection(bus, descriptors, &fd)) != NULL;)
         link->unread |= unread_bytes(fd) > 0;
-    closedir(descriptors);
     if (io_thread_sleeps(bus) != sleeps)
         return;
     for (struct link *link = bus->links; link != NULL; link = link->next) {
@@ -2881,9 +2585,7 @@ static double look_whether_at_rest(zev_bus *bus) {
     if (sent)
         return 0.2;
     if (in_doubt(bus))
-        return bus->pause = least(2 * bus->pause, 1);
-    while (bus->marks != NULL)
-        drop_mark(bus);
+        return bus->pause = MIN(2 * bus->pause, 1);
     return 1;
 }
 
@@ -2902,27 +2604,7 @@ static void send_last_marks(zev_bus *bus, double deadline) {
     }
 }
 
-/* --- the member file (R29 to R31, R53) --- */
-
-enum { MEMBER_HEAD = 128, MEMBER_TEXT = 1280 };
-
-/* Put the text, which never gets shorter. */
-static void put_member(struct text *to, const zev_bus *bus) {
-    put_string(to, "{");
-    put_string(to, bus->process.at);
-    put_string(to, ",\"origins\":[");
-    put(to, bus->origins.at, bus->origins.size - (bus->origins.size > 0)); /* without the last comma */
-    put_string(to, "]}");
-    while (to->size < MEMBER_TEXT)
-        put_string(to, " ");
-}
-
-static void write_member(zev_bus *bus) {
-    struct text text = {NULL, 0, 0};
-    put_member(&text, bus);
-    write_whole(bus->member_fd, text.at, text.size, MEMBER_HEAD);
-    free(text.at);
-}
+/* --- housekeeping --- */
 
 /* Write the counters if they have changed. */
 static void write_counters(zev_bus *bus) {
@@ -2939,104 +2621,6 @@ static void write_counters(zev_bus *bus) {
         memcpy(bus->written, now, sizeof now);
 }
 
-static int create_member(zev_bus *bus, zev_error *err) {
-    static const char head[MEMBER_HEAD] = {0};
-    struct text text = {NULL, 0, 0};
-    char name[NAME];
-    put(&text, head, sizeof head);
-    put_member(&text, bus);
-    snprintf(name, sizeof name, "%.32s.member", bus->member);
-    int fd = publish_file(&bus->directory, bus->member, name, &text, LOCK_EX), code = errno;
-    free(text.at);
-    if (fd < 0)
-        return system_error(err, "write a member file in", bus->path, code);
-    if (bus->member_fd >= 0)
-        close(bus->member_fd);
-    bus->member_fd = fd;
-    memset(bus->written, 0, sizeof bus->written);
-    return 0;
-}
-
-/* --- when others remove the directory (R36 to R38) --- */
-
-/* Return whether a name leads to the file that `info` is about; to any file, if it is NULL. */
-static bool is_there(const zev_bus *bus, const char *name, const struct stat *info) {
-    struct stat found;
-    return fstatat(bus->directory.fd, name, &found, AT_SYMLINK_NOFOLLOW) == 0 &&
-           (info == NULL || same_file(&found, info));
-}
-
-static bool member_is_there(const zev_bus *bus) {
-    char name[NAME];
-    struct stat info;
-    snprintf(name, sizeof name, "%.32s.member", bus->member);
-    return fstat(bus->member_fd, &info) == 0 && is_there(bus, name, &info);
-}
-
-static bool socket_is_there(const zev_bus *bus, const zev_sub *sub) {
-    char name[NAME];
-    snprintf(name, sizeof name, "%.32s.sock", sub->id);
-    return is_there(bus, name, &sub->named);
-}
-
-/* Have the thread of a subscription bind its socket once more, and give that its name. */
-static int bind_again(zev_bus *bus, zev_sub *sub, zev_error *err) {
-    double until = now_seconds() + 2;
-    pthread_mutex_lock(&sub->lock);
-    sub->rebind = REBIND;
-    wake_thread(sub);
-    while (sub->rebind == REBIND && !sub->ended && wait_for(&sub->changed, &sub->lock, until)) {
-    }
-    bool bound = sub->rebind == REBOUND;
-    sub->rebind = NO_REBIND;
-    pthread_mutex_unlock(&sub->lock);
-    if (bound)
-        return name_socket(bus, sub, err);
-    return fail(err, ZEV_UNAVAILABLE, "cannot listen in %s again: others have removed a socket", bus->path);
-}
-
-/* Create the files of a subscription that others have removed. */
-static int restore_sub(zev_bus *bus, zev_sub *sub, bool *missing, zev_error *err) {
-    bool socket = socket_is_there(bus, sub), entry = is_there(bus, sub->entry, NULL);
-    *missing |= !socket || !entry;
-    if (!socket && bind_again(bus, sub, err) != 0)
-        return -1;
-    return entry ? 0 : write_entry(bus, sub, err);
-}
-
-/* Create the files of this process again that others have removed; with `create`, also the directory (R38). */
-static int restore_presence(zev_bus *bus, bool create, zev_error *err) {
-    struct directory former = bus->directory;
-    struct stat info;
-    bool moved = !is_current(&former, bus->path), missing = moved;
-    if (moved && !create && lstat(bus->path, &info) != 0)
-        return 0; /* no one has a use for a directory that was removed for good */
-    if (moved) {
-        if (open_directory(&bus->directory, bus->path, bus->is_default, former.rights, err) != 0) {
-            bus->directory = former;
-            return -1;
-        }
-        bus->generation++;
-        forget_token(bus);
-    }
-    int result = 0;
-    if (!member_is_there(bus)) {
-        missing = true;
-        result = create_member(bus, err);
-    }
-    for (zev_sub *sub = bus->subs; sub != NULL && result == 0; sub = sub->next)
-        result = restore_sub(bus, sub, &missing, err);
-    if (missing)
-        write_token(bus->directory.token_fd);
-    if (moved) {
-        write_token(former.token_fd); /* so that those who still look at it look again */
-        close_directory(&former);
-    }
-    return result;
-}
-
-/* --- housekeeping --- */
-
 static void *keep_house(void *argument) {
     zev_bus *bus = (zev_bus *)argument;
     double every_second = now_seconds() + 1;
@@ -3044,7 +2628,6 @@ static void *keep_house(void *argument) {
     while (!bus->closing) {
         if (now_seconds() >= every_second) {
             write_counters(bus);
-            restore_presence(bus, false, NULL);
             every_second = now_seconds() + 1;
         }
         wait_for(&bus->tick, &bus->lock, now_seconds() + look_whether_at_rest(bus));
@@ -3094,67 +2677,42 @@ zev_options zev_defaults(void) {
 }
 
 static int check_options(const zev_options *options, zev_error *err) {
-    if (options->capacity == 0 || options->capacity_bytes == 0)
-        return fail(err, ZEV_INVALID,
-                    "capacity and capacity_bytes must be positive: begin with zev_defaults()");
-    if (options->max_event_bytes < LEAST_EVENT_BYTES)
-        return fail(err, ZEV_INVALID, "max_event_bytes must be at least %d", LEAST_EVENT_BYTES);
+    if (options->capacity == 0 || options->capacity_bytes == 0 || options->max_event_bytes < LEAST_EVENT_BYTES)
+        return fail(err, ZEV_INVALID, "capacities must be positive, max_event_bytes at least %d",
+                    LEAST_EVENT_BYTES);
     if (!(options->join_timeout >= 0 && options->send_timeout >= 0 && options->linger >= 0))
         return fail(err, ZEV_INVALID, "join_timeout, send_timeout and linger are seconds, at least 0");
     return 0;
 }
 
-/* Find out what the kernel adds to CLOCK_MONOTONIC in this process's time namespace; false if that fails (W8).
- */
-static bool find_clock_offset(int64_t *micros) {
-    char own[64] = "", of_children[64] = "", text[256];
-    long long seconds, nanos;
-    *micros = 0;
-    if (readlink("/proc/self/ns/time", own, sizeof own - 1) < 0 ||
-        readlink("/proc/self/ns/time_for_children", of_children, sizeof of_children - 1) < 0)
-        return true; /* no such namespaces here */
+/* Return whether CLOCK_MONOTONIC is that of the machine, not of a time namespace (W8). */
+static bool has_machine_clock(void) {
+    char text[256];
+    long long seconds = 0, nanos = 0;
     read_file("/proc/self/timens_offsets", text, sizeof text);
-    const char *line = strstr(text, "monotonic");
-    if (strcmp(own, of_children) != 0 || line == NULL ||
-        sscanf(line, "monotonic %lld %lld", &seconds, &nanos) != 2)
-        return false;
-    *micros = seconds * 1000000 + nanos / 1000;
-    return true;
-}
-
-static void describe_process(struct text *to) {
-    char name[64];
-    read_file("/proc/self/comm", name, sizeof name);
-    name[strcspn(name, "\n")] = '\0';
-    put_string(to, "\"process\":");
-    put_quoted(to, *name != '\0' ? name : "?");
-    put_format(to, ",\"pid\":%ld,\"language\":\"c\"", (long)getpid());
+    sscanf(text, "monotonic %lld %lld", &seconds, &nanos);
+    return seconds == 0 && nanos == 0;
 }
 
 /* Free what a bus holds; it is closed, or was never open. */
 static void free_bus(zev_bus *bus) {
-    char name[NAME];
     while (bus->context != NULL && zmq_ctx_term(bus->context) != 0 && zmq_errno() == EINTR) {
     }
     if (bus->member_fd >= 0) {
-        snprintf(name, sizeof name, "%.32s.member", bus->member);
-        remove_file(&bus->directory, name);
+        remove_file(&bus->directory, bus->member);
         close(bus->member_fd);
     }
     close_directory(&bus->directory);
-    while (bus->marks != NULL)
-        drop_mark(bus);
     for (struct topic *topic = bus->all, *next; topic != NULL; topic = next) {
         next = topic->next;
-        free_topic(topic);
+        free(topic);
     }
     for (struct link *link = bus->links, *next; link != NULL; link = next) {
         next = link->next;
         free(link);
     }
-    free(bus->topics.slots);
+    tdestroy(bus->topics, keep);
     free(bus->process.at);
-    free(bus->origins.at);
     free(bus->frame.at);
     free(bus->key.at);
     pthread_mutex_destroy(&bus->lock);
@@ -3163,17 +2721,16 @@ static void free_bus(zev_bus *bus) {
 }
 
 static int open_bus(zev_bus *bus, zev_error *err) {
-    const struct rights private_ones = {false, 0, 0700};
     const zev_options *options = &bus->options;
+    bool is_default = options->dir == NULL && set_variable("ZBUS_DIR") == NULL;
     const char *name = options->name != NULL ? options->name : set_variable("ZBUS_BUS");
     if (check_options(options, err) != 0 ||
         find_path(bus->path, options->dir, name != NULL ? name : "default", err) != 0 ||
-        open_directory(&bus->directory, bus->path, bus->is_default, private_ones, err) != 0)
+        open_directory(&bus->directory, bus->path, is_default, err) != 0)
         return -1;
-    forget_token(bus);
+    bus->listed = bus->known = ~*bus->directory.token; /* list and settle before the first send */
     if (create_member(bus, err) != 0)
         return -1;
-    new_origin(bus);
     reap(&bus->directory, bus->path);
     bus->context = zmq_ctx_new();
     if (bus->context == NULL)
@@ -3186,15 +2743,17 @@ zev_bus *zev_open(const zev_options *options, zev_error *err) {
     zev_bus *bus = NEW(zev_bus);
     bus->pid = getpid();
     bus->options = options != NULL ? *options : zev_defaults();
-    bus->is_default = bus->options.dir == NULL && set_variable("ZBUS_DIR") == NULL;
-    bus->clock_known = find_clock_offset(&bus->clock_offset);
+    bus->clock_known = has_machine_clock();
     bus->thread_prefix = (int)(random_number() % 1000000);
     bus->member_fd = bus->directory.fd = bus->directory.token_fd = -1;
-    bus->marks_end = &bus->marks;
-    new_id(bus->member);
-    describe_process(&bus->process);
+    new_id(bus->id);
+    new_id(bus->origin);
+    put_name(bus->member, bus->id, "member");
+    put_string(&bus->process, "\"process\":");
+    put_quoted(&bus->process, program_invocation_short_name);
+    put_format(&bus->process, ",\"pid\":%ld,\"language\":\"c\"", (long)getpid());
     pthread_mutex_init(&bus->lock, NULL);
-    init_condition(&bus->tick);
+    pthread_cond_init(&bus->tick, NULL);
     pthread_once(&fork_once, prepare_for_fork);
     if (open_bus(bus, err) != 0) {
         free_bus(bus);
@@ -3207,28 +2766,26 @@ zev_bus *zev_open(const zev_options *options, zev_error *err) {
     return bus;
 }
 
-/* Duplicate the connections, which keeps them open until the peers have read everything (R25). */
+/* Duplicate the connections, which keeps them open until the peers have read everything (R25); return the
+ * descriptors. */
 static struct text hold_connections(const zev_bus *bus) {
     struct text held = {NULL, 0, 0};
     DIR *descriptors = opendir("/proc/self/fd");
     int fd;
-    for (struct link *link; descriptors != NULL && (link = next_connection(bus, descriptors, &fd)) != NULL;) {
-        int copy = link->shown > 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
-        if (copy >= 0)
-            put(&held, &copy, sizeof copy);
-    }
-    if (descriptors != NULL)
-        closedir(descriptors);
+    for (struct link *link; (link = next_connection(bus, descriptors, &fd)) != NULL;)
+        if (link->shown > 0)
+            put(&held, &fd, sizeof fd);
+    for (size_t i = 0; i < held.size / sizeof fd; i++)
+        ((int *)(void *)held.at)[i] = fcntl(((int *)(void *)held.at)[i], F_DUPFD_CLOEXEC, 0);
     return held;
 }
 
 static void await_readers(struct text *held, double deadline) {
-    for (size_t at = 0; at < held->size; at += sizeof(int)) {
-        int fd;
-        memcpy(&fd, held->at + at, sizeof fd);
-        while (unread_bytes(fd) > 0 && now_seconds() < deadline)
+    const int *fds = (const int *)(void *)held->at;
+    for (size_t i = 0; i < held->size / sizeof *fds; i++) {
+        while (unread_bytes(fds[i]) > 0 && now_seconds() < deadline)
             poll(NULL, 0, 1);
-        close(fd);
+        close(fds[i]);
     }
     free(held->at);
 }
@@ -3258,7 +2815,7 @@ void zev_close(zev_bus *bus) {
     struct text held = hold_connections(bus);
     for (int i = 0; i < 2; i++)
         if (bus->lanes[i] != NULL) {
-            set_int(bus->lanes[i], ZMQ_LINGER, (int)(most(0, least(2e6, deadline - now_seconds())) * 1000));
+            set_int(bus->lanes[i], ZMQ_LINGER, (int)(MAX(0, MIN(2e6, deadline - now_seconds())) * 1000));
             zmq_close(bus->lanes[i]);
         }
     while (bus->subs != NULL)
