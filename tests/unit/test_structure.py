@@ -26,14 +26,14 @@ LAYERS = (
     ("aio",),
     ("logging",),
     ("__init__",),
-    ("observe",),
+    ("observe", "recording"),
     ("testing", "cli"),
     ("__main__",),
 )
 PURE = ("errors", "event", "options", "policy", "protocol")
 # The packages that users may rely on. The others say in their first line that they are internal.
 FACES = ("aio", "testing", "cli")
-INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node", "observe")
+INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node", "observe", "recording")
 # What the pure core may use of the world. `policy` opens the file it is told to, no more.
 HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}
 ALSO = {
@@ -44,6 +44,7 @@ ALSO = {
     "event": {"typing_extensions"},  # of type checkers alone
     "protocol/decoder": {"collections", "orjson", "weakref"},
     "protocol/marks": {"collections"},
+    "protocol/undecoded": {"collections"},
     "protocol/rows": {"orjson"},
     "policy": {"tomllib", "os.PathLike"},
 }

@@ -15,6 +15,7 @@ from .demo import demo
 from .hz import hz
 from .ls import ls
 from .options import notice
+from .record import record
 from .send import send
 from .standard_streams import mute
 from .sub import sub
@@ -54,7 +55,7 @@ def cli() -> None:
     """
 
 
-for _command in (bw, demo, hz, ls, send, sub, top, why):
+for _command in (bw, demo, hz, ls, record, send, sub, top, why):
     cli.add_command(_command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import zbus
 from ..roster.process_info import visible
 from .signals import ignore_signals
 
-__all__ = ["bus_options", "notice", "open_bus"]
+__all__ = ["bus_options", "notice", "open_bus", "recordings"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -49,6 +50,22 @@ def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
     finally:
         ignore_signals()
         bus.close()
+
+
+@contextmanager
+def recordings(file: str) -> Iterator[None]:
+    """Say in one line what is wrong with the file of a recording, or that `mcap` is not installed."""
+    if importlib.util.find_spec("mcap") is None:
+        raise click.ClickException("recordings need the package mcap: pip install mcap")
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except FileExistsError as error:
+        raise click.ClickException(f"{error.filename} exists already: choose another name") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise click.ClickException(f"{error.filename or file}: {reason}") from error
 
 
 def notice(message: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "hold_signals", "ignore_signals", "raise_signals"]
+__all__ = ["Interrupted", "hold_signals", "ignore_signals", "on_signals", "raise_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -48,6 +48,17 @@ def hold_signals() -> Iterator[None]:
             signal.signal(number, handler)
     if held:
         _interrupt(held[0], None)
+
+
+@contextmanager
+def on_signals(call: Callable[[int], object]) -> Iterator[None]:
+    """Until the end of the block, call `call` with the number of each signal instead of raising it."""
+    before = {number: signal.signal(number, lambda number, _: call(number)) for number in _handled()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _handled() -> list[signal.Signals]:

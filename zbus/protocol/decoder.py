@@ -21,6 +21,7 @@ from .loss import MAX_GAP, Stream, Streams
 from .marks import Mark
 from .patterns import Matcher
 from .typed import Fit
+from .undecoded import Item, reader
 from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields, decode_topic
 
 __all__ = ["Decoder"]
@@ -105,6 +106,13 @@ class Decoder:
             return None
         stream.next += 1
         return stream, fields[3]
+
+    def undecoded(self) -> Callable[[list[bytes]], list[Item]]:
+        """Return a function that reads frames and leaves their data as it is; see `undecoded.reader`.
+
+        Use it instead of `decode`, or after it. Gaps are then among what it returns, not to be reported.
+        """
+        return reader(self._streams, self._decode_batch, self._decode_any, self.rest, self.pending_reports)
 
     def received(self) -> int | None:
         """Return how many events for this channel were decoded, fitting or not, and not lost since.
