@@ -71,7 +71,7 @@ def commands() -> list[tuple[str, click.Command]]:
 
 
 def test_all_commands_are_there() -> None:
-    assert set(cli.commands) == {"bw", "demo", "hz", "ls", "record", "send", "sub", "top", "why"}
+    assert set(cli.commands) == {"bw", "demo", "hz", "ls", "record", "replay", "send", "sub", "top", "why"}
 
 
 @pytest.mark.parametrize(("name", "command"), commands())

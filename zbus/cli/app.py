@@ -16,6 +16,7 @@ from .hz import hz
 from .ls import ls
 from .options import notice
 from .record import record
+from .replay import replay
 from .send import send
 from .standard_streams import mute
 from .sub import sub
@@ -55,7 +56,7 @@ def cli() -> None:
     """
 
 
-for _command in (bw, demo, hz, ls, record, send, sub, top, why):
+for _command in (bw, demo, hz, ls, record, replay, send, sub, top, why):
     cli.add_command(_command)
 
 

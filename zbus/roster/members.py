@@ -21,7 +21,7 @@ from .file_access import create_regular, leads_to, write_all
 from .location import file_errors
 from .numbers import write_numbers
 
-__all__ = ["Member", "UnlistedMember"]
+__all__ = ["Member", "UnlistedMember", "mark_origins"]
 
 
 _ORIGINS_SHOWN = 100
@@ -37,6 +37,20 @@ def _close_inherited() -> None:
             with suppress(OSError):
                 os.close(number)
     _ids.clear()
+
+
+_mark = ""
+
+
+def mark_origins(mark: str) -> None:
+    """Have the origins of this process begin with `mark`, at most eight hex digits, from now on."""
+    global _mark
+    _mark = mark
+
+
+def _new_origin() -> str:
+    origin = new_id()
+    return _mark + origin[len(_mark) :]
 
 
 class Member:
@@ -89,7 +103,7 @@ class Member:
 
     def new_origin(self) -> str:
         """Return a new origin for the publisher of this process; the file shows it first."""
-        origin = new_id()
+        origin = _new_origin()
         with self._lock:
             self._origins = [*self._origins, origin][-_ORIGINS_SHOWN:]
             # Written in place, as an entry is: whoever reads half of it reads again. It never gets shorter.
