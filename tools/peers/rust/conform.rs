@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::{json, Map, Value};
 use zbus_events::{
-    default_root, encode, is_bus_name, library_version, parse_sentinel, Bus, Content, Data, Decoder, Error, Event,
-    FileName, Options, Overflow, Pattern, Subscription,
+    default_root, is_bus_name, library_version, parse_sentinel, Bus, Data, Decoder, Error, Event, FileName, Options,
+    Overflow, Pattern, Payload, Subscription,
 };
 
 type Answer = Result<Value, Failure>;
@@ -271,21 +271,15 @@ impl Driver {
     }
 
     fn open(&mut self, request: &Request) -> Answer {
-        let mut options = Options::new();
+        let mut options = Options::default();
         if request.0.contains_key("bus") {
-            options = options.bus(request.text("bus")?);
+            options.bus = request.text("bus")?;
         }
-        if let Some(capacity) = request.number("capacity") {
-            options = options.capacity(capacity as usize);
+        for (field, value) in [("capacity", &mut options.capacity), ("max_event_bytes", &mut options.max_event_bytes)] {
+            *value = request.number(field).map_or(*value, |number| number as usize);
         }
-        if let Some(most) = request.number("max_event_bytes") {
-            options = options.max_event_bytes(most as usize);
-        }
-        if let Some(seconds) = request.seconds("linger") {
-            options = options.linger(Duration::from_secs_f64(seconds));
-        }
-        if let Some(seconds) = request.seconds("send_timeout") {
-            options = options.send_timeout(Duration::from_secs_f64(seconds));
+        for (field, value) in [("linger", &mut options.linger), ("send_timeout", &mut options.send_timeout)] {
+            *value = request.seconds(field).map_or(*value, Duration::from_secs_f64);
         }
         self.options = options.clone();
         self.bus = Some(options.open()?);
@@ -411,7 +405,7 @@ impl Driver {
             return self.burst(request);
         }
         let count = request.number("count").unwrap_or(0) as usize;
-        let mut events = self.named(request)?.sub.iter();
+        let mut events = &self.named(request)?.sub;
         events.next().transpose()?;
         let began = Instant::now();
         for evt in events.take(count.saturating_sub(1)) {
@@ -424,7 +418,7 @@ impl Driver {
         let (system, kind, _) = request.topic()?;
         let (name, count) = (request.text("name")?, request.number("count").unwrap_or(0) as usize);
         let (bus, ours) = (self.bus()?, self.subscriptions.get(&name).ok_or_else(|| wrong("no such subscription"))?);
-        for evt in ours.sub.iter().take(count) {
+        for evt in (&ours.sub).take(count) {
             let evt = evt?;
             let data: &serde_json::value::RawValue = evt.json()?;
             bus.send(&system, &kind, evt.path(), data)?;
@@ -509,20 +503,16 @@ fn decode(request: &Request) -> Answer {
 
 fn encoded(request: &Request) -> Answer {
     let (system, kind, path) = (request.text("system")?, request.text("kind")?, request.text("path")?);
-    let (stamp, raw, value);
-    stamp = request.text("stamp")?;
     let items: Vec<_> =
         request.rows("items").map(|row| Ok((text_of(row, "path")?, value_of(row)?))).collect::<Result<_, Failure>>()?;
-    let content = if request.0.contains_key("items") {
-        Content::Batch(&items)
-    } else if let Some(given) = request.0.get("hex").and_then(Value::as_str) {
-        raw = unhex(given);
-        Content::Bytes(&raw)
+    let payload = if request.0.contains_key("items") {
+        Payload::batch(items.iter().map(|(path, data)| (path.as_str(), data)))?
+    } else if let Some(raw) = request.0.get("hex").and_then(Value::as_str) {
+        Payload::bytes(&path, &unhex(raw))?
     } else {
-        value = value_of(&request.0)?;
-        Content::Json(&value)
+        Payload::json(&path, &value_of(&request.0)?)?
     };
-    Ok(json!({ "hex": hex(&encode(&system, &kind, &path, &stamp, content)?) }))
+    Ok(json!({ "hex": hex(&payload.encode(&system, &kind, &request.text("stamp")?)?) }))
 }
 
 fn names(request: &Request) -> Value {
