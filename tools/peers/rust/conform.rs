@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::{json, Map, Value};
 use zbus_events::{
-    default_root, is_bus_name, library_version, parse_sentinel, Bus, Data, Decoder, Error, Event, FileName, Options,
-    Overflow, Pattern, Payload, Subscription,
+    default_root, is_bus_name, parse_sentinel, Bus, Data, Decoder, Error, Event, FileName, Options, Overflow, Pattern,
+    Payload, Selection, Subscription,
 };
 
 type Answer = Result<Value, Failure>;
@@ -142,6 +142,18 @@ fn told(evt: &Event) -> Value {
     said
 }
 
+#[link(name = "zmq")]
+extern "C" {
+    fn zmq_version(major: *mut i32, minor: *mut i32, patch: *mut i32);
+}
+
+fn libzmq_version() -> String {
+    let (mut major, mut minor, mut patch) = (0, 0, 0);
+    // SAFETY: all three are written to.
+    unsafe { zmq_version(&mut major, &mut minor, &mut patch) };
+    format!("{major}.{minor}.{patch}")
+}
+
 /// CLOCK_MONOTONIC, as the kit takes it.
 fn micros() -> i64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -228,7 +240,7 @@ impl Driver {
     fn obey(&mut self, request: &Request) -> Answer {
         match request.text("verb")?.as_str() {
             "hello" => {
-                let library = format!("libzmq {}", library_version());
+                let library = format!("libzmq {}", libzmq_version());
                 Ok(json!({"language": "rust", "library": library, "pid": std::process::id()}))
             }
             "open" => self.open(request),
@@ -287,14 +299,10 @@ impl Driver {
     }
 
     fn subscribe(&self, request: &Request) -> Result<Subscription, Failure> {
-        let mut wanted = self.bus()?.subscription(request.text("system")?).kind(request.text("kind")?);
-        if request.text("overflow")? == "block" {
-            wanted = wanted.overflow(Overflow::Block);
-        }
-        if let Some(capacity) = request.number("capacity") {
-            wanted = wanted.capacity(capacity as usize);
-        }
-        Ok(wanted.open()?)
+        let (system, kind) = (request.text("system")?, request.text("kind")?);
+        let overflow = if request.text("overflow")? == "block" { Overflow::Block } else { Overflow::Drop };
+        let capacity = request.number("capacity").map(|frames| frames as usize);
+        Ok(self.bus()?.subscribe_with(&Selection { system: &system, kind: &kind, overflow, capacity })?)
     }
 
     fn close(&mut self, request: &Request) -> Answer {

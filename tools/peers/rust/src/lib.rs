@@ -32,7 +32,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::mem::{self, ManuallyDrop};
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -45,7 +45,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{self, Serialize};
+use serde::ser::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{json, Value};
 
@@ -487,8 +487,8 @@ fn push_json<T: Serialize + ?Sized>(to: &mut Vec<u8>, data: &T, depth: usize) ->
     data.serialize(&mut serializer).map_err(wrong)?;
     doubtful |= to.len() - start > 2 * (MAX_DEPTH - depth); // so long, it may be too deep
     if doubtful {
-        data.serialize(Finite).map_err(wrong)?;
-        if !is_json(&to[start..], depth) {
+        let finite = serde_value::to_value(data).is_ok_and(|value| is_finite(&value));
+        if !finite || !is_json(&to[start..], depth) {
             let rules = "RFC 8259; finite numbers, whole surrogate pairs, at most 1,024 deep";
             return Err(Error::invalid(format!("the data is not the JSON that every receiver takes ({rules})")));
         }
@@ -499,101 +499,17 @@ fn push_json<T: Serialize + ?Sized>(to: &mut Vec<u8>, data: &T, depth: usize) ->
     Ok(())
 }
 
-/// A serializer that writes nothing, and only refuses what serde_json would write as null: NaN and infinity.
-struct Finite;
-
-macro_rules! pass {
-    ($($method:ident($($kind:ty),*) -> $result:ident;)*) => { $(
-        fn $method(self, $(_: $kind),*) -> Result<pass!(@type $result), Self::Error> {
-            Ok(pass!(@value $result))
-        }
-    )* };
-    (@type done) => { () };
-    (@type inner) => { Self };
-    (@value done) => { () };
-    (@value inner) => { Finite };
-}
-
-macro_rules! look_into {
-    ($($compound:ident: $($method:ident($($key:ty)?)),*;)*) => { $(
-        impl ser::$compound for Finite {
-            type Ok = ();
-            type Error = serde_json::Error;
-            $(fn $method<T: Serialize + ?Sized>(&mut self, $(_: $key,)? value: &T) -> Result<(), Self::Error> {
-                value.serialize(Finite)
-            })*
-            fn end(self) -> Result<(), Self::Error> {
-                Ok(())
-            }
-        }
-    )* };
-}
-
-type Name = &'static str;
-
-impl ser::Serializer for Finite {
-    type Ok = ();
-    type Error = serde_json::Error;
-    type SerializeSeq = Self;
-    type SerializeTuple = Self;
-    type SerializeTupleStruct = Self;
-    type SerializeTupleVariant = Self;
-    type SerializeMap = Self;
-    type SerializeStruct = Self;
-    type SerializeStructVariant = Self;
-
-    pass! {
-        serialize_bool(bool) -> done; serialize_char(char) -> done; serialize_str(&str) -> done;
-        serialize_i8(i8) -> done; serialize_i16(i16) -> done; serialize_i32(i32) -> done;
-        serialize_i64(i64) -> done; serialize_i128(i128) -> done; serialize_u8(u8) -> done;
-        serialize_u16(u16) -> done; serialize_u32(u32) -> done; serialize_u64(u64) -> done;
-        serialize_u128(u128) -> done; serialize_bytes(&[u8]) -> done; serialize_none() -> done;
-        serialize_unit() -> done; serialize_unit_struct(Name) -> done;
-        serialize_unit_variant(Name, u32, Name) -> done;
-        serialize_seq(Option<usize>) -> inner; serialize_tuple(usize) -> inner;
-        serialize_tuple_struct(Name, usize) -> inner; serialize_tuple_variant(Name, u32, Name, usize) -> inner;
-        serialize_map(Option<usize>) -> inner; serialize_struct(Name, usize) -> inner;
-        serialize_struct_variant(Name, u32, Name, usize) -> inner;
+/// Whether no number is NaN or infinite: serde_json would write null.
+fn is_finite(value: &serde_value::Value) -> bool {
+    use serde_value::Value::{Map, Newtype, Option, Seq, F32, F64};
+    match value {
+        F32(number) => number.is_finite(),
+        F64(number) => number.is_finite(),
+        Seq(items) => items.iter().all(is_finite),
+        Map(fields) => fields.values().all(is_finite),
+        Option(Some(inner)) | Newtype(inner) => is_finite(inner),
+        _ => true,
     }
-
-    fn serialize_f32(self, value: f32) -> Result<(), Self::Error> {
-        self.serialize_f64(value.into())
-    }
-
-    fn serialize_f64(self, value: f64) -> Result<(), Self::Error> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        Err(ser::Error::custom(format!("JSON has no {value}: leave it out, or send a text")))
-    }
-
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Self::Error> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: Name, value: &T) -> Result<(), Self::Error> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: Name,
-        _: u32,
-        _: Name,
-        value: &T,
-    ) -> Result<(), Self::Error> {
-        value.serialize(self)
-    }
-}
-
-look_into! {
-    SerializeSeq: serialize_element();
-    SerializeTuple: serialize_element();
-    SerializeTupleStruct: serialize_field();
-    SerializeTupleVariant: serialize_field();
-    SerializeMap: serialize_key(), serialize_value();
-    SerializeStruct: serialize_field(Name);
-    SerializeStructVariant: serialize_field(Name);
 }
 
 /// What a frame carries: a path and the data field, for so many events. The path of a batch is empty (W12).
@@ -650,7 +566,7 @@ impl<'a> Payload<'a> {
 
 /// A pattern that selects names. Its segments are separated by dots: `*` selects one segment, `**` any number of
 /// them, `(a|b)` one of these, anything else itself. `*` on its own selects everything.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Pattern(Vec<Segment>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -779,7 +695,7 @@ struct Stream {
 /// Turns the frames of one channel, in the order in which they arrived, into events and gaps. The fields that it
 /// shows are about the latest frame, except for the counters.
 #[doc(hidden)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Decoder {
     pub events: Vec<Event>,
     pub gaps: Vec<Gap>,
@@ -808,23 +724,8 @@ impl Decoder {
         joined: Option<u64>,
         limit: usize,
     ) -> Self {
-        Decoder {
-            events: Vec::new(),
-            gaps: Vec::new(),
-            stamp: Stamp::default(),
-            lost: 0,
-            malformed: 0,
-            system,
-            kind,
-            limit,
-            announced,
-            joined,
-            forgetful: joined.is_none(),
-            latest_born: 0,
-            topics: HashMap::new(),
-            young: HashMap::new(),
-            old: HashMap::new(),
-        }
+        let forgetful = joined.is_none();
+        Decoder { system, kind, announced, joined, limit, forgetful, ..Decoder::default() }
     }
 
     /// Decodes a frame into `events` and `gaps`, and counts.
@@ -987,9 +888,10 @@ impl Decoder {
 // The directory: where it is, who may use it, what is in it
 
 /// What a full queue of a subscription means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Overflow {
     /// Events that have no room are lost, and counted.
+    #[default]
     Drop,
     /// Publishers wait: one slow subscriber holds up everybody who sends to it.
     Block,
@@ -1070,11 +972,12 @@ fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Whether a path still leads to an open file.
+/// Whether a path still leads to an open file; in doubt, it does.
 fn leads_to(path: &Path, file: &File) -> bool {
     match (fs::symlink_metadata(path), file.metadata()) {
         (Ok(there), Ok(here)) => (there.dev(), there.ino()) == (here.dev(), here.ino()),
-        _ => false,
+        (Err(cause), _) => cause.kind() != io::ErrorKind::NotFound,
+        _ => true,
     }
 }
 
@@ -1183,7 +1086,7 @@ struct Roster {
     path: PathBuf,
     directory: File,
     token: File,
-    mapped: &'static AtomicU64, // until it is dropped
+    mapped: memmap2::Mmap,
     file_mode: u32,
 }
 
@@ -1229,19 +1132,14 @@ impl Roster {
         if token.metadata()?.len() < 8 {
             token.write_all_at(&random(), 0)?;
         }
-        let (null, fd) = (std::ptr::null_mut(), token.as_raw_fd());
-        // SAFETY: a new mapping of an open file; nobody makes the file shorter (R10).
-        let mapped = unsafe { libc::mmap(null, 8, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it is aligned as a page is, and mapped until `drop`, which nobody outlives who has copied this.
-        let mapped = unsafe { &*mapped.cast() };
+        // SAFETY: nobody makes the file shorter (R10).
+        let mapped = unsafe { memmap2::MmapOptions::new().len(8).map(&token)? };
         Ok(Roster { path: path.to_owned(), directory, token, mapped, file_mode })
     }
 
     fn token(&self) -> u64 {
-        self.mapped.load(Relaxed)
+        // SAFETY: it is mapped, and aligned as a page is. Others write it with one call.
+        unsafe { self.mapped.as_ptr().cast::<AtomicU64>().as_ref() }.map_or(0, |token| token.load(Relaxed))
     }
 
     /// Writes a new token, so that everybody looks again.
@@ -1321,29 +1219,15 @@ impl Roster {
                         remove_ours(&path);
                     }
                 }
-                FileName::New(id) => {
-                    let path = self.path.join(format!("{id}.new"));
-                    let age = |there: fs::Metadata| there.modified().ok()?.elapsed().ok();
-                    if fs::symlink_metadata(&path).ok().and_then(age) > Some(Duration::from_secs(86_400)) {
-                        remove_ours(&path);
-                    }
-                }
                 FileName::Entry { id, .. } | FileName::Socket(id) => {
                     if !seen.contains(&id) && !answers(&self.socket(&id)) {
                         self.bury(&id);
                     }
                     seen.insert(id);
                 }
-                FileName::Token => {}
+                FileName::New(_) | FileName::Token => {}
             }
         }
-    }
-}
-
-impl Drop for Roster {
-    fn drop(&mut self) {
-        // SAFETY: it was mapped so, and the address goes with `self`.
-        unsafe { libc::munmap(std::ptr::from_ref(self.mapped).cast_mut().cast(), 8) };
     }
 }
 
@@ -1546,10 +1430,8 @@ mod ffi {
 
     #[link(name = "zmq")]
     extern "C" {
-        pub fn zmq_version(major: *mut c_int, minor: *mut c_int, patch: *mut c_int);
         pub fn zmq_errno() -> c_int;
         pub fn zmq_ctx_new() -> *mut c_void;
-        pub fn zmq_ctx_set(context: *mut c_void, option: c_int, value: c_int) -> c_int;
         pub fn zmq_ctx_term(context: *mut c_void) -> c_int;
         pub fn zmq_socket(context: *mut c_void, kind: c_int) -> *mut c_void;
         pub fn zmq_close(socket: *mut c_void) -> c_int;
@@ -1559,15 +1441,10 @@ mod ffi {
         pub fn zmq_connect(socket: *mut c_void, endpoint: *const c_char) -> c_int;
         pub fn zmq_disconnect(socket: *mut c_void, endpoint: *const c_char) -> c_int;
         pub fn zmq_send(socket: *mut c_void, data: *const c_void, size: size_t, flags: c_int) -> c_int;
+        pub fn zmq_recv(socket: *mut c_void, data: *mut c_void, size: size_t, flags: c_int) -> c_int;
         pub fn zmq_poll(items: *mut PollItem, count: c_int, milliseconds: c_long) -> c_int;
-        pub fn zmq_msg_init(message: *mut super::Message) -> c_int;
-        pub fn zmq_msg_recv(message: *mut super::Message, socket: *mut c_void, flags: c_int) -> c_int;
-        pub fn zmq_msg_data(message: *const super::Message) -> *const c_void;
-        pub fn zmq_msg_size(message: *const super::Message) -> size_t;
-        pub fn zmq_msg_close(message: *mut super::Message) -> c_int;
     }
 
-    pub const MAX_SOCKETS: c_int = 2;
     pub const SUB: c_int = 2;
     pub const XPUB: c_int = 9;
     pub const SUBSCRIBE: c_int = 6;
@@ -1585,15 +1462,6 @@ mod ffi {
     pub const POLLIN: c_short = 1;
 }
 
-/// The version of libzmq that this program runs with.
-#[doc(hidden)]
-pub fn library_version() -> String {
-    let (mut major, mut minor, mut patch) = (0, 0, 0);
-    // SAFETY: all three are written to.
-    unsafe { ffi::zmq_version(&mut major, &mut minor, &mut patch) };
-    format!("{major}.{minor}.{patch}")
-}
-
 /// The latest error of libzmq in this thread.
 fn zmq_error() -> io::Error {
     // SAFETY: it has no conditions.
@@ -1601,14 +1469,13 @@ fn zmq_error() -> io::Error {
 }
 
 /// Calls a function of libzmq, again if a signal has interrupted it.
-fn patiently(mut call: impl FnMut() -> libc::c_int) -> io::Result<()> {
-    while call() < 0 {
-        let error = zmq_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+fn patiently(mut call: impl FnMut() -> libc::c_int) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()).map_err(|_| zmq_error()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
-    Ok(())
 }
 
 /// Waits for all sockets to be closed when it is dropped.
@@ -1616,17 +1483,6 @@ struct Context(*mut libc::c_void);
 
 // SAFETY: libzmq lets any thread use a context.
 unsafe impl Send for Context {}
-
-impl Context {
-    fn new() -> Self {
-        // SAFETY: the context is new.
-        unsafe {
-            let context = ffi::zmq_ctx_new();
-            ffi::zmq_ctx_set(context, ffi::MAX_SOCKETS, 16_384);
-            Context(context)
-        }
-    }
-}
 
 impl Drop for Context {
     fn drop(&mut self) {
@@ -1662,7 +1518,7 @@ impl Socket {
     fn at(&self, path: &Path, call: ffi::At) -> io::Result<()> {
         let endpoint = CString::new([b"ipc://", path.as_os_str().as_bytes()].concat())?;
         // SAFETY: the endpoint ends with NUL.
-        patiently(|| unsafe { call(self.0, endpoint.as_ptr()) })
+        patiently(|| unsafe { call(self.0, endpoint.as_ptr()) }).map(drop)
     }
 
     /// Sends a frame; returns whether it was taken.
@@ -1670,20 +1526,15 @@ impl Socket {
         // SAFETY: the frame is as long as it says.
         match patiently(|| unsafe { ffi::zmq_send(self.0, frame.as_ptr().cast(), frame.len(), flags) }) {
             Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            sent => sent.map(|()| true).doing("send"),
+            sent => sent.map(|_| true).doing("send"),
         }
     }
 
-    /// Takes a message without waiting.
-    fn receive(&self) -> Option<Message> {
-        let mut message = Message([0; 8]);
-        // SAFETY: it has the size and alignment of a zmq_msg_t, and is initialized first.
-        patiently(|| unsafe {
-            ffi::zmq_msg_init(&mut message);
-            ffi::zmq_msg_recv(&mut message, self.0, ffi::DONTWAIT)
-        })
-        .ok()
-        .map(|()| message)
+    /// Takes a message without waiting; returns what of it fits in the buffer.
+    fn receive<'a>(&self, to: &'a mut [u8]) -> Option<&'a [u8]> {
+        // SAFETY: the buffer has room for as much as it says.
+        let size = patiently(|| unsafe { ffi::zmq_recv(self.0, to.as_mut_ptr().cast(), to.len(), ffi::DONTWAIT) });
+        size.ok().map(|size| &to[..size.min(to.len())])
     }
 
     /// Has libzmq do what peers have asked for: join, or make room.
@@ -1710,31 +1561,6 @@ fn poll(sockets: &[&Socket], wake: Option<&Wake>, milliseconds: i64) {
     unsafe { ffi::zmq_poll(items.as_mut_ptr(), items.len() as libc::c_int, milliseconds as libc::c_long) };
     if let Some(wake) = wake {
         while wake.0.recv(&mut [0]).is_ok() {}
-    }
-}
-
-/// A received message.
-#[repr(C)]
-struct Message([u64; 8]);
-
-impl Deref for Message {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the message is initialized, and owns that many bytes as long as it lives.
-        unsafe {
-            match ffi::zmq_msg_size(self) {
-                0 => &[],
-                size => std::slice::from_raw_parts(ffi::zmq_msg_data(self).cast(), size),
-            }
-        }
-    }
-}
-
-impl Drop for Message {
-    fn drop(&mut self) {
-        // SAFETY: it is initialized.
-        unsafe { ffi::zmq_msg_close(self) };
     }
 }
 
@@ -1823,6 +1649,7 @@ struct Receiver {
     channel: Arc<Channel>,
     events: crossbeam_channel::Sender<Event>,
     socket: Socket,
+    buffer: Vec<u8>,
     decoder: Decoder,
     member: Arc<Member>,
     pending: Vec<Gap>, // what was lost since the latest frame that had room
@@ -1842,16 +1669,17 @@ impl Receiver {
     /// Takes some frames; returns whether there were any.
     fn take(&mut self) -> bool {
         for taken in 0..256 {
-            let Some(frame) = self.socket.receive() else {
+            let Some(frame) = self.socket.receive(&mut self.buffer) else {
                 self.count();
                 return taken > 0;
             };
-            self.decoder.decode(&frame);
+            let bytes = frame.len();
+            self.decoder.decode(frame);
             for gap in mem::take(&mut self.decoder.gaps) {
                 self.tell(gap);
             }
             if !self.decoder.events.is_empty() {
-                self.push(frame.len());
+                self.push(bytes);
             }
         }
         self.count();
@@ -1996,46 +1824,17 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// What [`Bus::subscription`] builds.
-#[derive(Debug, Clone)]
-#[must_use = "nothing is subscribed until open() is called"]
-pub struct SubscriptionBuilder<'a> {
-    bus: &'a Bus,
-    system: String,
-    kind: Option<String>,
-    overflow: Overflow,
-    capacity: usize,
-}
-
-impl SubscriptionBuilder<'_> {
-    /// Selects only events whose kind matches this [`Pattern`]; an empty one selects all.
-    pub fn kind(mut self, pattern: impl Into<String>) -> Self {
-        self.kind = Some(pattern.into()).filter(|kind| !kind.is_empty());
-        self
-    }
-
-    /// What happens when the queue is full. The default is [`Overflow::Drop`].
-    pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.overflow = overflow;
-        self
-    }
-
+/// What [`Bus::subscribe_with`] subscribes.
+#[derive(Debug, Clone, Default)]
+pub struct Selection<'a> {
+    /// The [`Pattern`] of the systems.
+    pub system: &'a str,
+    /// The [`Pattern`] of the kinds; empty for all.
+    pub kind: &'a str,
+    /// What happens when the queue is full.
+    pub overflow: Overflow,
     /// How many frames the queue holds: events, or whole batches. The default is that of the bus.
-    pub fn capacity(mut self, frames: usize) -> Self {
-        self.capacity = frames;
-        self
-    }
-
-    /// Subscribes. Every event that any process sends after that reaches the subscription.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] (a pattern, the capacity), [`ErrorKind::Canceled`] (the bus is closed),
-    /// [`ErrorKind::PermissionDenied`] and [`ErrorKind::Unavailable`]. Only the last may be retryable.
-    pub fn open(self) -> Result<Subscription> {
-        check_range("capacity", self.capacity, 1)?;
-        self.bus.inner.subscribe(self)
-    }
+    pub capacity: Option<usize>,
 }
 
 fn check_range(option: &str, value: usize, least: usize) -> Result<()> {
@@ -2147,16 +1946,11 @@ struct Publisher {
     roster: Arc<Roster>,
     member: Arc<Member>,
     keeper: mpsc::Sender<()>,
-    max_event_bytes: usize,
-    join_timeout: Duration,
+    options: Options,
     sockets: [Socket; 2], // by overflow policy
     links: HashMap<String, Link>,
-    counts: [usize; 2],        // of links
-    known: Option<u64>,        // the token at which the links are settled
-    listed: Option<u64>,       // the token of the latest listing
-    settled: Option<u64>,      // W37
-    generation: u64,           // counts settlings
-    progress: Option<Instant>, // when a joiner last answered
+    counts: [usize; 2], // of links
+    settled: Settled,
     origin: Arc<str>,
     topics: HashMap<Topic, Arc<Period>>,
     head: String,
@@ -2164,9 +1958,18 @@ struct Publisher {
     owed: Marks,
     doubtful: Marks, // sent while somebody was in doubt
     sends: u64,
-    looked_at: u64,
-    resting: bool,
-    tries: u32,
+    looked_at: u64, // how many sends there were at the latest look
+    awake: bool,    // whether the keeper looks soon
+}
+
+/// How far the links are up to date with the roster (R20).
+#[derive(Default)]
+struct Settled {
+    token: Option<u64>,        // at which they are settled
+    listed: Option<u64>,       // the token of the latest listing
+    asof: Option<u64>,         // the time of W37
+    generation: u64,           // counts
+    progress: Option<Instant>, // when a joiner last answered
 }
 
 impl Publisher {
@@ -2188,16 +1991,11 @@ impl Publisher {
             roster,
             member,
             keeper,
-            max_event_bytes: options.max_event_bytes,
-            join_timeout: options.join_timeout,
+            options: options.clone(),
             sockets: [drop, block],
             links: HashMap::new(),
             counts: [0; 2],
-            known: None,
-            listed: None,
-            settled: None,
-            generation: 0,
-            progress: None,
+            settled: Settled::default(),
             origin: "".into(),
             topics: HashMap::new(),
             head: String::new(),
@@ -2206,8 +2004,7 @@ impl Publisher {
             doubtful: Marks::new(),
             sends: 0,
             looked_at: 0,
-            resting: true,
-            tries: 0,
+            awake: false,
         })
     }
 
@@ -2222,10 +2019,10 @@ impl Publisher {
             Some(period) => period.born,
             None => check_topic(system, kind).map(|()| clock())?, // before the token is compared (W8)
         };
-        if self.known != Some(self.roster.token()) && !self.settle()? {
+        if self.settled.token != Some(self.roster.token()) && !self.settle()? {
             return Ok(false);
         }
-        if period.as_ref().map_or(true, |period| period.generation != self.generation) {
+        if period.as_ref().map_or(true, |period| period.generation != self.settled.generation) {
             period = Some(self.begin_period(period, born)?);
         }
         period.map_or(Ok(false), |period| self.emit(&period, payload))
@@ -2235,7 +2032,7 @@ impl Publisher {
     /// topic may be one too many for the origin (W35).
     fn begin_period(&mut self, former: Option<Arc<Period>>, born: Option<u64>) -> Result<Arc<Period>> {
         if let Some(former) = former.as_ref().filter(|former| former.is_unmarked()) {
-            self.force(&former.twin())?;
+            self.send_dropping(&former.twin())?;
             if self.is_in_doubt() {
                 put(&mut self.doubtful, former.clone());
             }
@@ -2251,11 +2048,11 @@ impl Publisher {
             None => (Topic(self.head.as_str().into()), Arc::default()),
         };
         let first = seq.load(Relaxed) + 1;
-        let stamp = match (born, self.settled) {
+        let stamp = match (born, self.settled.asof) {
             (Some(born), Some(settled)) => format!(".{born}.{settled}.{first}."),
             _ => "....".to_owned(),
         };
-        let (origin, generation, told) = (self.origin.clone(), self.generation, AtomicU64::new(0));
+        let (origin, generation, told) = (self.origin.clone(), self.settled.generation, AtomicU64::new(0));
         let period = Arc::new(Period { topic, origin, generation, born, first, stamp, seq, told });
         self.topics.insert(period.topic.clone(), period.clone());
         Ok(period)
@@ -2266,7 +2063,7 @@ impl Publisher {
         let mut frame = mem::take(&mut self.frame);
         frame.clear();
         period.push_frame(&mut frame, payload.path, &payload.field);
-        let (size, most) = (frame.len(), self.max_event_bytes);
+        let (size, most) = (frame.len(), self.options.max_event_bytes);
         if size > most {
             let advice = "send less, or a reference to it";
             return Err(Error::invalid(format!("the event has {size} bytes of at most {most}: {advice}")));
@@ -2274,36 +2071,28 @@ impl Publisher {
         if self.counts[BLOCK] > 0 && !self.sockets[BLOCK].send(&frame, 0)? {
             return Ok(false);
         }
-        if self.counts[DROP] > 0 && !self.sockets[DROP].send(&frame, ffi::DONTWAIT)? {
-            self.force(&frame)?;
-        }
+        self.send_dropping(&frame)?;
         period.seq.fetch_add(payload.events, Relaxed);
         self.sends += 1;
-        if mem::take(&mut self.resting) {
+        if !mem::replace(&mut self.awake, true) {
             let _ = self.keeper.send(());
         }
         self.frame = frame;
         Ok(true)
     }
 
-    /// Sends a frame to all `drop` links that libzmq uses, or to none; returns which.
-    fn put_strictly(&self, frame: &[u8]) -> Result<bool> {
+    /// Sends a frame to `drop` links. If one has no room for it, nobody knows what else that link misses, until its
+    /// peer has read everything (R57).
+    fn send_dropping(&mut self, frame: &[u8]) -> Result<()> {
         let socket = &self.sockets[DROP];
         if self.counts[DROP] == 0 || socket.send(frame, ffi::DONTWAIT)? {
-            return Ok(true);
+            return Ok(());
         }
         socket.serve(); // there may be news of room
-        socket.send(frame, ffi::DONTWAIT)
-    }
-
-    /// Sends a frame that a `drop` link may have no room for. Then nobody knows what else that link misses, until
-    /// its peer has read everything (R57).
-    fn force(&mut self, frame: &[u8]) -> Result<()> {
-        if self.put_strictly(frame)? {
+        if socket.send(frame, ffi::DONTWAIT)? {
             return Ok(());
         }
         self.links.values_mut().for_each(|link| link.full = link.overflow == Overflow::Drop);
-        let socket = &self.sockets[DROP];
         socket.set(ffi::XPUB_NODROP, &0i32.to_ne_bytes());
         let sent = socket.send(frame, ffi::DONTWAIT);
         socket.set(ffi::XPUB_NODROP, &1i32.to_ne_bytes());
@@ -2315,9 +2104,9 @@ impl Publisher {
         let until = Instant::now() + PATIENCE;
         loop {
             let (asof, token) = (clock(), self.roster.token());
-            if self.listed != Some(token) {
+            if self.settled.listed != Some(token) {
                 self.list()?;
-                self.listed = Some(token);
+                self.settled.listed = Some(token);
             }
             self.read_subscriptions();
             self.check_awaited();
@@ -2326,9 +2115,9 @@ impl Publisher {
                     return Ok(false);
                 }
                 poll(&self.sockets.each_ref(), None, 5);
-            } else if self.listed.is_some() && self.roster.token() == token {
-                (self.settled, self.known) = (asof, Some(token));
-                self.generation += 1;
+            } else if self.settled.listed.is_some() && self.roster.token() == token {
+                (self.settled.asof, self.settled.token) = (asof, Some(token));
+                self.settled.generation += 1;
                 return Ok(true);
             }
         }
@@ -2366,13 +2155,13 @@ impl Publisher {
     /// Reads what peers have subscribed to; only the sentinels matter here (W25).
     fn read_subscriptions(&mut self) {
         for socket in &self.sockets {
-            while let Some(message) = socket.receive() {
+            while let Some(message) = socket.receive(&mut [0; 64]) {
                 let Some((&added, topic)) = message.split_first() else { continue };
                 let Some((id, epoch)) = parse_sentinel(topic) else { continue };
                 let Some(link) = self.links.get_mut(&id) else { continue };
                 if added == 1 {
                     link.shown = link.shown.max(epoch);
-                    self.progress = Some(Instant::now());
+                    self.settled.progress = Some(Instant::now());
                     if link.missed > 0 && link.missed <= link.shown {
                         link.missed = 0;
                         self.owed.append(&mut self.doubtful);
@@ -2380,7 +2169,7 @@ impl Publisher {
                 } else if epoch == link.shown {
                     link.shown = 0; // the connection has ended
                     link.expect(link.epoch);
-                    self.known = None;
+                    self.settled.token = None;
                 }
             }
         }
@@ -2392,7 +2181,7 @@ impl Publisher {
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.is_awaited() && now >= link.due) {
             if !answers(&self.roster.socket(id)) {
                 dead.push(id.clone());
-            } else if link.is_over(now, self.join_timeout) {
+            } else if link.is_over(now, self.options.join_timeout) {
                 link.missed = link.epoch;
                 self.member.add(Counter::JoinTimeouts, 1);
             }
@@ -2400,7 +2189,7 @@ impl Publisher {
         for id in dead {
             self.roster.bury(&id);
             self.unlink(&id);
-            self.listed = None; // even if nothing could be removed (R33)
+            self.settled.listed = None; // even if nothing could be removed (R33)
         }
     }
 
@@ -2420,11 +2209,12 @@ impl Publisher {
         if !self.send_owed(1000)? {
             return Ok(Duration::from_millis(5));
         }
-        self.resting = idle && !self.is_in_doubt();
-        if self.resting {
-            self.doubtful.clear();
+        self.awake = !idle || self.is_in_doubt();
+        if self.awake {
+            return Ok(REST);
         }
-        Ok(if self.resting { Duration::from_secs(1) } else { REST })
+        self.doubtful.clear();
+        Ok(Duration::from_secs(1))
     }
 
     fn owe_unmarked(&mut self) {
@@ -2456,15 +2246,8 @@ impl Publisher {
         for _ in 0..most {
             let Some((_, period)) = self.owed.first_key_value() else { break };
             let (period, twin) = (period.clone(), period.twin());
-            if !self.put_strictly(&twin[2..])? {
-                self.tries += 1;
-                if self.tries < 10 {
-                    return Ok(false);
-                }
-                self.force(&twin[2..])?;
-            }
-            self.tries = 0;
-            self.force(&twin)?;
+            self.send_dropping(&twin[2..])?;
+            self.send_dropping(&twin)?;
             self.owed.pop_first();
             period.told.store(period.seq.load(Relaxed), Relaxed);
             if self.is_in_doubt() {
@@ -2472,12 +2255,6 @@ impl Publisher {
             }
         }
         Ok(self.owed.is_empty())
-    }
-
-    /// Until when a send waits that began then: time does not count while joiners answer (R43).
-    fn patience_since(&self, begun: Instant, timeout: Duration) -> Instant {
-        let since = self.progress.filter(|at| *at > begun && *at < begun + 30 * timeout);
-        since.unwrap_or(begun) + timeout
     }
 
     /// What a send waited for.
@@ -2628,23 +2405,28 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// Those of [`SubscriptionBuilder::open`].
+    /// Those of [`Bus::subscribe_with`].
     pub fn subscribe(&self, system: &str) -> Result<Subscription> {
-        self.subscription(system).open()
+        self.subscribe_with(&Selection { system, ..Selection::default() })
     }
 
-    /// Begins a subscription with options.
+    /// Subscribes. Every event that any process sends after that reaches the subscription.
     ///
     /// ```no_run
-    /// # fn main() -> Result<(), zbus_events::Error> {
-    /// # let bus = zbus_events::Bus::open()?;
-    /// let sub = bus.subscription("orders").kind("order.*").capacity(100).open()?;
+    /// # use zbus_events::{Bus, Error, Selection};
+    /// # fn main() -> Result<(), Error> {
+    /// # let bus = Bus::open()?;
+    /// let sub = bus.subscribe_with(&Selection { system: "orders", kind: "order.*", ..Selection::default() })?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn subscription(&self, system: impl Into<String>) -> SubscriptionBuilder<'_> {
-        let (overflow, capacity) = (Overflow::Drop, self.inner.options.capacity);
-        SubscriptionBuilder { bus: self, system: system.into(), kind: None, overflow, capacity }
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] (a pattern, the capacity), [`ErrorKind::Canceled`] (the bus is closed),
+    /// [`ErrorKind::PermissionDenied`] and [`ErrorKind::Unavailable`]. Only the last may be retryable.
+    pub fn subscribe_with(&self, selection: &Selection<'_>) -> Result<Subscription> {
+        self.inner.subscribe(selection)
     }
 
     /// Leaves the bus, as dropping it does. Closing twice is fine.
@@ -2700,7 +2482,8 @@ impl Inner {
         let roster = Arc::new(Roster::open(&root, &options.bus, by_default)?);
         let member = Arc::new(Member::create(&roster)?);
         let (wake, woken) = mpsc::channel();
-        let context = Context::new();
+        // SAFETY: it has no conditions.
+        let context = Context(unsafe { ffi::zmq_ctx_new() });
         let publisher = Publisher::new(roster.clone(), member.clone(), wake, &context, &options)?;
         roster.reap();
         let inner = Arc::new(Inner {
@@ -2744,25 +2527,32 @@ impl Inner {
         }
         let mut begun = None;
         loop {
-            let mut publisher = lock(&self.publisher);
-            let publisher = publisher.as_mut().ok_or_else(Error::closed)?;
+            let mut guard = lock(&self.publisher);
+            let publisher = guard.as_mut().ok_or_else(Error::closed)?;
             if publisher.attempt(system, kind, payload)? {
                 return Ok(());
             }
             let (timeout, now) = (self.options.send_timeout, Instant::now());
-            if now >= publisher.patience_since(*begun.get_or_insert(now), timeout) {
+            let begun = *begun.get_or_insert(now);
+            // Time does not count while joiners answer (R43).
+            let progress = publisher.settled.progress.filter(|at| (begun..begun + 30 * timeout).contains(at));
+            if now >= progress.unwrap_or(begun) + timeout {
                 self.member.add(Counter::SendTimeouts, 1);
                 let why = publisher.obstacle();
                 let message = format!("{why} within {timeout:?}: the event was sent to nobody");
                 return Err(Error::new(ErrorKind::Timeout, message));
             }
+            drop(guard);
+            thread::yield_now(); // others want the lock, too
         }
     }
 
     /// Joins (R16): listen, then the entry, then the token. What was done is undone if something fails.
-    fn subscribe(self: &Arc<Self>, wanted: SubscriptionBuilder<'_>) -> Result<Subscription> {
+    fn subscribe(self: &Arc<Self>, wanted: &Selection<'_>) -> Result<Subscription> {
         let system: Pattern = wanted.system.parse()?;
-        let kind: Option<Pattern> = wanted.kind.as_deref().map(str::parse).transpose()?;
+        let kind: Option<Pattern> = Some(wanted.kind).filter(|kind| !kind.is_empty()).map(str::parse).transpose()?;
+        let capacity = wanted.capacity.unwrap_or(self.options.capacity);
+        check_range("capacity", capacity, 1)?;
         self.check_fork()?;
         self.check_gone()?;
         let mut state = lock(&self.state);
@@ -2770,8 +2560,12 @@ impl Inner {
         let (id, roster) = (new_id(), &self.roster);
         let (socket, entry) = (roster.socket(&id), format!("{id}.1.{}", wanted.overflow.name()));
         let place = Place { roster: roster.clone(), entry: roster.path.join(&entry), socket };
-        let socket = self.listen(&state.context, &id, &wanted, &Pattern::prefixes(&system, kind.as_ref()))?;
-        let pattern = (&wanted.system, wanted.kind.as_deref().unwrap_or("*"), wanted.overflow.name());
+        let hwm = match wanted.overflow {
+            Overflow::Drop => capacity.max(LEAST_HWM),
+            Overflow::Block => capacity.min(BLOCK_HWM),
+        };
+        let socket = self.listen(&state.context, &id, hwm, &Pattern::prefixes(&system, kind.as_ref()))?;
+        let pattern = [wanted.system, if kind.is_some() { wanted.kind } else { "*" }, wanted.overflow.name()];
         let more = [("member", json!(self.member.id)), ("patterns", json!([pattern])), ("channels", json!(1))];
         roster.create(&id, &entry, &describe(more))?;
         let announced = clock();
@@ -2781,7 +2575,7 @@ impl Inner {
         let channel = Arc::new(Channel {
             id,
             overflow: wanted.overflow,
-            capacity: wanted.capacity,
+            capacity,
             wake: Wake::new()?,
             stop: AtomicBool::new(false),
             events: taken,
@@ -2791,8 +2585,8 @@ impl Inner {
             lost: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
         });
-        let (member, pending) = (self.member.clone(), Vec::new());
-        let receiver = Receiver { channel: channel.clone(), events, socket, decoder, member, pending };
+        let (buffer, member, pending) = (vec![0; self.options.max_event_bytes], self.member.clone(), Vec::new());
+        let receiver = Receiver { channel: channel.clone(), events, socket, buffer, decoder, member, pending };
         let thread = spawn("zbus-receiver", move || receiver.run())?;
         state.listeners.push(Listener { place, channel: channel.clone(), thread });
         if state.listeners.len() == 1 {
@@ -2802,17 +2596,7 @@ impl Inner {
     }
 
     /// Binds the socket of a subscription, and gives it its name once it listens (R9).
-    fn listen(
-        &self,
-        context: &Context,
-        id: &str,
-        wanted: &SubscriptionBuilder<'_>,
-        prefixes: &[Vec<u8>],
-    ) -> Result<Socket> {
-        let hwm = match wanted.overflow {
-            Overflow::Drop => wanted.capacity.max(LEAST_HWM),
-            Overflow::Block => wanted.capacity.min(BLOCK_HWM),
-        };
+    fn listen(&self, context: &Context, id: &str, hwm: usize, prefixes: &[Vec<u8>]) -> Result<Socket> {
         let options = [(ffi::LINGER, 0), (ffi::SNDHWM, 0), (ffi::RCVHWM, hwm as i32), (ffi::BACKLOG, 4096)];
         let socket = Socket::new(context, ffi::SUB, &options)?;
         socket.set(ffi::MAXMSGSIZE, &(self.options.max_event_bytes as i64).to_ne_bytes());
@@ -2870,7 +2654,8 @@ impl Inner {
     fn check_disk(&self) {
         let state = lock(&self.state);
         let Some(state) = &*state else { return };
-        let is_there = |own: &Listener| own.place.entry.exists() && own.place.socket.exists();
+        let exists = |path: &Path| path.try_exists().unwrap_or(true);
+        let is_there = |own: &Listener| exists(&own.place.entry) && exists(&own.place.socket);
         if !self.roster.is_current() || !state.listeners.iter().all(is_there) {
             self.gone.store(true, Relaxed);
             state.listeners.iter().for_each(|own| own.channel.end());
