@@ -52,7 +52,7 @@ const rules = {
   patterns({ cases = [], prefixes = [], invalid = [] }) {
     const pattern = (value) => internals.compilePattern(value, "pattern")
     const found = ({ system, kind }) =>
-      internals.prefixes(pattern(system), kind ? pattern(kind) : null).map((item) => Buffer.from(item).toString("hex")).sort()
+      internals.prefixes(pattern(system), pattern(kind || "**")).map((item) => Buffer.from(item).toString("hex")).sort()
     return {
       matches: cases.map((row) => tryTo(() => internals.matches(pattern(row.pattern), row.name), null)),
       prefixes: prefixes.map((row) => tryTo(() => found(row), null)),
@@ -88,7 +88,7 @@ const rules = {
     const bytes = ({ hex }) => Buffer.from(hex, "hex")
     const file = (row) => {
       const found = internals.parseFile(bytes(row).toString("latin1"))
-      return found?.is ? { is: found.is } : found
+      return found?.is ? { is: found.is === "sock" ? "socket" : found.is } : found && { id: found.id, epoch: found.epoch, overflow: found.overflow }
     }
     const sentinel = (row) => {
       const found = internals.parseSentinel(bytes(row))

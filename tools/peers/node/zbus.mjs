@@ -10,7 +10,7 @@
  * thread, the publisher, and last what users call. The clauses (W.., R..) are those of docs/spec of zbus.
  */
 import { isUtf8 } from "node:buffer"
-import { spawnSync } from "node:child_process"
+import { spawn, spawnSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import fs from "node:fs"
 import net from "node:net"
@@ -30,17 +30,16 @@ const BLOCK_CAPACITY = 1000
 const CHUNK = 512
 const JOIN_TIMEOUT = 1
 const REST_MS = 200
+const DOUBT = 60
+const LOOK_MS = 1000
+const DAY_MS = 86400000
+const WARNING = "ZbusWarning"
 
 // ---------------------------------------------------------------------------------------------------------
 // Errors
 
 /** What went wrong on the bus: `kind` says which error, `retryable` whether the same call may succeed later. */
 export class ZbusError extends Error {
-  /**
-   * @param {"Invalid"|"Timeout"|"Canceled"|"PermissionDenied"|"Unavailable"} kind
-   * @param {string} message
-   * @param {boolean} [retryable]
-   */
   constructor(kind, message, retryable = false) {
     super(message)
     this.name = "ZbusError"
@@ -50,12 +49,14 @@ export class ZbusError extends Error {
 }
 
 const invalid = (message) => new ZbusError("Invalid", message)
-const closed = (what) => new ZbusError("Canceled", `${what} is closed: open another`)
+const canceled = (message, retryable) => new ZbusError("Canceled", message, retryable)
+const denied = (message) => new ZbusError("PermissionDenied", message)
+const timeout = (message) => new ZbusError("Timeout", message, true)
 
 /** Turn what the operating system refused into an error of the bus. */
 function refused(what, error) {
   if (error instanceof ZbusError) return error
-  const kind = error.code === "EACCES" || error.code === "EPERM" ? "PermissionDenied" : "Unavailable"
+  const kind = ["EACCES", "EPERM"].includes(error.code) ? "PermissionDenied" : "Unavailable"
   const passing = ["EINTR", "EAGAIN", "ENOMEM", "EMFILE", "ENFILE", "ENOSPC", "EDQUOT"].includes(error.code)
   return new ZbusError(kind, `cannot ${what}: ${error.message}`, passing)
 }
@@ -74,17 +75,14 @@ const ESCAPES =
 
 function hasHalfPair(text) {
   if (!text.includes("\\ud") && !text.includes("\\uD")) return false
-  for (const match of text.matchAll(ESCAPES)) if (match[1]) return true
-  return false
+  return [...text.matchAll(ESCAPES)].some((match) => match[1])
 }
 
 function isTooDeep(bare) {
   let depth = 0
-  for (let i = 0; i < bare.length; i++) {
-    const c = bare.charCodeAt(i)
-    if (c === 91 || c === 123) {
-      if (++depth > MAX_DEPTH) return true
-    } else if (c === 93 || c === 125) depth--
+  for (const c of bare.match(/[[\]{}]/g) ?? []) {
+    depth += c === "[" || c === "{" ? 1 : -1
+    if (depth > MAX_DEPTH) return true
   }
   return false
 }
@@ -98,12 +96,10 @@ function utf8(bytes, from, to) {
 
 /** Return the value of JSON text; throw for any that W51 calls malformed. */
 function readJson(text) {
-  if (text.length >= 680 || LONG_NUMBER.test(text)) {
+  if (text.length > 2 * MAX_DEPTH || LONG_NUMBER.test(text)) {
     const bare = text.replace(STRINGS, '""')
-    if (isTooDeep(bare)) throw malformed()
-    if (LONG_NUMBER.test(bare)) {
-      for (const [number] of bare.matchAll(NUMBERS)) if (!Number.isFinite(Number(number))) throw malformed()
-    }
+    const isInfinite = (number) => !Number.isFinite(Number(number))
+    if (isTooDeep(bare) || (LONG_NUMBER.test(bare) && bare.match(NUMBERS).some(isInfinite))) throw malformed()
   }
   if (hasHalfPair(text)) throw malformed()
   try {
@@ -114,42 +110,27 @@ function readJson(text) {
 }
 
 /** Refuse what JSON.stringify would send as something else (W10). */
-function checkData(value, depth) {
-  switch (typeof value) {
-    case "string":
-    case "boolean":
-      return
-    case "number":
-      if (!Number.isFinite(value)) throw invalid(`data holds ${value}, which JSON cannot carry: send null or a text`)
-      return
-    case "object":
-      break
-    case "bigint":
-      throw invalid("data holds a bigint, which JSON.stringify refuses: send a number or a text")
-    default:
-      throw invalid(`data holds a ${typeof value}, which JSON cannot carry: send objects, arrays, texts and numbers`)
+function checkData(value, depth = 0) {
+  if (value === null || typeof value === "string" || typeof value === "boolean") return
+  if (typeof value === "number" && Number.isFinite(value)) return
+  if (typeof value !== "object") {
+    const what = typeof value === "number" ? value : `a ${typeof value}`
+    throw invalid(`data holds ${what}, which JSON cannot carry: send objects, arrays, texts and numbers`)
   }
-  if (value === null) return
-  if (depth >= MAX_DEPTH) throw invalid(`data is nested more than ${MAX_DEPTH} deep, or contains itself: flatten it`)
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) checkData(value[i], depth + 1)
-    return
-  }
-  if (typeof value.toJSON === "function" && !ArrayBuffer.isView(value)) return checkData(value.toJSON(), depth + 1)
+  if (depth >= MAX_DEPTH) throw invalid(`data is nested more than ${MAX_DEPTH} deep, or contains itself`)
   if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) {
     throw invalid("bytes cannot be part of other data: send them alone, as the data of an event")
   }
   if (value instanceof Map || value instanceof Set) {
     throw invalid("data holds a Map or a Set, which JSON cannot carry: send an object or an array")
   }
-  for (const key in value) {
-    const item = value[key]
-    if (item !== undefined) checkData(item, depth + 1)
-  }
+  if (Array.isArray(value)) for (const item of value) checkData(item, depth + 1)
+  else if (typeof value.toJSON === "function") checkData(value.toJSON(), depth + 1)
+  else for (const item of Object.values(value)) if (item !== undefined) checkData(item, depth + 1)
 }
 
-function writeJson(value, depth = 0) {
-  checkData(value, depth)
+function writeJson(value) {
+  checkData(value)
   const text = JSON.stringify(value)
   if (hasHalfPair(text)) throw invalid("data holds half of a surrogate pair: send whole characters")
   return text
@@ -158,6 +139,9 @@ function writeJson(value, depth = 0) {
 // ---------------------------------------------------------------------------------------------------------
 // Names and patterns (W3, W16 to W22)
 
+const hasWildcard = (text) => /[*()|]/.test(text)
+const hasEmptySegment = (text) => text.startsWith(".") || text.endsWith(".") || text.includes("..")
+
 function checkText(value, what) {
   if (value === undefined || value === null || value === "") throw invalid(`${what} is required`)
   if (typeof value !== "string") throw invalid(`${what} must be a string, not ${typeof value}`)
@@ -165,36 +149,29 @@ function checkText(value, what) {
   if (!value.isWellFormed()) throw invalid(`${what} holds half of a surrogate pair: send whole characters`)
 }
 
-function checkName(value, what) {
-  checkText(value, what)
-  if (/[*()|]/.test(value)) {
-    throw invalid(`${what} '${value}' contains a wildcard, which only a subscription may use: send a literal name`)
-  }
-  if (hasEmptySegment(value)) throw invalid(`${what} '${value}' has an empty segment: use single dots between words`)
-}
-
-const hasEmptySegment = (text) => text.startsWith(".") || text.endsWith(".") || text.includes("..")
-
 function checkTopic(system, kind) {
-  checkName(system, "system")
-  checkName(kind, "kind")
-  if (system === "zbus" || system.startsWith("zbus.")) {
+  for (const [what, value] of Object.entries({ system, kind })) {
+    checkText(value, what)
+    const no = (why) => invalid(`${what} '${value}' ${why}`)
+    if (hasWildcard(value))
+      throw no("contains a wildcard, which only a subscription may use: send a literal name")
+    if (hasEmptySegment(value)) throw no("has an empty segment: use single dots between words")
+  }
+  if (/^zbus(\.|$)/.test(system)) {
     throw invalid(`system '${system}' is reserved for the bus's own events: choose another`)
   }
 }
 
 /** Compile one segment: "*", "**", or the set of the literals that it selects. */
-function compileSegment(part, pattern, what) {
-  const no = (advice) => invalid(`'${pattern}' is not a ${what}: ${advice}`)
+function compileSegment(part, no) {
   if (part === "*" || part === "**") return part
   if (part === "") throw no("it has an empty segment, use single dots between words, or '**' for any depth")
-  const bracket = part.startsWith("(") && part.endsWith(")") && part.length > 1
-  const choices = bracket ? part.slice(1, -1).split("|") : [part]
+  const choices = /^\(.*\)$/s.test(part) ? part.slice(1, -1).split("|") : [part]
   for (const choice of choices) {
     if (choice === "") throw no("an alternative is empty, use '(a|b)'")
     if (choice === ">" || choice === "#") throw no(`for everything below use '**', not '${choice}'`)
     if (choice === "+") throw no("for exactly one segment use '*', not '+'")
-    if (/[*()|]/.test(choice)) throw no("a wildcard or bracket is a whole segment, use 'orders.*' or '(a|b)'")
+    if (hasWildcard(choice)) throw no("a wildcard or bracket is a whole segment, use 'orders.*' or '(a|b)'")
   }
   return new Set(choices.sort())
 }
@@ -202,7 +179,8 @@ function compileSegment(part, pattern, what) {
 function compilePattern(pattern, what) {
   checkText(pattern, what)
   if (pattern === "*") return ["**"]
-  return pattern.split(".").map((part) => compileSegment(part, pattern, what))
+  const no = (advice) => invalid(`'${pattern}' is not a ${what}: ${advice}`)
+  return pattern.split(".").map((part) => compileSegment(part, no))
 }
 
 /** Return whether a compiled pattern selects a name. */
@@ -214,7 +192,7 @@ function matches(segments, name) {
     if (segment === "**") {
       star = s++
       mark = w
-    } else if (segment !== undefined && (segment === "*" || segment.has(words[w]))) {
+    } else if (segment === "*" || segment?.has(words[w])) {
       s++
       w++
     } else if (star >= 0) {
@@ -222,8 +200,7 @@ function matches(segments, name) {
       s = star + 1
     } else return false
   }
-  while (segments[s] === "**") s++
-  return s === segments.length
+  return segments.slice(s).every((segment) => segment === "**")
 }
 
 /** Return the texts before the first wildcard, and whether there is none. */
@@ -232,7 +209,9 @@ function literalHeads(segments) {
   for (const [i, segment] of segments.entries()) {
     const dot = i ? "." : ""
     if (segment === "**") return [heads, false]
-    if (segment === "*" || heads.length * segment.size > MAX_PREFIXES) return [heads.map((head) => head + dot), false]
+    if (segment === "*" || heads.length * segment.size > MAX_PREFIXES) {
+      return [heads.map((head) => head + dot), false]
+    }
     heads = heads.flatMap((head) => [...segment].map((word) => head + dot + word))
   }
   return [heads, true]
@@ -242,10 +221,8 @@ function literalHeads(segments) {
 function prefixes(system, kind) {
   const [heads, literal] = literalHeads(system)
   if (!literal) return heads
-  const [tails, ended] = kind ? literalHeads(kind) : [[], false]
-  if (!kind || kind.every((segment) => segment === "**") || heads.length * tails.length > MAX_PREFIXES) {
-    return heads.map((head) => `${head}\0`)
-  }
+  const [tails, ended] = literalHeads(kind)
+  if (heads.length * tails.length > MAX_PREFIXES) return heads.map((head) => `${head}\0`)
   return heads.flatMap((head) => tails.map((tail) => `${head}\0${tail}${ended ? "\0" : ""}`))
 }
 
@@ -263,50 +240,57 @@ function decimal(text) {
 }
 
 function add(a, b) {
-  if (typeof a === "number" && typeof b === "number" && a + b <= Number.MAX_SAFE_INTEGER) return a + b
-  return BigInt(a) + BigInt(b)
+  const sum = Number(a) + b
+  return sum <= Number.MAX_SAFE_INTEGER ? sum : BigInt(a) + BigInt(b)
 }
 
-const distance = (from, to) => (typeof from === "number" && typeof to === "number" ? to - from : Number(BigInt(to) - BigInt(from)))
+const distance = (from, to) => Number(typeof from === typeof to ? to - from : BigInt(to) - BigInt(from))
 
-/** Return the fields of a stamp (W5), `null` if it is empty. */
-function parseStamp(bytes, from, to) {
-  if (from === to) return null
-  const [origin, seq, born, settled, first, time] = bytes.latin1Slice(from, to).split(".", 6)
-  const stamp = {
-    origin,
-    seq: decimal(seq),
-    born: decimal(born),
-    settled: decimal(settled),
-    first: decimal(first),
-    time: decimal(time),
-  }
-  if (!ORIGIN.test(origin) || stamp.seq < 1) throw malformed()
-  return stamp
+/** Return the places of the four NULs that separate the fields. */
+function splitFrame(bytes) {
+  const a = bytes.indexOf(0)
+  const b = bytes.indexOf(0, a + 1)
+  const c = bytes.indexOf(0, b + 1)
+  const d = bytes.indexOf(0, c + 1)
+  if (a < 0 || b <= a || c <= b || d <= c) throw malformed()
+  return [a, b, c, d]
 }
 
 function parseName(bytes, from, to) {
   const text = utf8(bytes, from, to)
-  if (text === "" || /[*()|]/.test(text) || hasEmptySegment(text)) throw malformed()
+  if (text === "" || hasWildcard(text) || hasEmptySegment(text)) throw malformed()
   return text
 }
 
-/** Return the events of a frame as [path, data] pairs. */
+/** Return the fields of a stamp (W5), `null` if it is empty. */
+function parseStamp(bytes, from, to) {
+  if (from === to) return null
+  const [origin, ...fields] = bytes.latin1Slice(from, to).split(".", 6)
+  const [seq, born, settled, first, time] = fields.map(decimal)
+  if (!ORIGIN.test(origin) || !(seq >= 1)) throw malformed()
+  return { origin, seq, born: born ?? -1, settled: settled ?? -1, first: first ?? -1, time: time ?? -1 }
+}
+
+/** Return the events of a frame as [path, data] pairs (W9, W12). */
 function parseEvents(bytes, path, from, stamped) {
   const form = bytes[from]
-  if (path !== "") {
-    if (form === undefined) return [[path, null]]
-    if (form === 0) return [[path, Buffer.from(bytes.subarray(from + 1))]]
-    return [[path, readJson(utf8(bytes, from, bytes.length))]]
-  }
-  const rows = form ? readJson(utf8(bytes, from, bytes.length)) : null
-  if (!Array.isArray(rows) || !(rows.length || stamped)) throw malformed()
-  for (const row of rows) {
+  if (path !== "" && form === undefined) return [[path, null]]
+  if (path !== "" && form === 0) return [[path, Buffer.from(bytes.subarray(from + 1))]]
+  const value = form ? readJson(utf8(bytes, from, bytes.length)) : null
+  if (path !== "") return [[path, value]]
+  if (!Array.isArray(value) || !(value.length || stamped)) throw malformed()
+  for (const row of value) {
     const good = Array.isArray(row) && (row.length === 1 || row.length === 2) && typeof row[0] === "string"
     if (!good || row[0] === "" || row[0].includes("\0")) throw malformed()
     if (row.length === 1) row.push(null)
   }
-  return rows
+  return value
+}
+
+/** Return the stamp of a frame whose topic is good, and its events. */
+function parseRest(bytes, [, b, c, d]) {
+  const stamp = parseStamp(bytes, c + 1, d)
+  return [stamp, parseEvents(bytes, utf8(bytes, b + 1, c), d + 1, stamp !== null)]
 }
 
 /** Write the data field (W9): a text of JSON, or bytes with a NUL before them. */
@@ -318,9 +302,11 @@ function dataField(data) {
 
 /** Write the data field of a batch (W12). */
 function batchField(items) {
-  if (!Array.isArray(items)) throw invalid(`items must be an array of [path, data] pairs, not ${typeof items}`)
+  if (!Array.isArray(items))
+    throw invalid(`items must be an array of [path, data] pairs, not ${typeof items}`)
   for (const [i, item] of items.entries()) {
-    if (!Array.isArray(item) || item.length < 1 || item.length > 2) throw invalid(`item ${i} must be a [path, data] pair`)
+    if (![1, 2].includes(Array.isArray(item) && item.length))
+      throw invalid(`item ${i} must be a [path, data] pair`)
     checkText(item[0], "path")
   }
   return writeJson(items.map((item) => (item[1] === undefined ? [item[0]] : item)))
@@ -333,37 +319,37 @@ function frameOf(head, stamp, field) {
 
 /** Refuse a frame beyond the limit of W14; 128 bytes are set aside for the stamp. */
 function checkSize(head, field, most) {
-  const length = head.length + field.length + 128
-  if (length * 3 <= most) return
+  if ((head.length + field.length + 128) * 3 <= most) return
   const bytes = Buffer.byteLength(head) + Buffer.byteLength(field) + 128
-  if (bytes > most) throw invalid(`the event has ${bytes} bytes, more than max_event_bytes (${most}): send less at once`)
+  if (bytes > most)
+    throw invalid(`the event has ${bytes} bytes, more than max_event_bytes (${most}): send less`)
 }
 
 // ---------------------------------------------------------------------------------------------------------
 // Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
 
 class Decoder {
+  topics = new Map()
+  streams = new Map()
+  gaps = []
+  lost = 0
+  malformed = 0
+  latestBorn = -1
+  announced = -1
+  joined = Infinity
+  forgetful = true
+
   constructor(system, kind, limit = MAX_STREAMS) {
     this.system = compilePattern(system, "system pattern")
-    this.kind = kind ? compilePattern(kind, "kind pattern") : null
+    this.kind = compilePattern(kind || "**", "kind pattern")
     this.limit = limit
-    this.topics = new Map()
-    this.streams = new Map()
-    this.gaps = []
-    this.lost = 0
-    this.malformed = 0
-    this.latestBorn = -1
-    this.join(null, null)
   }
 
+  /** Note when the channel was announced and when it had joined, `null` if unknown. */
   join(announced, joined) {
     this.announced = announced ?? -1
     this.joined = joined ?? Infinity
     this.forgetful = joined === null
-  }
-
-  prefixes() {
-    return prefixes(this.system, this.kind)
   }
 
   /** Return the events of one frame. `gaps` then holds what the frame shows as lost. */
@@ -380,43 +366,38 @@ class Decoder {
   }
 
   decode(bytes) {
-    const a = bytes.indexOf(0)
-    const b = a < 0 ? -1 : bytes.indexOf(0, a + 1)
-    const c = b < 0 ? -1 : bytes.indexOf(0, b + 1)
-    const d = c < 0 ? -1 : bytes.indexOf(0, c + 1)
-    if (d < 0) throw malformed()
-    const topic = this.topic(bytes, a, b)
-    if (!topic.selected) return []
-    const stamp = parseStamp(bytes, c + 1, d)
-    const rows = parseEvents(bytes, utf8(bytes, b + 1, c), d + 1, stamp !== null)
-    if (stamp) this.count(topic, stamp, rows.length)
+    const places = splitFrame(bytes)
+    const { key, system, kind, selected } = this.topic(bytes, places)
+    if (!selected) return []
+    const [stamp, rows] = parseRest(bytes, places)
+    if (stamp) this.count(`${stamp.origin}${key}`, stamp, rows.length)
     this.stamp = stamp
+    const origin = stamp ? stamp.origin : ""
+    const time = stamp && stamp.time >= 0 ? stamp.time : null
     return rows.map(([path, data], i) => ({
-      system: topic.system,
-      kind: topic.kind,
+      system,
+      kind,
       path,
       data,
-      origin: stamp ? stamp.origin : "",
+      origin,
       seq: stamp ? add(stamp.seq, i) : 0,
-      time: stamp && stamp.time >= 0 ? stamp.time : null,
+      time,
     }))
   }
 
-  topic(bytes, a, b) {
+  topic(bytes, [a, b]) {
     const key = bytes.latin1Slice(0, b)
     let topic = this.topics.get(key)
     if (topic === undefined) {
       const [system, kind] = [parseName(bytes, 0, a), parseName(bytes, a + 1, b)]
-      const selected = matches(this.system, system) && (!this.kind || matches(this.kind, kind))
-      topic = { key, system, kind, selected }
+      topic = { key, system, kind, selected: matches(this.system, system) && matches(this.kind, kind) }
       if (this.topics.size >= MAX_STREAMS) this.topics.clear()
       this.topics.set(key, topic)
     }
     return topic
   }
 
-  count(topic, stamp, events) {
-    const key = `${stamp.origin}${topic.key}`
+  count(key, stamp, events) {
     const stream = this.streams.get(key)
     const due = stream ? stream.due : this.firstDue(stamp)
     if (due !== null && distance(due, stamp.seq) > MAX_GAP) throw malformed()
@@ -425,24 +406,20 @@ class Decoder {
     if (stream && !events) this.countHead(stream, stamp)
     this.lose(due, stamp.seq)
     const next = events || stamp.seq > due ? add(stamp.seq, events) : due
-    if (!stream) this.keep(key, { due: next, begin: due, used: false })
-    else {
-      stream.due = next
-      stream.used = true
-    }
+    if (stream) Object.assign(stream, { due: next, used: true })
+    else this.keep(key, { due: next, begin: due, used: false })
   }
 
   /** Return the number that is due when a stream is first seen, `null` for none (W29). */
-  firstDue(stamp) {
-    if (stamp.born > this.joined) return 1
-    if (stamp.settled < 0) return stamp.seq
-    if (stamp.settled <= this.announced) return null
-    return stamp.first > 0 && stamp.first <= stamp.seq && !this.forgetful ? stamp.first : stamp.seq
+  firstDue({ seq, born, settled, first }) {
+    if (born > this.joined) return 1
+    if (settled < 0) return seq
+    if (settled <= this.announced) return null
+    return first > 0 && first <= seq && !this.forgetful ? first : seq
   }
 
   /** Count what a mark shows that was lost before the stream was counted (W40). */
-  countHead(stream, stamp) {
-    const { settled, first } = stamp
+  countHead(stream, { settled, first }) {
     if (this.forgetful || settled <= this.announced || first < 1 || first >= stream.begin) return
     if (distance(first, stream.begin) > MAX_GAP) return
     this.lose(first, stream.begin)
@@ -455,7 +432,7 @@ class Decoder {
     this.lost += distance(due, seq)
   }
 
-  /** Keep a new stream; forget one that has not been used for long, as by a clock hand, if there are too many (W34). */
+  /** Keep a new stream; of too many, forget one that was not used since the last round over all (W34). */
   keep(key, stream) {
     this.streams.set(key, stream)
     if (this.streams.size <= this.limit) return
@@ -473,27 +450,26 @@ class Decoder {
 // ---------------------------------------------------------------------------------------------------------
 // Names in the directory (R2, R5, R6, W26)
 
-const ID = /^[0-9a-f]{8,32}$/
-const EPOCH = /^[1-9][0-9]{0,17}$/
+const ENTRY = /^([0-9a-f]{8,32})\.([1-9][0-9]{0,17})\.(drop|block)$/
+const OTHER = /^([0-9a-f]{8,32})\.(sock|member|new)$/
+const SENTINEL = /^\xff([0-9a-f]{8,32})\.([1-9][0-9]{0,17})$/
 
 /** Say what a name in the directory is: an entry, something else of ours, or nothing (`null`). */
 function parseFile(name) {
   if (name === "token") return { is: "token" }
-  const [id, ...rest] = name.split(".")
-  if (!ID.test(id)) return null
-  if (rest.length === 1) return { sock: { id, is: "socket" }, member: { id, is: "member" }, new: { id, is: "new" } }[rest[0]] ?? null
-  const [epoch, overflow] = rest
-  if (rest.length !== 2 || !EPOCH.test(epoch) || !["drop", "block"].includes(overflow)) return null
-  return { id, epoch: decimal(epoch), overflow }
+  const [, id, is] = OTHER.exec(name) ?? []
+  if (id) return { id, is }
+  const [, entry, epoch, overflow] = ENTRY.exec(name) ?? []
+  return entry ? { id: entry, epoch: decimal(epoch), overflow, name } : null
 }
 
 /** Return the id and epoch of a sentinel (W26), `null` for any other topic. */
 function parseSentinel(topic) {
-  const match = topic[0] === 0xff && /^([0-9a-f]{8,32})\.([1-9][0-9]{0,17})$/.exec(topic.latin1Slice(1))
-  return match && match[0].length === topic.length - 1 ? { id: match[1], epoch: decimal(match[2]) } : null
+  const [, id, epoch] = SENTINEL.exec(topic.latin1Slice()) ?? []
+  return id ? { id, epoch: decimal(epoch) } : null
 }
 
-const isBusName = (name) => typeof name === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(name) && !name.endsWith("\n")
+const isBusName = (name) => typeof name === "string" && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/.test(name)
 
 // ---------------------------------------------------------------------------------------------------------
 // The machine
@@ -501,17 +477,18 @@ const isBusName = (name) => typeof name === "string" && /^[A-Za-z0-9_][A-Za-z0-9
 const newId = () => randomBytes(8).toString("hex")
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 const now = () => performance.now() / 1000
-const link = (name) => fs.readlinkSync(`/proc/self/ns/${name}`)
+const namespace = (name) => fs.readlinkSync(`/proc/self/ns/${name}`)
 
 /** Return what CLOCK_MONOTONIC of this time namespace is ahead of the machine's, `null` if unknown (W8). */
 function namespaceOffset() {
   try {
     const text = fs.readFileSync("/proc/self/timens_offsets", "latin1")
-    if (link("time") !== link("time_for_children")) return null
+    if (namespace("time") !== namespace("time_for_children")) return null
     const match = /^monotonic\s+(-?\d+)\s+(\d+)/m.exec(text)
     return match ? BigInt(match[1]) * 1000000n + BigInt(match[2]) / 1000n : null
   } catch (error) {
-    return error.code === "ENOENT" && !fs.existsSync("/proc/self/ns/time") && fs.existsSync("/proc/self/ns/pid") ? 0n : null
+    const hasNone = !fs.existsSync("/proc/self/ns/time") && fs.existsSync("/proc/self/ns/pid")
+    return error.code === "ENOENT" && hasNone ? 0n : null
   }
 }
 
@@ -519,6 +496,16 @@ const OFFSET = namespaceOffset()
 
 /** Return CLOCK_MONOTONIC of the machine in microseconds, `null` if it cannot be determined. */
 const micros = () => (OFFSET === null ? null : Number(process.hrtime.bigint() / 1000n - OFFSET))
+
+let clock = performance.timeOrigin
+
+/** Return CLOCK_REALTIME in microseconds. `Date.now()` has cut it to milliseconds: outside, it was set (W45). */
+function wall() {
+  const floor = Date.now()
+  const elapsed = performance.now()
+  if (clock + elapsed < floor || clock + elapsed >= floor + 2) clock = floor - elapsed
+  return Math.floor(Math.min(clock + elapsed, floor + 0.999) * 1000)
+}
 
 /** Lock the open file `fd` without waiting; the lock lasts while this process has it open. */
 function lock(fd, mode) {
@@ -557,6 +544,71 @@ function answers(file) {
   })
 }
 
+/** Say whether the process that wrote an entry wants to run and cannot (R40). */
+function isSlow(entry) {
+  try {
+    const tasks = `/proc/${Number(JSON.parse(fs.readFileSync(entry, "utf8")).pid)}/task`
+    return fs.readdirSync(tasks).some((task) => {
+      const stat = fs.readFileSync(`${tasks}/${task}/stat`, "latin1")
+      return "RD".includes(stat.charAt(stat.lastIndexOf(")") + 2))
+    })
+  } catch {
+    return false
+  }
+}
+
+// JavaScript can neither duplicate a descriptor nor ask how much of a connection was read, so a child does. It holds
+// the connections to these ingresses until this process has written everything, and has closed its own descriptors,
+// and then until the readers have read it (SIOCOUTQ, 0x5411), but not longer than so many rounds of 5 ms.
+const HAND_OVER = `
+  my ($pid, $ids, $rounds, @numbers) = @ARGV;
+  my @held;
+  for my $i (0 .. $#numbers) {
+    open my $socket, "+<&=", 3 + $i or next;
+    my $name = "socket:[" . (stat $socket)[1] . "]";
+    push @held, [$socket, "/proc/$pid/fd/$numbers[$i]", $name] if (getpeername($socket) // "") =~ /$ids/;
+  }
+  while (@held && $rounds-- > 0) {
+    @held = grep {
+      my ($socket, $link, $name) = @$_;
+      my $unread = pack "i", 0;
+      (readlink($link) // "") eq $name || (ioctl($socket, 0x5411, $unread) && unpack "i", $unread)
+    } @held;
+    select undef, undef, undef, 0.005;
+  }
+`
+
+/** Return the descriptors of this process that are connections by unix socket from its side. */
+function connections() {
+  const ours = /: \S+ \S+ \S+ 0001 03 +(\d+)$/gm
+  const inodes = new Set()
+  for (const match of fs.readFileSync("/proc/net/unix", "latin1").matchAll(ours))
+    inodes.add(`socket:[${match[1]}]`)
+  return fs.readdirSync("/proc/self/fd").filter((fd) => {
+    try {
+      return inodes.has(fs.readlinkSync(`/proc/self/fd/${fd}`))
+    } catch {
+      return false
+    }
+  })
+}
+
+/** Return a child that holds the connections to ingresses until they have read what was sent (R25). */
+function handOver(ids, seconds) {
+  const fds = connections()
+  const words = ["-e", HAND_OVER, process.pid, ids.join("|"), Math.ceil(seconds * 200), ...fds].map(String)
+  const stdio = ["ignore", "ignore", "ignore", ...fds.map(Number)]
+  return spawn("perl", words, { stdio, detached: true }).once("error", (error) => {
+    process.emitWarning(`slow readers may miss the end of a stream: install perl (${error.message})`, WARNING)
+  })
+}
+
+/** Wait for the end of a child where promises do not work any more. */
+function waitAtExit({ pid }) {
+  const gone = () => / [ZX] /.test(fs.readFileSync(`/proc/${pid}/stat`, "latin1"))
+  while (pid && !gone()) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // The directory (R1 to R13, R26 to R28, R46 to R50)
 
@@ -564,96 +616,106 @@ function answers(file) {
 function findRoot(env) {
   const uid = process.geteuid()
   if (env.ZBUS_DIR) return [env.ZBUS_DIR, true]
-  if (env.XDG_RUNTIME_DIR) {
-    let owner = uid
-    try {
-      owner = fs.statSync(env.XDG_RUNTIME_DIR).uid
-    } catch {
-      // What does not exist may be created.
-    }
-    if (owner === uid) return [`${env.XDG_RUNTIME_DIR}/zbus`, false]
-  }
+  const runtime = env.XDG_RUNTIME_DIR
+  if (runtime && (fs.statSync(runtime, { throwIfNoEntry: false })?.uid ?? uid) === uid)
+    return [`${runtime}/zbus`, false]
   return [`${env.TMPDIR || "/tmp"}/zbus-${uid}`, false]
 }
 
 const isPrepared = (info) => (info.mode & 0o2070) === 0o2070 && (info.mode & 0o1002) === 0
-const inGroup = (gid) => process.geteuid() === 0 || process.getegid() === gid || process.getgroups().includes(gid)
+const inGroup = (gid) =>
+  process.geteuid() === 0 || process.getegid() === gid || process.getgroups().includes(gid)
 
-function checkDirectory(where, isDefault, last) {
-  const no = (why) => new ZbusError("PermissionDenied", `${where} ${why}`)
+/** Refuse a directory whose rights are not those of R46 and R47. */
+function checkDirectory(where, isNamed, isLast) {
   const info = fs.lstatSync(where)
-  if (!info.isDirectory()) throw no("is not a directory: remove it")
-  if (info.mode & 0o002) throw no("is writable by everyone: chmod o-w it")
-  const mine = info.uid === process.geteuid()
-  if (mine) return info
-  if (isDefault) throw no("belongs to another user: set ZBUS_DIR")
-  if (isPrepared(info) && inGroup(info.gid)) return info
-  if (!last && info.uid === 0 && !(info.mode & 0o020)) return info
-  throw no("belongs to another user and is not prepared for a group: install -d -g GROUP -m 2770 it")
+  const isOnTheWay = !isLast && info.uid === 0 && (info.mode & 0o020) === 0
+  const isGroups = isPrepared(info) && inGroup(info.gid)
+  if (!info.isDirectory()) throw denied(`${where} is not a directory: remove it`)
+  if (info.mode & 0o002) throw denied(`${where} is writable by everyone: chmod o-w it`)
+  if (info.uid === process.geteuid()) return info
+  if (!isNamed) throw denied(`${where} belongs to another user: set ZBUS_DIR`)
+  if (isGroups || isOnTheWay) return info
+  throw denied(
+    `${where} belongs to another user and is not prepared for a group: install -d -g GROUP -m 2770 it`,
+  )
 }
 
-/** Create a directory with the rights of R48, if it is missing. */
+/** Create a directory with the rights of R48, if it is missing; a group's has them before it has its name. */
 function makeDirectory(where, group) {
   if (lstat(where)) return
-  if (!group) {
-    try {
-      fs.mkdirSync(where, { mode: 0o700 })
-      fs.chmodSync(where, 0o700)
-    } catch (error) {
-      if (error.code !== "EEXIST") throw error
-    }
-    return
-  }
-  const draft = path.join(path.dirname(where), `.${newId()}.new`)
-  fs.mkdirSync(draft)
-  fs.chownSync(draft, process.geteuid(), group.gid)
-  fs.chmodSync(draft, group.mode & 0o7777)
+  const draft = group ? path.join(path.dirname(where), `.${newId()}.new`) : where
   try {
-    fs.renameSync(draft, where)
-  } catch {
-    fs.rmdirSync(draft)
+    fs.mkdirSync(draft, { mode: 0o700 })
+    if (group) fs.chownSync(draft, process.geteuid(), group.gid)
+    fs.chmodSync(draft, group ? group.mode & 0o7777 : 0o700)
+    if (group) fs.renameSync(draft, where)
+  } catch (error) {
+    if (group && lstat(draft)) fs.rmdirSync(draft)
+    if (!lstat(where)) throw error
   }
 }
 
+/** Create what leads to the root, but nothing of root's inside a directory of another user (R49). */
 function makeParents(root) {
   const parent = path.dirname(root)
   let above = parent
   while (!fs.existsSync(above)) above = path.dirname(above)
   const info = fs.statSync(above)
   const foreign = process.geteuid() === 0 && info.uid !== 0 && !isPrepared(info) && !(info.mode & 0o002)
-  if (foreign && !lstat(root)) {
-    throw new ZbusError("PermissionDenied", `${above} belongs to another user: create ${root} as that user`)
-  }
+  if (foreign && !lstat(root)) throw denied(`${above} belongs to another user: create ${root} as that user`)
   fs.mkdirSync(parent, { recursive: true })
   return fs.statSync(parent)
 }
 
+const { O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK } = fs.constants
+
 class Directory {
+  dead = new Map()
+  bytes = Buffer.alloc(8)
+  words = new Uint32Array(this.bytes.buffer, this.bytes.byteOffset, 2)
+
   constructor(bus) {
-    const [named, isNamed] = findRoot(process.env)
-    const root = path.resolve(named)
-    this.path = path.join(root, "v1", bus)
-    if (Buffer.byteLength(this.path) + 38 > 107) throw invalid(`the path ${this.path} is too long for a socket: set a shorter ZBUS_DIR`)
+    const [root, isNamed] = findRoot(process.env)
+    this.root = path.resolve(root)
+    this.isNamed = isNamed
+    this.path = path.join(this.root, "v1", bus)
+    if (Buffer.byteLength(this.path) + 38 > 107) {
+      throw invalid(`the path ${this.path} is too long for a socket: set a shorter ZBUS_DIR`)
+    }
+    this.open()
+  }
+
+  open() {
     try {
-      this.make(root, isNamed)
-      this.openToken()
-      this.fd = fs.openSync(this.path, fs.constants.O_RDONLY)
+      this.make()
+      this.token = this.openToken()
+      this.fd = fs.openSync(this.path, O_RDONLY)
     } catch (error) {
       throw refused(`open the bus in ${this.path}`, error)
     }
     lock(this.fd, "-s")
-    this.dead = new Map()
   }
 
-  make(root, isNamed) {
-    const parent = makeParents(root)
-    let group = isNamed && isPrepared(parent) && !(parent.mode & 0o007) ? parent : null
-    for (const where of [root, path.join(root, "v1"), this.path]) {
-      makeDirectory(where, group)
-      const info = checkDirectory(where, !isNamed, where === this.path)
-      group = isPrepared(info) ? info : null
+  make() {
+    const parent = makeParents(this.root)
+    this.group = this.isNamed && isPrepared(parent) && !(parent.mode & 0o007) ? parent : null
+    for (const where of [this.root, path.dirname(this.path), this.path]) {
+      makeDirectory(where, this.group)
+      const info = checkDirectory(where, this.isNamed, where === this.path)
+      this.group = isPrepared(info) ? info : null
     }
-    this.group = group
+  }
+
+  /** Say whether another directory or token is at the path than this one, or none (R36). */
+  get hasMoved() {
+    return [
+      [this.fd, this.path],
+      [this.token, this.at("token")],
+    ].some(([fd, file]) => {
+      const [ours, there] = [fs.fstatSync(fd, { bigint: true }), lstat(file)]
+      return ours.ino !== there?.ino || ours.dev !== there?.dev
+    })
   }
 
   at(name) {
@@ -675,7 +737,6 @@ class Directory {
   }
 
   openToken() {
-    const { O_RDWR, O_NOFOLLOW, O_NONBLOCK } = fs.constants
     const file = this.at("token")
     if (!lstat(file)) {
       const draft = this.draft(newId(), randomBytes(8))
@@ -687,11 +748,10 @@ class Directory {
         remove(draft)
       }
     }
-    this.token = fs.openSync(file, O_RDWR | O_NOFOLLOW | O_NONBLOCK)
-    if (!fs.fstatSync(this.token).isFile()) throw new ZbusError("Unavailable", `${file} is not a file: remove it`)
-    this.bytes = Buffer.alloc(8)
-    this.words = new Uint32Array(this.bytes.buffer, this.bytes.byteOffset, 2)
-    if (fs.readSync(this.token, this.bytes, 0, 8, 0) < 8) this.touch()
+    const fd = fs.openSync(file, O_RDWR | O_NOFOLLOW | O_NONBLOCK)
+    if (!fs.fstatSync(fd).isFile()) throw new ZbusError("Unavailable", `${file} is not a file: remove it`)
+    if (fs.readSync(fd, this.bytes, 0, 8, 0) < 8) this.touch(fd)
+    return fd
   }
 
   /** Read the token: `words` holds it then. */
@@ -705,20 +765,19 @@ class Directory {
     return this.bytes.toString("hex")
   }
 
-  touch() {
-    fs.writeSync(this.token, randomBytes(8), 0, 8, 0)
+  touch(token = this.token) {
+    fs.writeSync(token, randomBytes(8), 0, 8, 0)
   }
 
-  /** Return the entries, the highest epoch of each id (R7, R13). */
+  /** Return the token and the entries, the highest epoch of each id (R7, R13). */
   entries() {
     for (;;) {
       const before = this.read()
       const found = new Map()
       for (const name of fs.readdirSync(this.path)) {
         const entry = parseFile(name)
-        if (!entry || !entry.epoch || this.isBuried(entry.id)) continue
-        const other = found.get(entry.id)
-        if (!other || other.epoch < entry.epoch) found.set(entry.id, { ...entry, name })
+        if (!entry?.epoch || this.isBuried(entry.id)) continue
+        if (!(found.get(entry.id)?.epoch >= entry.epoch)) found.set(entry.id, entry)
       }
       if (this.read() === before) return [before, found]
     }
@@ -737,55 +796,52 @@ class Directory {
     return answers(this.at(`${id}.sock`))
   }
 
-  /** Remove what a dead ingress has left (R27, R33); say whether anything was removed. */
+  /** Remove what a dead ingress has left, its socket last (R27, R33); say whether anything was removed. */
   bury(id) {
     this.dead.set(id, this.fingerprint(id))
-    let removed = false
-    for (const name of fs.readdirSync(this.path)) {
-      const entry = parseFile(name)
-      if (entry?.epoch && entry.id === id && lstat(this.at(name))?.isFile()) removed = remove(this.at(name)) || removed
-    }
-    if (lstat(this.at(`${id}.sock`))?.isSocket()) removed = remove(this.at(`${id}.sock`)) || removed
-    return removed
+    const files = fs
+      .readdirSync(this.path)
+      .map(parseFile)
+      .filter((file) => file?.epoch && file.id === id)
+    const entries = files.filter(({ name }) => lstat(this.at(name))?.isFile() && remove(this.at(name)))
+    const socket = this.at(`${id}.sock`)
+    return (lstat(socket)?.isSocket() && remove(socket)) || entries.length > 0
   }
 
-  /** Remove leftovers (R28, R31), for a moment at most (R34). */
+  /** Remove leftovers (R28), for a moment at most (R34). */
   async reap() {
     const until = now() + 0.2
     let removed = false
-    const seen = new Set()
     for (const name of fs.readdirSync(this.path)) {
       if (now() > until) break
       const file = parseFile(name)
-      if (!file?.id || this.isBuried(file.id)) continue
-      if (file.is === "member") this.reapMember(name)
-      else if (file.is === "new") this.reapDraft(name)
-      else if (!seen.has(file.id)) {
-        seen.add(file.id)
-        const listed = fs.existsSync(this.at(name)) && !(await this.alive(file.id))
-        if (listed && fs.existsSync(this.at(name))) removed = this.bury(file.id) || removed
+      if (file?.is === "member") this.reapMember(this.at(name))
+      else if (file?.is === "new") this.reapDraft(this.at(name))
+      else if (file?.id && lstat(this.at(name)) && !this.isBuried(file.id) && !(await this.alive(file.id))) {
+        removed = this.bury(file.id) || removed
       }
     }
     if (removed) this.touch()
   }
 
-  reapMember(name) {
-    const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants
-    if (!lstat(this.at(name))?.isFile()) return
+  /** Remove a member file that nobody has locked (R31). */
+  reapMember(file) {
+    if (!lstat(file)?.isFile()) return
     let fd
     try {
-      fd = fs.openSync(this.at(name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      fd = fs.openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      if (fs.fstatSync(fd).isFile() && lock(fd, "-s")) remove(file)
     } catch {
-      return
+      // What cannot be opened is neither dead nor alive.
     }
-    if (fs.fstatSync(fd).isFile() && lock(fd, "-s")) remove(this.at(name))
-    fs.closeSync(fd)
+    if (fd !== undefined) fs.closeSync(fd)
   }
 
-  reapDraft(name) {
-    const info = fs.lstatSync(this.at(name), { throwIfNoEntry: false })
-    const ours = info && (info.isFile() || info.isSocket())
-    if (ours && Date.now() - info.mtimeMs > 86400000) remove(this.at(name))
+  /** Remove a draft that is older than a day. */
+  reapDraft(file) {
+    const info = lstat(file)
+    const isOurs = info?.isFile() || info?.isSocket()
+    if (isOurs && Date.now() - Number(info.mtimeMs) > DAY_MS) remove(file)
   }
 
   close() {
@@ -798,15 +854,20 @@ class Directory {
 // The receiving thread: owns the bound SUB of one subscription, so that others can join while JavaScript is busy.
 // It hands over raw frames in chunks, each when the user's thread asks for one.
 
-/** A queue of frames between the SUB and the user. What does not fit leaves a mark of what is lost (W39). */
+/** Frames that wait for the user. What does not fit leaves a mark of what is lost (W39). */
 class FrameQueue {
-  constructor(capacity) {
+  frames = []
+  head = 0
+  bytes = 0
+  marks = new Map()
+
+  constructor(capacity, isBlock) {
     this.capacity = capacity
-    this.frames = []
-    this.head = 0
-    this.events = 0
-    this.bytes = 0
-    this.marks = new Map()
+    this.isBlock = isBlock
+  }
+
+  get events() {
+    return this.frames.length - this.head
   }
 
   get isFull() {
@@ -814,34 +875,40 @@ class FrameQueue {
   }
 
   get isEmpty() {
-    return this.head === this.frames.length && this.marks.size === 0
+    return this.events === 0 && this.marks.size === 0
   }
 
   push(frame) {
-    this.frames.push(frame)
-    this.events++
-    this.bytes += frame.length
+    // Of what is for the bus itself only a twin is of use (W47): the mark in it reaches a full queue, too.
+    if (frame[0] === 0xff) {
+      if (frame[1] === 0x23 && frame.length > 2) this.drop(frame.subarray(2))
+    } else if (isMark(frame) || (this.isFull && !this.isBlock)) this.drop(frame)
+    else {
+      this.frames.push(frame)
+      this.bytes += frame.length
+    }
   }
 
   /** Keep what a frame would have told of its stream: the latest of each stream and `settled`. */
   drop(frame) {
-    const [key, mark] = markAfter(frame) ?? []
-    if (key === undefined) return
-    if (this.marks.size < MAX_STREAMS || this.marks.has(key)) this.marks.set(key, mark)
+    try {
+      const [key, mark] = markAfter(frame)
+      if (this.marks.size < MAX_STREAMS || this.marks.has(key)) this.marks.set(key, mark)
+    } catch (error) {
+      if (!(error instanceof Malformed)) throw error
+    }
   }
 
   take(most) {
-    const from = this.head
-    const frames = this.frames.slice(from, from + most)
+    const frames = this.frames.slice(this.head, this.head + most)
     this.head += frames.length
-    this.events -= frames.length
     for (const frame of frames) this.bytes -= frame.length
-    if (this.head === this.frames.length || this.head > 4096) {
+    if (this.events === 0 || this.head > 4096) {
       this.frames = this.frames.slice(this.head)
       this.head = 0
     }
     // Marks go last: none may come before an event that it counts, and one that comes late changes nothing (W39).
-    if (this.frames.length === this.head && this.marks.size) {
+    if (this.events === 0) {
       frames.push(...this.marks.values())
       this.marks.clear()
     }
@@ -849,36 +916,29 @@ class FrameQueue {
   }
 }
 
-/** Return the stream of a stamped frame, and the mark that would follow it; nothing if the frame is malformed. */
-function markAfter(bytes) {
-  try {
-    const a = bytes.indexOf(0)
-    const b = bytes.indexOf(0, a + 1)
-    const c = bytes.indexOf(0, b + 1)
-    const d = bytes.indexOf(0, c + 1)
-    if (a < 0 || b <= a || c <= b || d <= c) return undefined
-    parseName(bytes, 0, a)
-    parseName(bytes, a + 1, b)
-    const stamp = parseStamp(bytes, c + 1, d)
-    if (!stamp) return undefined
-    const events = parseEvents(bytes, utf8(bytes, b + 1, c), d + 1, true).length
-    const head = bytes.latin1Slice(0, b)
-    const told = [stamp.born, stamp.settled, stamp.first, stamp.time].map((n) => (n < 0 ? "" : String(n))).join(".")
-    const mark = Buffer.from(`${head}\0\0${stamp.origin}.${add(stamp.seq, events)}.${told}\0[]`, "latin1")
-    return [`${stamp.origin}.${stamp.settled}\0${head}`, mark]
-  } catch (error) {
-    if (error instanceof Malformed) return undefined
-    throw error
-  }
+function isMark(frame) {
+  const isEmpty = frame.at(-1) === 0x5d && frame.at(-2) === 0x5b && frame.at(-3) === 0
+  return isEmpty && frame[frame.indexOf(0, frame.indexOf(0) + 1) + 1] === 0
 }
 
-const isMark = (frame) => frame.length > 4 && frame[frame.length - 1] === 93 && frame[frame.length - 2] === 91 && frame[frame.length - 3] === 0
+/** Return the stream of a stamped frame with its `settled`, and the mark that would follow it. */
+function markAfter(bytes) {
+  const places = splitFrame(bytes)
+  const [a, b] = places
+  parseName(bytes, 0, a)
+  parseName(bytes, a + 1, b)
+  const [stamp, rows] = parseRest(bytes, places)
+  if (!stamp) throw malformed()
+  const { origin, seq, born, settled, first, time } = stamp
+  const told = [add(seq, rows.length), born, settled, first, time].map((n) => (n < 0 ? "" : n)).join(".")
+  const topic = bytes.latin1Slice(0, b)
+  return [`${origin}.${settled}\0${topic}`, Buffer.from(`${topic}\0\0${origin}.${told}\0[]`, "latin1")]
+}
 
+/** Put frames into one buffer, which is handed to another thread without a copy. */
 function pack(frames) {
-  const lengths = new Uint32Array(frames.length)
-  let total = 0
-  for (const [i, frame] of frames.entries()) total += lengths[i] = frame.length
-  const bytes = new Uint8Array(total)
+  const lengths = Uint32Array.from(frames, (frame) => frame.length)
+  const bytes = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0))
   let at = 0
   for (const frame of frames) {
     bytes.set(frame, at)
@@ -887,138 +947,157 @@ function pack(frames) {
   return { bytes, lengths }
 }
 
-async function receiveFrames({ endpoint, topics, capacity, block, maxBytes, gone }) {
-  const socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark: block ? Math.min(1000, capacity) : CAPACITY })
-  // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
-  socket.subscribe(...topics.map((topic) => Buffer.from(topic)))
-  socket.bindSync(endpoint)
-  const queue = new FrameQueue(capacity)
-  let [wanted, ending, wake] = [0, false, null]
-  const serve = () => {
-    if (!wanted || (queue.isEmpty && !ending)) return
-    const frames = queue.take(wanted)
-    const message = { ...pack(frames), end: ending && queue.isEmpty }
-    wanted = 0
-    parentPort.postMessage(message, [message.bytes.buffer, message.lengths.buffer])
-    if (message.end) parentPort.close()
-    wake?.()
-  }
-  const admit = (frame) => {
-    if (frame[0] === 0xff) {
-      // Only a twin is of use here (W47): the mark in it reaches a full queue too.
-      if (frame[1] === 0x23 && frame.length > 2) queue.drop(frame.subarray(2))
-    } else if (isMark(frame) && (queue.isFull || queue.events === 0)) queue.drop(frame)
-    else if (!block && queue.isFull) queue.drop(frame)
-    else queue.push(frame)
-  }
-  parentPort.on("message", (message) => {
-    if (message.want) wanted = message.want
-    else {
-      ending = true
-      socket.receiveTimeout = 0
-      wake?.()
-      // A receive that waits ends with its socket.
-      setTimeout(() => socket.closed || socket.close(), 20)
-    }
-    serve()
-  })
-  parentPort.postMessage({ bound: true })
-  try {
-    for (;;) {
-      while (block && queue.isFull && !ending) {
-        // What does not read must still speak: disconnecting nothing makes libzmq look at its commands.
-        try {
-          socket.disconnect("inproc://nobody")
-        } catch {
-          // There never was such a connection.
-        }
-        await new Promise((resolve) => {
-          const timer = setTimeout(resolve, 5)
-          wake = () => {
-            clearTimeout(timer)
-            resolve()
-          }
-        })
-        wake = null
-      }
-      const [frame] = await socket.receive()
-      admit(frame)
-      if (wanted) serve()
-    }
-  } catch (error) {
-    if (!ending) throw error
-  }
-  if (!socket.closed) socket.close()
-  Atomics.store(gone, 0, 1)
-  Atomics.notify(gone, 0)
-  // What is left goes to the user's thread at once, so that this one ends.
-  ;[ending, wanted] = [true, Infinity]
-  serve()
+function unpack({ bytes, lengths }) {
+  const whole = Buffer.from(bytes.buffer)
+  let at = 0
+  return Array.from(lengths, (length) => whole.subarray(at, (at += length)))
 }
 
-if (!isMainThread && workerData?.zbusIngress) receiveFrames(workerData.zbusIngress)
+class Receiver {
+  wanted = 0
+  isEnding = false
+  wake = null
+
+  constructor({ topics, capacity, isBlock, maxBytes, gone }) {
+    this.queue = new FrameQueue(capacity, isBlock)
+    this.gone = gone
+    const receiveHighWaterMark = isBlock ? Math.min(BLOCK_CAPACITY, capacity) : CAPACITY
+    this.socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark })
+    // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
+    this.socket.subscribe(...topics.map((topic) => Buffer.from(topic)))
+    parentPort.on("message", (message) => this.obey(message))
+  }
+
+  obey({ bind, want, close }) {
+    if (bind) {
+      this.socket.bindSync(bind)
+      parentPort.postMessage({ bound: true })
+    }
+    if (want) this.wanted = want
+    if (close) {
+      this.isEnding = true
+      this.socket.receiveTimeout = 0
+      this.wake?.()
+      // A receive that waits ends with its socket.
+      setTimeout(() => this.socket.close(), 20)
+    }
+    this.serve()
+  }
+
+  /** Give the user's thread what it asked for, if there is something. */
+  serve() {
+    if (!this.wanted || (this.queue.isEmpty && !this.isEnding)) return
+    const packed = pack(this.queue.take(this.wanted))
+    const end = this.isEnding && this.queue.isEmpty
+    this.wanted = 0
+    parentPort.postMessage({ ...packed, end }, [packed.bytes.buffer, packed.lengths.buffer])
+    if (end) parentPort.close()
+    this.wake?.()
+  }
+
+  /** Stop reading, as a full `block` queue does. What does not read must still speak to those who join (R13). */
+  async pause() {
+    try {
+      this.socket.disconnect("inproc://nobody")
+    } catch {
+      // There never was such a connection, but libzmq has looked at its commands.
+    }
+    await new Promise((resolve) => {
+      this.wake = resolve
+      setTimeout(resolve, 5)
+    })
+  }
+
+  async run() {
+    try {
+      for (;;) {
+        while (this.queue.isBlock && this.queue.isFull && !this.isEnding) await this.pause()
+        const [frame] = await this.socket.receive()
+        this.queue.push(frame)
+        if (this.wanted) this.serve()
+      }
+    } catch (error) {
+      if (!this.isEnding) throw error
+    }
+    this.socket.close()
+    Atomics.store(this.gone, 0, 1)
+    Atomics.notify(this.gone, 0)
+    // What is left goes to the user's thread at once, so that this one ends.
+    this.wanted = Infinity
+    this.serve()
+  }
+}
+
+if (!isMainThread && workerData?.zbusIngress) new Receiver(workerData.zbusIngress).run()
 
 // ---------------------------------------------------------------------------------------------------------
 // The publisher (R19 to R25, R40 to R43, R57 to R59): one XPUB for each overflow policy in use
 
+/** Return what a socket that must not wait returns, `null` if it would have to wait. */
+async function atOnce(promise) {
+  try {
+    return await promise
+  } catch (error) {
+    if (error.code === "EAGAIN") return null
+    throw error
+  }
+}
+
+/** Hand a frame to a socket, if there is one; say whether it had room. */
+const offer = async (socket, frame) => !socket || (await atOnce(socket.send(frame))) !== null
+
+const twinOf = (mark) => Buffer.concat([Buffer.from("\xff#", "latin1"), Buffer.from(mark)])
+
+/** Wait for an ingress from this moment on. */
+const expect = (link, change) =>
+  Object.assign(link, { since: now(), due: now() + 0.005, pause: 0.005, ...change })
+
 class Publisher {
-  constructor(bus, options) {
+  lanes = { drop: null, block: null }
+  links = new Map()
+  topics = new Map()
+  origin = newId()
+  listed = null
+  known = null
+  settled = ""
+  lastSent = 0
+  timer = null
+  turn = Promise.resolve()
+  // Topics whose marks may have been dropped, and until when more of them may be (R57).
+  doubtful = new Set()
+  doubtUntil = 0
+
+  constructor(bus, { capacity, linger }) {
     this.bus = bus
     this.directory = bus.directory
-    this.capacity = options.capacity
-    this.linger = options.linger
-    this.lanes = { drop: null, block: null }
-    this.links = new Map()
-    this.known = new Uint32Array(2)
-    this.isSettled = false
-    this.listed = null
-    this.settled = ""
-    this.topics = new Map()
-    this.origin = newId()
-    this.doubtful = new Map()
-    this.doubtUntil = 0
-    this.timer = null
-    this.busy = false
-    this.waiting = []
+    this.capacity = capacity
+    this.linger = linger
   }
 
   /** Run steps of several callers one after another (R23). */
-  async exclusively(run) {
-    if (this.busy) await new Promise((resolve) => this.waiting.push(resolve))
-    this.busy = true
-    try {
-      return await run()
-    } finally {
-      const next = this.waiting.shift()
-      if (next) next()
-      else this.busy = false
-    }
+  exclusively(run) {
+    const done = this.turn.then(run)
+    this.turn = done.catch(() => {})
+    return done
   }
 
   lane(overflow) {
-    return (this.lanes[overflow] ??= Object.assign(
-      new zmq.XPublisher({
-        immediate: true,
-        linger: Math.round(this.linger * 1000),
-        sendTimeout: 0,
-        receiveTimeout: 0,
-        noDrop: true,
-        sendHighWaterMark: overflow === "block" ? Math.min(BLOCK_CAPACITY, this.capacity) : this.capacity,
-        receiveHighWaterMark: 0,
-        reconnectMaxInterval: 5000,
-      }),
-    ))
+    return (this.lanes[overflow] ??= new zmq.XPublisher({
+      immediate: true,
+      linger: Math.round(this.linger * 1000),
+      sendTimeout: 0,
+      receiveTimeout: 0,
+      noDrop: true,
+      sendHighWaterMark: overflow === "block" ? Math.min(BLOCK_CAPACITY, this.capacity) : this.capacity,
+      receiveHighWaterMark: 0,
+      reconnectMaxInterval: 5000,
+    }))
   }
 
-  hasLinks(overflow) {
-    for (const link of this.links.values()) if (link.overflow === overflow) return true
-    return false
-  }
-
-  connect(entry, at) {
+  connect(entry) {
     const endpoint = `ipc://${this.directory.at(`${entry.id}.sock`)}`
     this.lane(entry.overflow).connect(endpoint)
-    this.links.set(entry.id, { ...entry, endpoint, shown: 0, missed: 0, since: at, check: 0.005, due: at + 0.005 })
+    this.links.set(entry.id, expect({ ...entry, endpoint, shown: 0, missed: 0 }))
   }
 
   disconnect(link) {
@@ -1030,50 +1109,47 @@ class Publisher {
     }
   }
 
+  bury(id) {
+    if (this.directory.bury(id)) this.directory.touch()
+  }
+
   async list() {
+    await this.bus.renew()
     const [token, entries] = this.directory.entries()
-    for (const link of [...this.links.values()]) if (!entries.has(link.id)) this.disconnect(link)
+    for (const link of this.links.values()) {
+      if (!entries.has(link.id) && !(link.isFollowing && link.shown)) this.disconnect(link)
+    }
     for (const entry of entries.values()) {
       const link = this.links.get(entry.id)
-      if (link) {
-        if (entry.epoch > link.epoch) Object.assign(link, { epoch: entry.epoch, since: now(), due: now() + 0.005 })
-      } else if (await this.directory.alive(entry.id)) this.connect(entry, now())
-      else if (this.directory.bury(entry.id)) this.directory.touch()
+      if (link) link.isFollowing = false
+      if (link?.epoch < entry.epoch) expect(link, entry)
+      else if (!link && (await this.directory.alive(entry.id))) this.connect(entry)
+      else if (!link) this.bury(entry.id)
     }
     this.listed = token
+  }
+
+  /** Keep the links that have yet to follow this process to a new directory (R39). */
+  follow() {
+    for (const link of this.links.values()) link.isFollowing = true
   }
 
   /** Read which sentinels the links have shown (W25). */
   async readSubscriptions() {
     for (const socket of Object.values(this.lanes)) {
-      for (;;) {
-        if (!socket) break
-        let frame
-        try {
-          frame = (await socket.receive())[0]
-        } catch (error) {
-          if (error.code === "EAGAIN") break
-          throw error
-        }
-        const sentinel = parseSentinel(frame.subarray(1))
+      for (let frame; socket && (frame = await atOnce(socket.receive()));) {
+        const sentinel = parseSentinel(frame[0].subarray(1))
         const link = sentinel && this.links.get(sentinel.id)
-        if (link) this.note(link, frame[0], sentinel.epoch)
+        if (link) this.note(link, frame[0][0] === 1, sentinel.epoch)
       }
     }
   }
 
-  note(link, added, epoch) {
-    if (added && epoch > link.shown) {
+  note(link, isAdded, epoch) {
+    if (isAdded && epoch > link.shown) {
       link.shown = epoch
-      this.bus.joins++
-      if (link.missed >= epoch) this.remark()
-    } else if (!added && epoch === link.shown) Object.assign(link, { shown: 0, since: now(), due: now() + 0.005, check: 0.005 })
-  }
-
-  /** Say all marks again: an ingress that was given up is back (R42). */
-  remark() {
-    for (const topic of this.topics.values()) topic.marked = null
-    this.watch()
+      if (link.missed >= epoch) this.repeatMarks(this.topics.values())
+    } else if (!isAdded && epoch === link.shown) expect(link, { shown: 0 })
   }
 
   /** Wait until every listed ingress has shown its epoch, or is given up (R20). */
@@ -1084,102 +1160,102 @@ class Publisher {
       const words = Uint32Array.from(this.directory.words)
       if (token !== this.listed) await this.list()
       await this.readSubscriptions()
-      const awaited = [...this.links.values()].filter((link) => link.shown < link.epoch && link.missed < link.epoch)
-      for (const link of awaited) await this.check(link)
+      const awaited = [...this.links.values()].filter(
+        (link) => Math.max(link.shown, link.missed) < link.epoch,
+      )
+      for (const link of awaited) if (now() >= link.due) await this.check(link)
       if (!awaited.length && this.listed === token && this.directory.read() === token) {
         this.known = words
-        this.settled = asof === null ? "" : asof
-        this.isSettled = true
+        this.settled = asof ?? ""
         return
       }
       if (!awaited.length) continue
-      if (now() > deadline) throw timeout(`${awaited[0].id} has not joined: look at its process (${awaited[0].name})`)
+      if (now() > deadline)
+        throw timeout(`${awaited[0].id} has not joined: look at its process (${awaited[0].name})`)
       await sleep(1)
     }
   }
 
   async check(link) {
-    const at = now()
-    if (at < link.due) return
-    link.check = Math.min(0.05, link.check * 2)
-    link.due = at + link.check
+    link.pause = Math.min(0.05, link.pause * 2)
+    link.due = now() + link.pause
     if (!(await this.directory.alive(link.id))) {
       this.disconnect(link)
-      if (this.directory.bury(link.id)) this.directory.touch()
+      this.bury(link.id)
       this.listed = null
-    } else if (this.isOver(link, at)) {
+    } else if (this.isOver(link)) {
       link.missed = link.epoch
-      this.bus.joinTimeouts++
-      process.emitWarning(`${link.name} does not answer: events go on without it until it does`, "ZbusWarning")
+      this.bus.count({ joinTimeouts: 1 })
+      process.emitWarning(`${link.name} does not answer: events go on without it until it does`, WARNING)
     }
   }
 
   /** Say whether an ingress that has not shown its epoch is given up (R21, R22, R40). */
-  isOver(link, at) {
-    const waited = at - link.since
-    if (link.overflow === "block") return false
-    if (waited < JOIN_TIMEOUT) return false
+  isOver(link) {
+    const waited = now() - link.since
+    if (link.overflow === "block" || waited < JOIN_TIMEOUT) return false
     return waited > 30 * JOIN_TIMEOUT || !isSlow(this.directory.at(link.name))
   }
 
-  topic(system, kind) {
-    const key = `${system}\0${kind}`
-    let topic = this.topics.get(key)
-    if (!topic) {
-      checkTopic(system, kind)
-      topic = { head: `${key}\0`, seq: 0, born: micros() ?? "", settled: null, first: 0, marked: 0, events: 0 }
-    }
-    return topic
-  }
-
-  get isCurrent() {
+  get isSettled() {
     const words = this.directory.look()
-    return this.isSettled && words[0] === this.known[0] && words[1] === this.known[1]
+    return words[0] === this.known?.[0] && words[1] === this.known[1]
   }
 
-  /** Number a frame of so many events and hand it to the sockets (R20, R24). */
-  async send(system, kind, path, field, events, seconds) {
-    const deadline = now() + seconds
-    this.topic(system, kind)
-    for (;;) {
-      // A new topic is born before the token is compared (W8).
-      const topic = this.topic(system, kind)
-      if (!this.isCurrent) await this.settle(deadline)
-      const renewed = topic.settled !== this.settled
-      if (renewed) await this.twin(topic)
-      const first = renewed ? topic.seq + 1 : topic.first
-      const head = `${topic.head}${path}\0${this.origin}.`
-      const stamp = `${topic.seq + 1}.${topic.born}.${this.settled}.${this.settled === "" ? "" : first}.${wall()}`
-      const frame = frameOf(head, stamp, field)
-      if (this.lanes.block && this.hasLinks("block") && !(await offer(this.lanes.block, frame))) {
-        if (now() > deadline) throw timeout(`a block subscriber of ${system} is full: the event went to nobody`)
-        await sleep(2)
-        await this.readSubscriptions()
-        continue
-      }
-      if (topic.seq === 0) await this.add(topic)
-      topic.settled = this.settled
-      topic.first = first
-      topic.seq += events
-      if (this.lanes.drop) await this.force(topic, frame)
-      this.lastSent = now()
-      if (!this.timer) this.watch()
-      return
-    }
-  }
-
-  async add(topic) {
+  async add(head) {
     if (this.topics.size >= MAX_TOPICS) {
       await this.sendMarks(Infinity)
       this.topics.clear()
       this.origin = newId()
       this.bus.showOrigin(this.origin)
     }
-    this.topics.set(topic.head.slice(0, -1), topic)
+    const topic = { head, seq: 0, born: micros() ?? "", settled: "", first: 1, marked: 0 }
+    this.topics.set(head, topic)
+    return topic
+  }
+
+  /** Number a frame of so many events and hand it to the sockets (R20, R24). */
+  async send(head, path, field, events, seconds) {
+    const deadline = now() + seconds
+    for (;;) {
+      // A new topic is born before the token is compared (W8).
+      const topic = this.topics.get(head) ?? (await this.add(head))
+      if (!this.isSettled) await this.settle(deadline)
+      if (topic.settled !== this.settled) await this.renew(topic)
+      const frame = frameOf(`${head}${path}\0`, this.stampOf(topic), field)
+      if (await offer(this.lanes.block, frame)) {
+        topic.seq += events
+        if (this.lanes.drop) await this.force(frame)
+        this.lastSent = now()
+        return this.watch()
+      }
+      if (now() > deadline) throw timeout("a block subscriber is full: the event went to nobody")
+      await sleep(2)
+      await this.readSubscriptions()
+    }
+  }
+
+  /** Before a new `settled`: tell those with a full queue of the events so far (W48). */
+  async renew(topic) {
+    if (topic.marked !== topic.seq && this.lanes.drop) await this.force(twinOf(this.markOf(topic)))
+    topic.settled = this.settled
+    topic.first = topic.seq + 1
+  }
+
+  stampOf({ seq, born, settled, first }) {
+    return `${this.origin}.${seq + 1}.${born}.${settled}.${settled === "" ? "" : first}.${wall()}`
+  }
+
+  markOf(topic) {
+    return frameOf(`${topic.head}\0`, this.stampOf(topic), "[]")
+  }
+
+  get isInDoubt() {
+    return now() < this.doubtUntil
   }
 
   /** Send to the `drop` ingresses; those that are full lose it, and are in doubt (R57). */
-  async force(topic, frame) {
+  async force(frame) {
     const socket = this.lanes.drop
     if (await offer(socket, frame)) return
     await this.readSubscriptions()
@@ -1187,143 +1263,115 @@ class Publisher {
     socket.noDrop = false
     await offer(socket, frame)
     socket.noDrop = true
-    if (topic) this.doubtful.set(topic.head, topic)
-    this.doubtUntil = now() + 60
+    this.doubtUntil = now() + DOUBT
   }
 
-  markOf(topic) {
-    const first = topic.settled === "" ? "" : topic.first
-    return `${topic.head}\0${this.origin}.${topic.seq + 1}.${topic.born}.${topic.settled}.${first}.${wall()}\0[]`
-  }
-
-  /** Before a new `settled`: tell those with a full queue of the events so far (W48). */
-  async twin(topic) {
-    if (topic.seq === 0 || topic.marked === topic.seq || !this.lanes.drop) return
-    await this.force(null, twinOf(this.markOf(topic)))
-  }
-
-  /** Send the marks that are due (W46). */
+  /** Send so many of the marks that are due, as far as there is room (W46). */
   async sendMarks(most) {
-    if (!this.lanes.drop) return
-    let sent = 0
     for (const topic of this.topics.values()) {
-      if (topic.marked === topic.seq || topic.seq === 0) continue
-      if (sent++ >= most) return
+      if (topic.marked === topic.seq) continue
+      if (most-- <= 0) return
       const mark = this.markOf(topic)
       if (!(await offer(this.lanes.drop, mark))) return
       await offer(this.lanes.drop, twinOf(mark))
       topic.marked = topic.seq
+      if (this.isInDoubt) this.doubtful.add(topic)
     }
   }
 
-  /** Look, from now on, whether this publisher is at rest (R58). */
+  get owesMarks() {
+    return [...this.topics.values()].some((topic) => topic.marked !== topic.seq)
+  }
+
+  repeatMarks(topics) {
+    for (const topic of topics) topic.marked = null
+    this.watch()
+  }
+
+  repeatDoubtful() {
+    this.repeatMarks(this.doubtful)
+    this.doubtful.clear()
+  }
+
+  /** Look in a moment whether this publisher is at rest (R58). */
   watch() {
-    const look = async () => {
-      this.timer = null
-      if (this.bus.isClosed) return
-      await this.exclusively(async () => {
-        if (this.bus.isClosed) return
-        await this.readSubscriptions()
-        if (now() - this.lastSent > REST_MS / 1000 - 0.02) await this.sendMarks(256)
-      })
-      this.again()
-    }
-    this.timer = setTimeout(() => look().catch(() => {}), REST_MS)
-    this.timer.unref()
+    this.timer ??= setTimeout(() => this.exclusively(() => this.rest()).catch(() => {}), REST_MS).unref()
   }
 
-  /** Go on looking while marks are due, or an ingress may have missed some. */
-  again() {
-    if (this.bus.isClosed || this.timer) return
-    const due = [...this.topics.values()].some((topic) => topic.marked !== topic.seq)
-    if (!due && this.doubtful.size) {
-      if (now() < this.doubtUntil) for (const topic of this.doubtful.values()) topic.marked = null
-      else this.doubtful.clear()
-    }
-    const missed = [...this.links.values()].some((link) => link.missed > link.shown)
-    if (due || this.doubtful.size || missed) this.watch()
+  /** Send marks at rest; look again while some are due, or an ingress may have missed some. */
+  async rest() {
+    this.timer = null
+    if (this.bus.isClosed) return
+    await this.readSubscriptions()
+    if (now() - this.lastSent > REST_MS / 1000 - 0.02) await this.sendMarks(256)
+    if (!this.owesMarks && this.doubtful.size) this.repeatDoubtful()
+    const isAwaiting = [...this.links.values()].some((link) => link.missed > link.shown)
+    if (this.owesMarks || isAwaiting) this.watch()
   }
 
   async close() {
-    clearTimeout(this.timer)
     const until = now() + this.linger
     for (;;) {
       await this.readSubscriptions()
-      for (const topic of this.doubtful.values()) topic.marked = null
+      this.repeatDoubtful()
       await this.sendMarks(Infinity)
-      const due = this.lanes.drop && [...this.topics.values()].some((topic) => topic.marked !== topic.seq)
-      if (now() > until || (!due && !this.doubtful.size)) break
+      if (now() > until || !(this.owesMarks || this.isInDoubt)) break
       await sleep(20)
     }
-    this.closeSockets()
+    const child = this.leave()
+    if (child) await new Promise((resolve) => child.once("close", resolve))
   }
 
-  closeSockets() {
+  /** Close the sockets, and return the child that hands over what was sent, if there is one. */
+  leave() {
     clearTimeout(this.timer)
-    for (const socket of Object.values(this.lanes)) if (socket && !socket.closed) socket.close()
-  }
-}
-
-const timeout = (message) => new ZbusError("Timeout", message, true)
-// `performance.timeOrigin + performance.now()` is finer, but does not follow the clock when it is set (W45).
-const wall = () => Date.now() * 1000
-const twinOf = (mark) => Buffer.concat([Buffer.of(0xff, 0x23), Buffer.from(mark)])
-
-/** Hand a frame to a socket without waiting; say whether it had room. */
-async function offer(socket, frame) {
-  try {
-    await socket.send(frame)
-    return true
-  } catch (error) {
-    if (error.code === "EAGAIN") return false
-    throw error
-  }
-}
-
-/** Say whether the process that wrote an entry wants to run and cannot (R40). */
-function isSlow(entry) {
-  try {
-    const { pid } = JSON.parse(fs.readFileSync(entry, "utf8"))
-    return fs.readdirSync(`/proc/${Number(pid)}/task`).some((task) => {
-      const stat = fs.readFileSync(`/proc/${Number(pid)}/task/${task}/stat`, "latin1")
-      return "RD".includes(stat.charAt(stat.lastIndexOf(")") + 2))
-    })
-  } catch {
-    return false
+    const ids = [...this.links.values()].filter((link) => link.shown).map((link) => link.id)
+    const child = ids.length > 0 && this.linger > 0 && handOver(ids, this.linger)
+    for (const socket of Object.values(this.lanes)) socket?.close()
+    return child
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Subscription and bus
+// What users call
+
+const asyncDispose = Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")
 
 /** Events of one subscription, in order: `for await (const evt of sub)`. */
 export class Subscription {
+  received = 0
   #bus
   #decoder
   #worker
   #id = newId()
-  #overflow
+  #entry
+  #text
+  #capacity
+  #onGap
   #frames = []
   #nextFrame = 0
-  #ready = []
-  #next = 0
-  #asked = false
-  #ended = false
-  #wakers = new Set()
+  #events = []
+  #nextEvent = 0
+  #isAsked = false
+  #isEnded = false
   #isClosed = false
   #hasExited = false
+  #wakers = new Set()
+  #bound
   #gone = new Int32Array(new SharedArrayBuffer(4))
-  #onGap
-  #capacity
 
   /** @hidden */
-  constructor(bus, decoder, { overflow, capacity, onGap }) {
+  constructor(bus, system, { kind, overflow, capacity, onGap }) {
     this.#bus = bus
-    this.#decoder = decoder
-    this.#overflow = overflow
+    this.#decoder = new Decoder(system, kind)
+    this.#entry = `${this.#id}.1.${overflow}`
+    this.#text = JSON.stringify({
+      ...bus.describe(),
+      patterns: [[system, kind || "*", overflow]],
+      channels: 1,
+    })
     this.#capacity = capacity
     this.#onGap = onGap
-    this.received = 0
   }
 
   get lost() {
@@ -1335,64 +1383,73 @@ export class Subscription {
   }
 
   /** @hidden Join, step by step (R16). */
-  async join(system, kind) {
-    const directory = this.#bus.directory
-    const draft = directory.at(`${this.#id}.new`)
-    const topics = this.#decoder.prefixes().map((text) => Buffer.from(text))
-    topics.push(Buffer.concat([Buffer.of(0xff), Buffer.from("#")]), Buffer.concat([Buffer.of(0xff), Buffer.from(`${this.#id}.1`)]))
-    this.#worker = new Worker(new URL(import.meta.url), {
-      workerData: {
-        zbusIngress: { endpoint: `ipc://${draft}`, topics, capacity: this.#capacity, block: this.#overflow === "block", maxBytes: this.#bus.maxEventBytes, gone: this.#gone },
-      },
+  async join() {
+    const topics = [...prefixes(this.#decoder.system, this.#decoder.kind)].map((text) => Buffer.from(text))
+    for (const control of ["#", `${this.#id}.1`]) topics.push(Buffer.from(`\xff${control}`, "latin1"))
+    const isBlock = this.#entry.endsWith("block")
+    const told = {
+      topics,
+      isBlock,
+      capacity: this.#capacity,
+      maxBytes: this.#bus.maxEventBytes,
+      gone: this.#gone,
+    }
+    this.#worker = new Worker(new URL(import.meta.url), { workerData: { zbusIngress: told } })
+    this.#worker.on("message", (message) => (message.bound ? this.#bound.resolve() : this.#take(message)))
+    this.#worker.on("error", (error) => {
+      this.#bound.reject(refused("listen", error))
+      this.#end()
     })
-    await new Promise((resolve, reject) => {
-      this.#worker.once("message", resolve)
-      this.#worker.once("error", (error) => reject(refused("listen", error)))
-    })
-    this.#worker.unref()
-    this.#worker.on("message", (message) => this.#take(message))
-    this.#worker.on("error", () => this.#end())
     this.#worker.on("exit", () => {
       this.#hasExited = true
       this.#end()
     })
-    directory.own(draft)
-    fs.renameSync(draft, directory.at(`${this.#id}.sock`))
-    const text = JSON.stringify({ ...this.#bus.describe(), patterns: [[system, kind || "*", this.#overflow]], channels: 1 })
-    fs.renameSync(directory.draft(this.#id, text), directory.at(this.#entry))
+    await this.appear()
     const announced = micros()
-    directory.touch()
+    this.#bus.directory.touch()
     this.#decoder.join(announced, micros())
+    this.#worker.unref()
   }
 
-  get #entry() {
-    return `${this.#id}.1.${this.#overflow}`
+  /** @hidden Create what others find this subscription by, where it is missing; say whether anything was. */
+  async appear() {
+    const directory = this.#bus.directory
+    const socket = directory.at(`${this.#id}.sock`)
+    const isUnbound = !lstat(socket)
+    if (isUnbound) {
+      const draft = directory.at(`${this.#id}.new`)
+      await new Promise((resolve, reject) => {
+        this.#bound = { resolve, reject }
+        this.#worker.postMessage({ bind: `ipc://${draft}` })
+      })
+      directory.own(draft)
+      fs.renameSync(draft, socket)
+    }
+    if (lstat(directory.at(this.#entry))) return isUnbound
+    fs.renameSync(directory.draft(this.#id, this.#text), directory.at(this.#entry))
+    return true
   }
 
-  #take({ bytes, lengths, end }) {
-    this.#asked = false
-    const whole = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-    let at = 0
-    for (const length of lengths) this.#frames.push(whole.subarray(at, (at += length)))
-    if (end) this.#ended = true
+  #take({ end, ...packed }) {
+    this.#isAsked = false
+    this.#frames = unpack(packed)
+    this.#nextFrame = 0
+    if (end) this.#isEnded = true
     this.#wake()
   }
 
   /** Decode the next frame that was handed over; say whether there was one. */
   #decode() {
     if (this.#nextFrame === this.#frames.length) return false
-    this.#ready = this.#decoder.feed(this.#frames[this.#nextFrame++])
-    this.#next = 0
+    this.#events = this.#decoder.feed(this.#frames[this.#nextFrame++])
+    this.#nextEvent = 0
     for (const [first, last] of this.#decoder.gaps) this.#onGap?.({ first, last })
-    if (this.#nextFrame === this.#frames.length) {
-      ;[this.#frames, this.#nextFrame] = [[], 0]
-      this.#bus.count()
-    }
+    if (this.#nextFrame === this.#frames.length) this.#bus.count()
     return true
   }
 
   #end() {
-    this.#ended = true
+    this.#isEnded = true
     this.#wake()
   }
 
@@ -1406,95 +1463,87 @@ export class Subscription {
    */
   async receive({ timeout: seconds, signal } = {}) {
     const until = seconds === undefined ? Infinity : now() + seconds
-    while (this.#next === this.#ready.length) {
+    while (this.#nextEvent === this.#events.length) {
       if (this.#decode()) continue
-      if (this.#ended) return undefined
-      if (signal?.aborted) throw new ZbusError("Canceled", "the receive was aborted", true)
+      if (this.#isEnded) return undefined
+      if (signal?.aborted) throw canceled("the receive was aborted", true)
       if (now() >= until) throw timeout(`no event within ${seconds} s`)
-      if (!this.#asked) {
-        this.#asked = true
-        this.#worker.postMessage({ want: Math.min(CHUNK, this.#capacity) })
-      }
+      if (!this.#isAsked) this.#worker.postMessage({ want: Math.min(CHUNK, this.#capacity) })
+      this.#isAsked = true
       await this.#wait(until, signal)
     }
     this.received++
-    const evt = this.#ready[this.#next]
-    this.#ready[this.#next++] = undefined
-    return evt
+    return this.#events[this.#nextEvent++]
   }
 
-  #wait(until, signal) {
+  async #wait(until, signal) {
     this.#worker.ref()
-    return new Promise((resolve) => {
-      const done = () => {
-        clearTimeout(timer)
-        signal?.removeEventListener("abort", done)
-        this.#wakers.delete(done)
-        if (!this.#wakers.size) this.#worker.unref()
-        resolve()
-      }
-      const timer = until === Infinity ? undefined : setTimeout(done, Math.max(1, (until - now()) * 1000))
-      signal?.addEventListener("abort", done)
-      this.#wakers.add(done)
+    let wake, timer
+    await new Promise((resolve) => {
+      wake = resolve
+      this.#wakers.add(wake)
+      signal?.addEventListener("abort", wake)
+      if (until < Infinity) timer = setTimeout(wake, Math.max(1, (until - now()) * 1000))
     })
+    clearTimeout(timer)
+    signal?.removeEventListener("abort", wake)
+    this.#wakers.delete(wake)
+    if (!this.#wakers.size) this.#worker.unref()
   }
 
   async *[Symbol.asyncIterator]() {
-    for (;;) {
-      const evt = await this.receive()
-      if (evt === undefined) return
-      yield evt
-    }
+    for (let evt; (evt = await this.receive()) !== undefined;) yield evt
   }
 
-  /** @hidden Remove the files of this subscription (R18). */
-  withdraw() {
-    if (this.#isClosed) return false
+  /** Remove the files of this subscription (R18), and tell its thread to end. */
+  #withdraw() {
     this.#isClosed = true
     const directory = this.#bus.directory
     for (const name of [this.#entry, `${this.#id}.sock`]) remove(directory.at(name))
     directory.touch()
-    return true
+    this.#worker.postMessage({ close: true })
   }
 
   /** Leave. What had arrived can still be received. */
   async close() {
-    if (!this.withdraw()) return
+    if (this.#isClosed) return
+    this.#withdraw()
     this.#bus.forget(this)
-    this.#worker.postMessage({ close: true })
     while (!this.#hasExited) await this.#wait(now() + 1)
   }
 
   /** @hidden The process ends: a thread that still has a socket then would abort it. */
   abandon() {
-    this.withdraw()
-    this.#worker.postMessage({ close: true })
+    this.#withdraw()
     Atomics.wait(this.#gone, 0, 0, 500)
   }
 
-  async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+  async [asyncDispose]() {
     await this.close()
   }
 }
 
-const open_ = new Set()
+const openBuses = new Set()
+process.on("beforeExit", () => {
+  for (const bus of openBuses) bus.close()
+})
 process.on("exit", () => {
-  if (isMainThread) for (const bus of open_) bus.abandon()
+  for (const bus of openBuses) bus.abandon()
 })
 
 /** A process on the bus: it sends, and subscribes. Make one with `open()`. */
 export class Bus {
-  #publisher
-  #subscriptions = new Set()
-  #member
-  #memberFd
-  #origins = []
-  #options
-  #sendTimeouts = 0
-  #counted = ""
-  joinTimeouts = 0
-  joins = 0
   isClosed = false
+  #publisher
+  #options
+  #subscriptions = new Set()
+  #id = newId()
+  #member
+  #origins = []
+  #counters = { joinTimeouts: 0, sendTimeouts: 0, lost: 0, malformed: 0 }
+  #written = ""
+  #renewal = null
+  #timer
 
   /** @hidden Use `open()`. */
   constructor(name, options) {
@@ -1502,60 +1551,95 @@ export class Bus {
     this.maxEventBytes = options.maxEventBytes
     this.directory = new Directory(name)
     this.#publisher = new Publisher(this, options)
-    this.#member = newId()
     this.showOrigin(this.#publisher.origin)
-    open_.add(this)
+    this.#timer = setInterval(() => this.#look(), LOOK_MS).unref()
+    openBuses.add(this)
   }
 
   /** @hidden */
   describe() {
-    return { process: path.basename(process.argv[1] ?? "node"), pid: process.pid, language: "node", member: this.#member }
+    const name = path.basename(process.argv[1] ?? "node")
+    return { process: name, pid: process.pid, language: "node", member: this.#id }
+  }
+
+  get #memberFile() {
+    return this.directory.at(`${this.#id}.member`)
   }
 
   /** @hidden Write the member file, or write its origins again (R29, R53). */
   showOrigin(origin) {
-    this.#origins = [...this.#origins.slice(-15), origin]
+    this.#origins = [...this.#origins, origin].slice(-16)
     const { member, ...told } = this.describe()
-    const text = Buffer.from(JSON.stringify({ ...told, origins: this.#origins }).padEnd(this.#origins.length > 1 ? 1024 : 0))
-    if (this.#memberFd === undefined) {
-      const draft = this.directory.draft(this.#member, Buffer.concat([Buffer.alloc(128), text]))
-      this.#memberFd = fs.openSync(draft, "r+")
-      lock(this.#memberFd, "-x")
-      fs.renameSync(draft, this.directory.at(`${this.#member}.member`))
-    } else fs.writeSync(this.#memberFd, text, 0, text.length, 128)
+    const text = Buffer.from(JSON.stringify({ ...told, origins: this.#origins }).padEnd(1024))
+    if (this.#member !== undefined && lstat(this.#memberFile)) {
+      fs.writeSync(this.#member, text, 0, text.length, 128)
+      return
+    }
+    const draft = this.directory.draft(this.#id, Buffer.concat([Buffer.alloc(128), text]))
+    if (this.#member !== undefined) fs.closeSync(this.#member)
+    this.#member = fs.openSync(draft, "r+")
+    lock(this.#member, "-x")
+    fs.renameSync(draft, this.#memberFile)
+    this.#written = ""
+    this.count()
   }
 
-  /** @hidden Write the counters of R30 when they have changed. */
-  count() {
-    let [lost, malformedFrames] = [0, 0]
-    for (const sub of this.#subscriptions) {
-      lost += sub.lost
-      malformedFrames += sub.malformed
+  /** @hidden Add to the counters, and write them when they have changed (R30). */
+  count(added = {}) {
+    for (const [name, n] of Object.entries(added)) this.#counters[name] += n
+    const { joinTimeouts, sendTimeouts, ...left } = this.#counters
+    for (const sub of this.#subscriptions) for (const name of ["lost", "malformed"]) left[name] += sub[name]
+    const counters = [left.lost, left.malformed, joinTimeouts, sendTimeouts]
+    if (this.isClosed || counters.join() === this.#written) return
+    this.#written = counters.join()
+    fs.writeSync(this.#member, Buffer.from(BigUint64Array.from(counters, BigInt).buffer), 0, 32, 0)
+  }
+
+  /** Look once a second, unless the directory was removed for good (R37). */
+  #look() {
+    if (lstat(this.directory.path)) this.renew().catch((error) => process.emitWarning(error))
+  }
+
+  /** @hidden Be found again if the directory, or a file of ours in it, was removed (R36 to R38). */
+  renew() {
+    this.#renewal ??= this.#appear().finally(() => (this.#renewal = null))
+    return this.#renewal
+  }
+
+  async #appear() {
+    const { token, fd, hasMoved } = this.directory
+    if (hasMoved) {
+      this.directory.open()
+      this.#publisher.follow()
     }
-    const counters = [lost, malformedFrames, this.joinTimeouts, this.#sendTimeouts]
-    if (counters.join() === this.#counted || this.isClosed) return
-    this.#counted = counters.join()
-    const bytes = Buffer.alloc(32)
-    counters.forEach((n, i) => bytes.writeBigUInt64LE(BigInt(n), i * 8))
-    fs.writeSync(this.#memberFd, bytes, 0, 32, 0)
+    let isNew = hasMoved
+    if (!lstat(this.#memberFile)) this.showOrigin(this.#origins.pop())
+    for (const sub of this.#subscriptions) isNew = (await sub.appear()) || isNew
+    if (isNew) this.directory.touch()
+    if (!hasMoved) return
+    this.directory.touch(token)
+    for (const old of [token, fd]) fs.closeSync(old)
   }
 
   #checkOpen() {
-    if (this.isClosed) throw closed("the bus")
+    if (this.isClosed) throw canceled("the bus is closed: open another")
   }
 
   /** Subscribe; events sent after this returns arrive, whoever sends them. */
-  async subscribe(system, options = {}) {
+  async subscribe(system, { kind, overflow = "drop", capacity, signal, onGap } = {}) {
     this.#checkOpen()
-    const { kind, overflow = "drop", signal } = options
-    if (overflow !== "drop" && overflow !== "block") throw invalid(`overflow must be "drop" or "block", not ${overflow}`)
-    const capacity = options.capacity ?? (overflow === "block" ? BLOCK_CAPACITY : this.#options.capacity)
-    if (!Number.isSafeInteger(capacity) || capacity < 1) throw invalid(`capacity must be a whole number above 0, not ${capacity}`)
-    if (signal?.aborted) throw new ZbusError("Canceled", "the signal was aborted before the subscription", true)
-    const sub = new Subscription(this, new Decoder(system, kind), { overflow, capacity, onGap: options.onGap })
+    if (!["drop", "block"].includes(overflow))
+      throw invalid(`overflow must be "drop" or "block", not ${overflow}`)
+    capacity ??= overflow === "block" ? BLOCK_CAPACITY : this.#options.capacity
+    if (!(Number.isSafeInteger(capacity) && capacity > 0))
+      throw invalid(`capacity must be a whole number above 0`)
+    if (signal?.aborted) throw canceled("the signal was aborted before the subscription", true)
+    const sub = new Subscription(this, system, { kind, overflow, capacity, onGap })
     try {
-      await sub.join(system, kind)
+      await this.renew()
+      await sub.join()
     } catch (error) {
+      await sub.close()
       throw refused("subscribe", error)
     }
     this.#subscriptions.add(sub)
@@ -1566,71 +1650,70 @@ export class Bus {
 
   /** @hidden */
   forget(sub) {
-    this.count()
     this.#subscriptions.delete(sub)
+    this.count({ lost: sub.lost, malformed: sub.malformed })
   }
 
   /** Send one event. It has its number, and is on its way, when this returns. */
-  async send(system, kind, eventPath, data, options = {}) {
+  async send(system, kind, eventPath, data, options) {
     this.#checkOpen()
     checkText(eventPath, "path")
     return this.#send(system, kind, eventPath, dataField(data), 1, options)
   }
 
   /** Send `[path, data]` pairs of one topic as one frame, which arrives or is lost as a whole. */
-  async sendMany(system, kind, items, options = {}) {
+  async sendMany(system, kind, items, options) {
     this.#checkOpen()
     const field = batchField(items)
-    checkTopic(system, kind)
     if (items.length) return this.#send(system, kind, "", field, items.length, options)
+    checkTopic(system, kind)
   }
 
   async #send(system, kind, eventPath, field, events, options) {
     const publisher = this.#publisher
-    publisher.topic(system, kind)
-    checkSize(`${system}${kind}${eventPath}`, field, this.maxEventBytes)
+    const head = `${system}\0${kind}\0`
+    if (!publisher.topics.has(head)) checkTopic(system, kind)
+    checkSize(`${head}${eventPath}`, field, this.maxEventBytes)
     try {
-      await publisher.exclusively(async () => {
+      await publisher.exclusively(() => {
         this.#checkOpen()
-        await publisher.send(system, kind, eventPath, field, events, options.timeout ?? this.#options.sendTimeout)
+        return publisher.send(head, eventPath, field, events, options?.timeout ?? this.#options.sendTimeout)
       })
     } catch (error) {
-      if (error.kind === "Timeout") {
-        this.#sendTimeouts++
-        this.count()
-      }
+      if (error.kind === "Timeout") this.count({ sendTimeouts: 1 })
       throw refused("send", error)
     }
   }
 
   /** Close every subscription, hand over what was sent within `linger`, and leave. */
   async close() {
-    if (this.isClosed) return
-    for (const sub of [...this.#subscriptions]) await sub.close()
+    for (const sub of this.#subscriptions) await sub.close()
     await this.#publisher.exclusively(async () => {
       if (this.isClosed) return
       await this.#publisher.close()
+      await this.#renewal
       this.#leave()
     })
   }
 
-  /** @hidden The process ends: remove what others would find. */
+  /** @hidden The process ends without `close`: remove what others would find, hand over what was sent. */
   abandon() {
     for (const sub of this.#subscriptions) sub.abandon()
-    this.#publisher.closeSockets()
+    const child = this.#publisher.leave()
     this.#leave()
+    if (child) waitAtExit(child)
   }
 
   #leave() {
-    if (this.isClosed) return
     this.isClosed = true
-    open_.delete(this)
-    remove(this.directory.at(`${this.#member}.member`))
-    fs.closeSync(this.#memberFd)
+    clearInterval(this.#timer)
+    openBuses.delete(this)
+    remove(this.#memberFile)
+    fs.closeSync(this.#member)
     this.directory.close()
   }
 
-  async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+  async [asyncDispose]() {
     await this.close()
   }
 }
@@ -1643,9 +1726,8 @@ export async function open(name, options = {}) {
   const bus = name ?? (process.env.ZBUS_BUS || "default")
   if (!isBusName(bus)) throw invalid(`'${bus}' is no name of a bus: use letters, digits, '_', '-' and '.'`)
   const chosen = { capacity: CAPACITY, linger: 1, sendTimeout: 5, maxEventBytes: MAX_EVENT_BYTES }
-  for (const [key, value] of Object.entries(options)) {
+  for (const [key, value = chosen[key]] of Object.entries(options)) {
     if (!(key in chosen)) throw invalid(`there is no option ${key}: use ${Object.keys(chosen).join(", ")}`)
-    if (value === undefined) continue
     if (typeof value !== "number" || !(value >= 0)) throw invalid(`${key} must be a number, not ${value}`)
     chosen[key] = value
   }
@@ -1658,6 +1740,6 @@ export async function open(name, options = {}) {
 
 /** For the conformance kit: the same code without a bus. */
 export const internals = {
-  Decoder, checkText, checkTopic, dataField, batchField, frameOf, compilePattern, matches, prefixes,
-  parseFile, parseSentinel, isBusName, findRoot, zmqVersion: zmq.version,
+  ...{ Decoder, checkText, checkTopic, dataField, batchField, frameOf, compilePattern, matches, prefixes },
+  ...{ parseFile, parseSentinel, isBusName, findRoot, zmqVersion: zmq.version },
 }
