@@ -10,7 +10,9 @@ const sleep = (time) => new Promise((resolve) => setTimeout(resolve, time * 1000
 
 /** Return JSON text that keeps whole numbers beyond 2^53. */
 function text(value) {
-  return JSON.stringify(value, (_, item) => (typeof item === "bigint" ? `\u0001${item}\u0001` : item)).replace(/"\\u0001(\d+)\\u0001"/g, "$1")
+  return JSON.stringify(value, (_, item) =>
+    typeof item === "bigint" ? `\u0001${item}\u0001` : item,
+  ).replace(/"\\u0001(\d+)\\u0001"/g, "$1")
 }
 
 function dataOf(fields) {
@@ -52,7 +54,10 @@ const rules = {
   patterns({ cases = [], prefixes = [], invalid = [] }) {
     const pattern = (value) => internals.compilePattern(value, "pattern")
     const found = ({ system, kind }) =>
-      internals.prefixes(pattern(system), pattern(kind || "**")).map((item) => Buffer.from(item).toString("hex")).sort()
+      internals
+        .prefixes(pattern(system), pattern(kind || "**"))
+        .map((item) => Buffer.from(item).toString("hex"))
+        .sort()
     return {
       matches: cases.map((row) => tryTo(() => internals.matches(pattern(row.pattern), row.name), null)),
       prefixes: prefixes.map((row) => tryTo(() => found(row), null)),
@@ -67,7 +72,15 @@ const rules = {
         decoder.stamp = null
         const events = decoder.feed(Buffer.from(hex, "hex")).map(told)
         const { born, settled, first } = decoder.stamp ?? {}
-        return { events, gaps: decoder.gaps, lost: decoder.lost, malformed: decoder.malformed, born, settled, first }
+        return {
+          events,
+          gaps: decoder.gaps,
+          lost: decoder.lost,
+          malformed: decoder.malformed,
+          born,
+          settled,
+          first,
+        }
       }),
     }
   },
@@ -76,19 +89,26 @@ const rules = {
     internals.checkTopic(system, kind)
     let name = ""
     let field
-    if (fields.items) field = internals.batchField(fields.items.map((item) => [nameOf(item, "path"), dataOf(item)]))
+    if (fields.items)
+      field = internals.batchField(fields.items.map((item) => [nameOf(item, "path"), dataOf(item)]))
     else {
       name = nameOf(fields, "path")
       internals.checkText(name, "path")
       field = internals.dataField(dataOf(fields))
     }
-    return { hex: Buffer.from(internals.frameOf(`${system}\0${kind}\0${name}\0`, fields.stamp ?? "", field)).toString("hex") }
+    return {
+      hex: Buffer.from(
+        internals.frameOf(`${system}\0${kind}\0${name}\0`, fields.stamp ?? "", field),
+      ).toString("hex"),
+    }
   },
   names({ files = [], sentinels = [], buses = [], roots = [] }) {
     const bytes = ({ hex }) => Buffer.from(hex, "hex")
     const file = (row) => {
       const found = internals.parseFile(bytes(row).toString("latin1"))
-      return found?.is ? { is: found.is === "sock" ? "socket" : found.is } : found && { id: found.id, epoch: found.epoch, overflow: found.overflow }
+      return found?.is
+        ? { is: found.is === "sock" ? "socket" : found.is }
+        : found && { id: found.id, epoch: found.epoch, overflow: found.overflow }
     }
     const sentinel = (row) => {
       const found = internals.parseSentinel(bytes(row))
@@ -132,7 +152,12 @@ async function* each(sub, { count = Infinity, until = Infinity, timeout }) {
   }
 }
 
-const answerOf = (sub) => ({ received: sub.received, lost: sub.lost, malformed: sub.malformed, open: !sub.ended })
+const answerOf = (sub) => ({
+  received: sub.received,
+  lost: sub.lost,
+  malformed: sub.malformed,
+  open: !sub.ended,
+})
 
 async function tally(sub, fields, pause = 0) {
   const [seen, found] = [new Map(), { first: 0, last: 0, ordered: true }]
@@ -148,13 +173,25 @@ async function tally(sub, fields, pause = 0) {
 }
 
 const subscribe = (fields) =>
-  opened().subscribe(nameOf(fields, "system"), { kind: nameOf(fields, "kind"), overflow: fields.overflow, capacity: fields.capacity })
+  opened().subscribe(nameOf(fields, "system"), {
+    kind: nameOf(fields, "kind"),
+    overflow: fields.overflow,
+    capacity: fields.capacity,
+  })
 
 const verbs = {
   ...rules,
   hello: () => ({ language: "node", library: `zeromq.js, libzmq ${internals.zmqVersion}`, pid: process.pid }),
   async open(fields) {
-    options = [fields.bus, { capacity: fields.capacity, linger: fields.linger, sendTimeout: fields.send_timeout, maxEventBytes: fields.max_event_bytes }]
+    options = [
+      fields.bus,
+      {
+        capacity: fields.capacity,
+        linger: fields.linger,
+        sendTimeout: fields.send_timeout,
+        maxEventBytes: fields.max_event_bytes,
+      },
+    ]
     bus = await open(...options)
   },
   async subscribe(fields) {
@@ -167,16 +204,22 @@ const verbs = {
     for await (const evt of each(sub, fields)) events.push(told(evt))
     return { events, ...answerOf(sub) }
   },
-  slow: (fields) => tally(subs.get(fields.name), { until: fields.until, timeout: fields.timeout }, fields.pause),
+  slow: (fields) =>
+    tally(subs.get(fields.name), { until: fields.until, timeout: fields.timeout }, fields.pause),
   busy: (fields) => void block(fields.seconds),
-  send: (fields) => opened().send(nameOf(fields, "system"), nameOf(fields, "kind"), nameOf(fields, "path"), dataOf(fields)),
+  send: (fields) =>
+    opened().send(nameOf(fields, "system"), nameOf(fields, "kind"), nameOf(fields, "path"), dataOf(fields)),
   async burst({ system, kind, path = "/conform", count, batch, bytes, interval }) {
     const pad = bytes ? { pad: "x".repeat(bytes) } : {}
     const began = seconds()
     for (let n = 1; n <= count; n += batch || 1) {
       if (batch) {
         const size = Math.min(batch, count + 1 - n)
-        await opened().sendMany(system, kind, Array.from({ length: size }, (_, i) => [path, { n: n + i, ...pad }]))
+        await opened().sendMany(
+          system,
+          kind,
+          Array.from({ length: size }, (_, i) => [path, { n: n + i, ...pad }]),
+        )
       } else await opened().send(system, kind, path, { n, ...pad })
       if (interval) await sleep(interval)
     }
