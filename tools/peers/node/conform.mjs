@@ -10,9 +10,8 @@ const sleep = (time) => new Promise((resolve) => setTimeout(resolve, time * 1000
 
 /** Return JSON text that keeps whole numbers beyond 2^53. */
 function text(value) {
-  return JSON.stringify(value, (_, item) =>
-    typeof item === "bigint" ? `\u0001${item}\u0001` : item,
-  ).replace(/"\\u0001(\d+)\\u0001"/g, "$1")
+  const marked = JSON.stringify(value, (_, item) => (typeof item === "bigint" ? `\u0001${item}\u0001` : item))
+  return marked.replace(/"\\u0001(\d+)\\u0001"/g, "$1")
 }
 
 function dataOf(fields) {
@@ -52,63 +51,53 @@ function tryTo(action, failed) {
 
 const rules = {
   patterns({ cases = [], prefixes = [], invalid = [] }) {
-    const pattern = (value) => internals.compilePattern(value, "pattern")
-    const found = ({ system, kind }) =>
-      internals
-        .prefixes(pattern(system), pattern(kind || "**"))
+    const compiled = (pattern) => internals.compilePattern(pattern, "pattern")
+    const found = (row) => internals.prefixes(compiled(row.system), compiled(row.kind || "**"))
+    const hexes = (row) =>
+      found(row)
         .map((item) => Buffer.from(item).toString("hex"))
         .sort()
     return {
-      matches: cases.map((row) => tryTo(() => internals.matches(pattern(row.pattern), row.name), null)),
-      prefixes: prefixes.map((row) => tryTo(() => found(row), null)),
-      refused: invalid.map((row) => tryTo(() => !pattern(row.pattern), true)),
+      matches: cases.map((row) => tryTo(() => internals.matches(compiled(row.pattern), row.name), null)),
+      prefixes: prefixes.map((row) => tryTo(() => hexes(row), null)),
+      refused: invalid.map((row) => tryTo(() => !compiled(row.pattern), true)),
     }
   },
   decode({ system, kind, announced, joined, limit, frames }) {
     const decoder = new internals.Decoder(system, kind, limit)
     decoder.join(announced ?? null, joined ?? null)
-    return {
-      frames: frames.map(({ hex }) => {
-        decoder.stamp = null
-        const events = decoder.feed(Buffer.from(hex, "hex")).map(told)
-        const { born, settled, first } = decoder.stamp ?? {}
-        return {
-          events,
-          gaps: decoder.gaps,
-          lost: decoder.lost,
-          malformed: decoder.malformed,
-          born,
-          settled,
-          first,
-        }
-      }),
+    const feed = ({ hex }) => {
+      decoder.stamp = null
+      const events = decoder.feed(Buffer.from(hex, "hex")).map(told)
+      const { gaps, lost, malformed, stamp } = decoder
+      return {
+        events,
+        gaps,
+        lost,
+        malformed,
+        born: stamp?.born,
+        settled: stamp?.settled,
+        first: stamp?.first,
+      }
     }
+    return { frames: frames.map(feed) }
   },
-  encode(fields) {
-    const [system, kind] = [nameOf(fields, "system"), nameOf(fields, "kind")]
+  encode({ items, stamp = "", ...fields }) {
+    const [system, kind, name] = ["system", "kind", "path"].map((field) => nameOf(fields, field))
     internals.checkTopic(system, kind)
-    let name = ""
-    let field
-    if (fields.items)
-      field = internals.batchField(fields.items.map((item) => [nameOf(item, "path"), dataOf(item)]))
-    else {
-      name = nameOf(fields, "path")
-      internals.checkText(name, "path")
-      field = internals.dataField(dataOf(fields))
-    }
-    return {
-      hex: Buffer.from(
-        internals.frameOf(`${system}\0${kind}\0${name}\0`, fields.stamp ?? "", field),
-      ).toString("hex"),
-    }
+    if (!items) internals.checkText(name, "path")
+    const field = items
+      ? internals.batchField(items.map((item) => [nameOf(item, "path"), dataOf(item)]))
+      : internals.dataField(dataOf(fields))
+    const frame = internals.frameOf(`${system}\0${kind}\0${items ? "" : name}\0`, stamp, field)
+    return { hex: Buffer.from(frame).toString("hex") }
   },
   names({ files = [], sentinels = [], buses = [], roots = [] }) {
     const bytes = ({ hex }) => Buffer.from(hex, "hex")
     const file = (row) => {
-      const found = internals.parseFile(bytes(row).toString("latin1"))
-      return found?.is
-        ? { is: found.is === "sock" ? "socket" : found.is }
-        : found && { id: found.id, epoch: found.epoch, overflow: found.overflow }
+      const { id, epoch, overflow, is } = internals.parseFile(bytes(row).toString("latin1")) ?? {}
+      if (is) return { is: is === "sock" ? "socket" : is }
+      return id ? { id, epoch, overflow } : null
     }
     const sentinel = (row) => {
       const found = internals.parseSentinel(bytes(row))
@@ -152,12 +141,7 @@ async function* each(sub, { count = Infinity, until = Infinity, timeout }) {
   }
 }
 
-const answerOf = (sub) => ({
-  received: sub.received,
-  lost: sub.lost,
-  malformed: sub.malformed,
-  open: !sub.ended,
-})
+const answerOf = ({ received, lost, malformed, ended }) => ({ received, lost, malformed, open: !ended })
 
 async function tally(sub, fields, pause = 0) {
   const [seen, found] = [new Map(), { first: 0, last: 0, ordered: true }]
@@ -172,26 +156,18 @@ async function tally(sub, fields, pause = 0) {
   return { ...found, ...answerOf(sub) }
 }
 
-const subscribe = (fields) =>
-  opened().subscribe(nameOf(fields, "system"), {
-    kind: nameOf(fields, "kind"),
-    overflow: fields.overflow,
-    capacity: fields.capacity,
-  })
+const topicOf = (fields) => [nameOf(fields, "system"), nameOf(fields, "kind")]
+
+function subscribe({ overflow, capacity, ...fields }) {
+  const [system, kind] = topicOf(fields)
+  return opened().subscribe(system, { kind, overflow, capacity })
+}
 
 const verbs = {
   ...rules,
   hello: () => ({ language: "node", library: `zeromq.js, libzmq ${internals.zmqVersion}`, pid: process.pid }),
-  async open(fields) {
-    options = [
-      fields.bus,
-      {
-        capacity: fields.capacity,
-        linger: fields.linger,
-        sendTimeout: fields.send_timeout,
-        maxEventBytes: fields.max_event_bytes,
-      },
-    ]
+  async open({ bus: name, capacity, linger, send_timeout: sendTimeout, max_event_bytes: maxEventBytes }) {
+    options = [name, { capacity, linger, sendTimeout, maxEventBytes }]
     bus = await open(...options)
   },
   async subscribe(fields) {
@@ -204,22 +180,19 @@ const verbs = {
     for await (const evt of each(sub, fields)) events.push(told(evt))
     return { events, ...answerOf(sub) }
   },
-  slow: (fields) =>
-    tally(subs.get(fields.name), { until: fields.until, timeout: fields.timeout }, fields.pause),
+  slow: ({ name, pause, until, timeout }) => tally(subs.get(name), { until, timeout }, pause),
   busy: (fields) => void block(fields.seconds),
-  send: (fields) =>
-    opened().send(nameOf(fields, "system"), nameOf(fields, "kind"), nameOf(fields, "path"), dataOf(fields)),
+  send: (fields) => opened().send(...topicOf(fields), nameOf(fields, "path"), dataOf(fields)),
   async burst({ system, kind, path = "/conform", count, batch, bytes, interval }) {
     const pad = bytes ? { pad: "x".repeat(bytes) } : {}
     const began = seconds()
     for (let n = 1; n <= count; n += batch || 1) {
       if (batch) {
-        const size = Math.min(batch, count + 1 - n)
-        await opened().sendMany(
-          system,
-          kind,
-          Array.from({ length: size }, (_, i) => [path, { n: n + i, ...pad }]),
-        )
+        const rows = Array.from({ length: Math.min(batch, count + 1 - n) }, (_, i) => [
+          path,
+          { n: n + i, ...pad },
+        ])
+        await opened().sendMany(system, kind, rows)
       } else await opened().send(system, kind, path, { n, ...pad })
       if (interval) await sleep(interval)
     }

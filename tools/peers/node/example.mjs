@@ -2,7 +2,9 @@
 import { open } from "./zbus.mjs"
 
 const bus = await open()
-const sub = await bus.subscribe("orders.**", { onGap: ({ first, last }) => console.log(`lost ${first} to ${last}`) })
+const sub = await bus.subscribe("orders.**", {
+  onGap: ({ first, last }) => console.log(`lost ${first} to ${last}`),
+})
 const stop = new AbortController()
 process.once("SIGINT", () => stop.abort())
 stop.signal.addEventListener("abort", () => bus.close())

@@ -1,5 +1,6 @@
 /** JSON, or raw bytes alone. `undefined` and `null` are "no data". */
-export type Data = string | number | boolean | null | Uint8Array | Data[] | { [key: string]: Data | undefined }
+export type Data =
+  string | number | boolean | null | Uint8Array | Data[] | { [key: string]: Data | undefined }
 
 /** One event. */
 export interface Event<T = any> {
@@ -49,7 +50,7 @@ export interface SubscribeOptions {
   capacity?: number
   /** Closes the subscription when aborted. */
   signal?: AbortSignal
-  /** Called with each gap, before the event after it. */
+  /** Called with each gap, before the event after it. What it throws is an uncaught exception. */
   onGap?: (gap: Gap) => void
 }
 
@@ -64,9 +65,9 @@ export class Subscription implements AsyncIterable<Event> {
   readonly malformed: number
   /**
    * Return the next event, or `undefined` once the subscription is closed and what had arrived is taken.
-   * @throws {ZbusError} `Timeout`, retryable, if none comes in `timeout` seconds; `Canceled` if aborted.
+   * @throws {ZbusError} `Timeout`, retryable, if none comes in `timeout` seconds.
    */
-  receive(options?: { timeout?: number; signal?: AbortSignal }): Promise<Event | undefined>
+  receive(options?: { timeout?: number }): Promise<Event | undefined>
   /** Leave. What had arrived can still be received. */
   close(): Promise<void>
   [Symbol.asyncIterator](): AsyncGenerator<Event, void, undefined>
@@ -86,7 +87,13 @@ export class Bus {
    * Send one event. It has its number, and is on its way, when this returns.
    * @throws {ZbusError} `Invalid` for names, paths and data that cannot be sent; `Timeout`, retryable: it went to nobody.
    */
-  send(system: string, kind: string, path: string, data?: unknown, options?: { timeout?: number }): Promise<void>
+  send(
+    system: string,
+    kind: string,
+    path: string,
+    data?: unknown,
+    options?: { timeout?: number },
+  ): Promise<void>
   /** Send `[path, data]` pairs of one topic as one frame, which arrives or is lost as a whole. */
   sendMany(
     system: string,
@@ -94,7 +101,7 @@ export class Bus {
     items: ReadonlyArray<readonly [path: string, data?: unknown]>,
     options?: { timeout?: number },
   ): Promise<void>
-  /** Close every subscription, hand over what was sent, and leave. */
+  /** Close every subscription, hand over what was sent, and leave. Node calls it when nothing is left to do. */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
