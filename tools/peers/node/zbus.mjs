@@ -118,7 +118,8 @@ function checkData(value, depth = 0) {
     throw invalid(`data holds ${what}, which JSON cannot carry: send objects, arrays, texts and numbers`)
   }
   if (depth >= MAX_DEPTH) throw invalid(`data is nested more than ${MAX_DEPTH} deep, or contains itself`)
-  if (ArrayBuffer.isView(value) || [ArrayBuffer, Map, Set].some((type) => value instanceof type)) {
+  const isBytes = ArrayBuffer.isView(value) || value instanceof ArrayBuffer
+  if (isBytes || value instanceof Map || value instanceof Set) {
     throw invalid(`data holds a ${value.constructor.name}: send bytes alone, and plain objects and arrays`)
   }
   if (Array.isArray(value)) for (const item of value) checkData(item, depth + 1)
@@ -395,8 +396,9 @@ class Decoder {
     if (stream && !events) this.countHead(stream, stamp)
     this.lose(due, stamp.seq)
     const next = events || stamp.seq > due ? add(stamp.seq, events) : due
-    if (stream) Object.assign(stream, { due: next, used: true })
-    else this.keep(key, { due: next, begin: due, used: false })
+    if (!stream) return this.keep(key, { due: next, begin: due, used: false })
+    stream.due = next
+    stream.used = true
   }
 
   /** Return the number that is due when a stream is first seen, `null` for none (W29). */
