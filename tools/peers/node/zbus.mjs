@@ -1279,11 +1279,8 @@ export class Subscription {
     this.#bus = bus
     this.#decoder = new Decoder(system, kind)
     this.#entry = `${this.#id}.1.${overflow}`
-    this.#text = JSON.stringify({
-      ...bus.describe(),
-      patterns: [[system, kind || "*", overflow]],
-      channels: 1,
-    })
+    const patterns = [[system, kind || "*", overflow]]
+    this.#text = JSON.stringify({ ...bus.describe(), patterns, channels: 1 })
     this.#capacity = capacity
     this.#onGap = onGap
   }
@@ -1298,16 +1295,11 @@ export class Subscription {
 
   /** @hidden Join, step by step (R16). */
   async join() {
-    const topics = [...prefixes(this.#decoder.system, this.#decoder.kind)].map((text) => Buffer.from(text))
+    const topics = prefixes(this.#decoder.system, this.#decoder.kind).map((text) => Buffer.from(text))
     for (const control of ["#", `${this.#id}.1`]) topics.push(Buffer.from(`\xff${control}`, "latin1"))
     const isBlock = this.#entry.endsWith("block")
-    const told = {
-      topics,
-      isBlock,
-      capacity: this.#capacity,
-      maxBytes: this.#bus.maxEventBytes,
-      gone: this.#gone,
-    }
+    const maxBytes = this.#bus.maxEventBytes
+    const told = { topics, isBlock, maxBytes, capacity: this.#capacity, gone: this.#gone }
     this.#worker = new Worker(new URL(import.meta.url), { workerData: { zbusIngress: told } })
     this.#worker.on("message", (message) => (message.bound ? this.#bound.resolve() : this.#take(message)))
     this.#worker.on("error", (error) => {
@@ -1316,6 +1308,7 @@ export class Subscription {
     })
     this.#worker.on("exit", () => {
       this.#hasExited = true
+      this.#bound.resolve()
       this.#end()
     })
     await this.appear()
@@ -1336,6 +1329,7 @@ export class Subscription {
         this.#bound = { resolve, reject }
         this.#worker.postMessage({ bind: `ipc://${draft}` })
       })
+      if (this.#isClosed) return false
       directory.own(draft)
       fs.renameSync(draft, socket)
     }
@@ -1518,8 +1512,10 @@ export class Bus {
 
   /** @hidden Be found again if the directory, or a file of ours in it, was removed (R36 to R38). */
   renew() {
-    this.#renewal ??= this.#appear().finally(() => (this.#renewal = null))
-    return this.#renewal
+    const fail = (error) => Promise.reject(refused("find the bus again", error))
+    return (this.#renewal ??= this.#appear()
+      .catch(fail)
+      .finally(() => (this.#renewal = null)))
   }
 
   async #appear() {
@@ -1528,13 +1524,16 @@ export class Bus {
       this.directory.open()
       this.#publisher.follow()
     }
-    let isNew = hasMoved
-    if (!lstat(this.#memberFile)) this.showOrigin(this.#origins.pop())
-    for (const sub of this.#subscriptions) isNew = (await sub.appear()) || isNew
-    if (isNew) this.directory.touch()
-    if (!hasMoved) return
-    this.directory.touch(token)
-    for (const old of [token, fd]) fs.closeSync(old)
+    try {
+      if (!lstat(this.#memberFile)) this.showOrigin(this.#origins.pop())
+      let isNew = hasMoved
+      for (const sub of this.#subscriptions) isNew = (await sub.appear()) || isNew
+      if (isNew) this.directory.touch()
+    } finally {
+      // Others who still have the former token open notice by it.
+      if (hasMoved) this.directory.touch(token)
+      if (hasMoved) for (const old of [token, fd]) fs.closeSync(old)
+    }
   }
 
   #checkOpen() {
@@ -1546,12 +1545,11 @@ export class Bus {
     this.#checkOpen()
     if (overflow !== "drop" && overflow !== "block") throw invalid(`overflow must be "drop" or "block"`)
     capacity ??= overflow === "block" ? BLOCK_CAPACITY : this.#options.capacity
-    if (!Number.isSafeInteger(capacity) || capacity < 1)
-      throw invalid("capacity must be a whole number above 0")
+    if (!Number.isSafeInteger(capacity) || capacity < 1) throw invalid("capacity must be a number above 0")
     if (signal?.aborted) throw canceled("the signal was aborted before the subscription", true)
     const sub = new Subscription(this, system, { kind, overflow, capacity, onGap })
+    await this.renew()
     try {
-      await this.renew()
       await sub.join()
     } catch (error) {
       await sub.close()
@@ -1606,7 +1604,7 @@ export class Bus {
     await this.#publisher.exclusively(async () => {
       if (this.isClosed) return
       await this.#publisher.close()
-      await this.#renewal
+      await this.#renewal?.catch(() => {})
       this.#leave()
     })
   }
