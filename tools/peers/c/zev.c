@@ -147,9 +147,8 @@ static int system_error(zev_error *err, const char *what, const char *path, int 
 }
 
 const char *zev_kind_name(zev_kind kind) {
-    static const char *const names[] = {"",         "Invalid",          "Timeout",
-                                        "Canceled", "PermissionDenied", "Unavailable"};
-    return names[kind];
+    static const char *const name[] = {"", "Invalid", "Timeout", "Canceled", "PermissionDenied", "Unavailable"};
+    return name[kind];
 }
 
 /* --- 1  texts --- */
@@ -442,8 +441,7 @@ static bool read_stamp(struct frame *frame) {
     return frame->seq != UNTOLD && frame->seq > 0;
 }
 
-/* Read one item of a batch (W12), and move its parts to `*to` as texts; return what follows it, NULL if
- * malformed. */
+/* Read one item of a batch (W12), move its parts to `*to` as texts, and return what follows it. */
 static const char *read_item(const char *at, char **to) {
     if (*at++ != '[')
         return NULL;
@@ -667,21 +665,26 @@ static bool admits(struct span segment, struct span word) {
     return false;
 }
 
-/* Return whether the rest of a pattern selects the rest of a name; NULL stands for nothing left. */
-static bool matches_rest(const char *pattern, const char *name) {
+/* Return 1 if the rest of a pattern selects the rest of a name, -1 if it selects no later part of it either.
+ * NULL is what is left after the last segment. */
+static int match_rest(const char *pattern, const char *name) {
     if (pattern == NULL)
         return name == NULL;
     struct span segment = segment_at(pattern);
-    if (is_text(segment, "**"))
-        return matches_rest(after(segment), name) ||
-               (name != NULL && matches_rest(pattern, after(segment_at(name))));
-    return name != NULL && admits(segment, segment_at(name)) &&
-           matches_rest(after(segment), after(segment_at(name)));
+    if (is_text(segment, "**")) {
+        int found;
+        while ((found = match_rest(after(segment), name)) == 0 && name != NULL)
+            name = after(segment_at(name));
+        return found != 0 ? found : -1;
+    }
+    if (name == NULL)
+        return -1;
+    return admits(segment, segment_at(name)) ? match_rest(after(segment), after(segment_at(name))) : 0;
 }
 
 /* Return whether a checked pattern selects a name (W16, W17). */
 static bool matches(const char *pattern, const char *name) {
-    return strcmp(pattern, "*") == 0 || matches_rest(pattern, name);
+    return strcmp(pattern, "*") == 0 || match_rest(pattern, name) == 1;
 }
 
 /* Texts with which a name may begin, or a topic. */
@@ -697,8 +700,7 @@ static void free_heads(struct heads *heads) {
     heads->count = 0;
 }
 
-/* Multiply the heads with the alternatives of a segment; return false, and leave them, if that makes too many.
- */
+/* Multiply the heads with the alternatives of a segment; leave them and return false if that makes too many. */
 static bool extend_heads(struct heads *heads, const char *dot, struct span segment) {
     struct heads longer;
     memset(&longer, 0, sizeof longer);
@@ -800,8 +802,7 @@ static void keep(void *ignored) {
     (void)ignored;
 }
 
-/* One (system, kind, origin) in use. The key is the beginning of its frames, "system NUL kind NUL", and the
- * origin. */
+/* One (system, kind, origin) in use; the key is "system NUL kind NUL origin". */
 struct stream {
     struct text key;
     struct stream *newer, *older; /* in the order of use */
@@ -840,11 +841,7 @@ static void set_joined(struct decoder *decoder, uint64_t announced, uint64_t joi
 }
 
 static void free_decoder(struct decoder *decoder) {
-    tdestroy(decoder->streams, keep);
-    for (struct stream *stream = decoder->newest, *older; stream != NULL; stream = older) {
-        older = stream->older;
-        free(stream);
-    }
+    tdestroy(decoder->streams, free);
     free(decoder->system.at);
     free(decoder->kind.at);
     free(decoder->key.at);
@@ -1001,8 +998,8 @@ static double now_seconds(void) {
 
 static uint64_t random_number(void) {
     uint64_t number = 0;
-    while (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number) {
-    }
+    while (getrandom(&number, sizeof number, 0) < 8)
+        continue;
     return number;
 }
 
@@ -1141,8 +1138,7 @@ static int make_parents(char *root, struct stat *info, zev_error *err) {
     return result;
 }
 
-/* Create a directory; for a group under another name, so that nobody finds it before it has its rights (R48).
- */
+/* Create a directory; for a group, nobody finds it before it has its rights (R48): it has another name. */
 static int make_directory(const char *path, struct rights rights) {
     char scratch[PATH + NAME], id[ID];
     struct stat info;
@@ -1586,12 +1582,6 @@ static void take_frame(zev_sub *sub, zmq_msg_t *message, bool anyway) {
     pthread_mutex_unlock(&sub->lock);
 }
 
-/* --- the thread --- */
-
-static void wake_thread(zev_sub *sub) {
-    eventfd_write(sub->wake, 1);
-}
-
 /* What the thread is to do next. */
 enum task { RECEIVE, HOLD, STOP };
 
@@ -1713,7 +1703,7 @@ static void end_thread(zev_sub *sub) {
     pthread_mutex_lock(&sub->lock);
     sub->stopping = true;
     pthread_mutex_unlock(&sub->lock);
-    wake_thread(sub);
+    eventfd_write(sub->wake, 1);
     pthread_join(sub->thread, NULL);
 }
 
@@ -1727,7 +1717,7 @@ static int announce(zev_bus *bus, zev_sub *sub, zev_error *err) {
     pthread_mutex_lock(&sub->lock);
     sub->joined = true;
     pthread_mutex_unlock(&sub->lock);
-    wake_thread(sub);
+    eventfd_write(sub->wake, 1);
     return 0;
 }
 
@@ -1791,8 +1781,7 @@ static int check_usable(const zev_bus *bus, zev_error *err) {
     return fail(err, ZEV_CANCELED, "this bus belongs to the parent of this forked process: open another");
 }
 
-/* Return whether enough descriptors are left to listen: libzmq aborts a process that has none to accept with.
- */
+/* Return whether enough descriptors are left: libzmq aborts a process that has none to accept with. */
 static bool may_listen(int lowest_free) {
     struct rlimit limit;
     return lowest_free >= 0 &&
@@ -1850,7 +1839,7 @@ static void pop_event(zev_sub *sub, zev_event *evt) {
     sub->bytes -= frame->size;
     if (sub->holding && sub->frames <= sub->capacity / 2 && !is_full(sub)) {
         sub->holding = false;
-        wake_thread(sub);
+        eventfd_write(sub->wake, 1);
     }
 }
 
@@ -1926,8 +1915,7 @@ static void read_file(const char *path, char *text, size_t room) {
         close(fd);
 }
 
-/* Return the number that names the next entry of a directory in /proc; after the last one, close it, and return
- * -1. */
+/* Return the next number in a directory of /proc; after the last one, close it and return -1. */
 static int next_number(DIR *stream) {
     if (stream == NULL)
         return -1;
@@ -2077,9 +2065,8 @@ static void expect(struct link *link, uint64_t epoch) {
 static void note_subscription(zev_bus *bus, const char *message, size_t size) {
     char id[ID];
     uint64_t epoch;
-    if (size == 0 || !read_sentinel(message + 1, size - 1, id, &epoch))
-        return;
-    struct link *link = find_link(bus, id);
+    bool sentinel = size > 0 && read_sentinel(message + 1, size - 1, id, &epoch);
+    struct link *link = sentinel ? find_link(bus, id) : NULL;
     if (link == NULL)
         return;
     if (*message == 1) {
@@ -2196,8 +2183,6 @@ static bool send_marks(zev_bus *bus, size_t limit) {
     bus->cursor = NULL;
     return true;
 }
-
-/* --- links --- */
 
 /* Return the publishing socket of an overflow policy, made with the options of W24 and W53. */
 static void *open_lane(zev_bus *bus, bool block) {
@@ -2332,8 +2317,7 @@ static size_t check_awaited(zev_bus *bus, uint64_t token) {
     return awaited;
 }
 
-/* Bring the links up to date, as far as that is possible now (R20); return JOINING if someone has yet to
- * answer. */
+/* Bring the links up to date as far as possible (R20); return JOINING if someone has yet to answer. */
 static int settle(zev_bus *bus, zev_error *err) {
     for (;;) {
         uint64_t asof = machine_clock(bus), token = *bus->directory.token;
@@ -2350,8 +2334,6 @@ static int settle(zev_bus *bus, zev_error *err) {
         return SENT;
     }
 }
-
-/* --- topics --- */
 
 /* Begin again under a new origin if there are as many topics as a channel can count (W35). */
 static void make_room(zev_bus *bus) {
@@ -2412,8 +2394,6 @@ static void renew_topic(zev_bus *bus, struct topic *topic) {
         snprintf(topic->since, sizeof topic->since, ".%llu.%llu.%llu.", (unsigned long long)topic->born,
                  (unsigned long long)topic->settled, (unsigned long long)topic->first);
 }
-
-/* --- the send --- */
 
 /* Try to send once (R24). */
 static int try_send(zev_bus *bus, const char *system, const char *kind, const struct body *body,
@@ -2584,9 +2564,8 @@ static double look_whether_at_rest(zev_bus *bus) {
         return 0.005;
     if (sent)
         return 0.2;
-    if (in_doubt(bus))
-        return bus->pause = MIN(2 * bus->pause, 1);
-    return 1;
+    bus->pause = MIN(2 * bus->pause, 1);
+    return in_doubt(bus) ? bus->pause : 1;
 }
 
 /* Send the last marks, as far as there is room by `deadline` (R59). */
@@ -2603,8 +2582,6 @@ static void send_last_marks(zev_bus *bus, double deadline) {
         poll(NULL, 0, 5);
     }
 }
-
-/* --- housekeeping --- */
 
 /* Write the counters if they have changed. */
 static void write_counters(zev_bus *bus) {
@@ -2678,8 +2655,7 @@ zev_options zev_defaults(void) {
 
 static int check_options(const zev_options *options, zev_error *err) {
     if (options->capacity == 0 || options->capacity_bytes == 0 || options->max_event_bytes < LEAST_EVENT_BYTES)
-        return fail(err, ZEV_INVALID, "capacities must be positive, max_event_bytes at least %d",
-                    LEAST_EVENT_BYTES);
+        return fail(err, ZEV_INVALID, "a capacity is 0, or max_event_bytes below %d", LEAST_EVENT_BYTES);
     if (!(options->join_timeout >= 0 && options->send_timeout >= 0 && options->linger >= 0))
         return fail(err, ZEV_INVALID, "join_timeout, send_timeout and linger are seconds, at least 0");
     return 0;
@@ -2766,8 +2742,7 @@ zev_bus *zev_open(const zev_options *options, zev_error *err) {
     return bus;
 }
 
-/* Duplicate the connections, which keeps them open until the peers have read everything (R25); return the
- * descriptors. */
+/* Duplicate the connections, so that they live until the peers have read everything (R25). */
 static struct text hold_connections(const zev_bus *bus) {
     struct text held = {NULL, 0, 0};
     DIR *descriptors = opendir("/proc/self/fd");
