@@ -12,9 +12,9 @@ from pathlib import Path
 import zbus
 from zbus.runtime import housekeeping
 
-from .process import LIMIT
+from .process import LIMIT, receive
 
-__all__ = ["looks", "member_file", "numbers", "publications"]
+__all__ = ["looks", "lose_some", "member_file", "numbers", "publications"]
 
 
 def numbers(holds: Callable[[zbus.Numbers], object], pid: int = 0) -> zbus.Numbers:
@@ -58,3 +58,14 @@ def looks() -> Iterator[Callable[[int], None]]:
         yield wait
     finally:
         housekeeping.unregister(ticks.release)
+
+
+def lose_some(bus: zbus.Bus, sub: zbus.Subscription, system: str, kind: str) -> None:
+    """Lose events of a subscription with a capacity of 5, and wait until everybody can see how many."""
+    for number in range(1000):
+        bus.send(system, kind, "/", number)
+    while sub.lost == 0:
+        bus.send(system, kind, "/", 1000)
+        receive(sub)
+    while sub.lost not in [peer.counters.get("lost") for peer in zbus.peers()]:
+        pass

@@ -13,7 +13,7 @@ import pytest
 import zbus
 
 from .cli import SECONDS, ended, run, subscribed
-from .numbers import numbers
+from .numbers import lose_some, numbers
 from .process import stop
 
 TOPIC = ("orders.eu", "order.created")
@@ -83,13 +83,7 @@ def test_one_that_is_stopped_and_one_that_is_dead() -> None:
 
 def test_one_whose_queue_was_full() -> None:
     with zbus.Bus() as bus, bus.subscribe("orders.**", capacity=5) as sub:
-        for number in range(1000):
-            bus.send(*TOPIC, "/", number)
-        while sub.channel().receive(SECONDS)[0].data < 3:
-            pass
-        bus.send(*TOPIC, "/", -1)
-        while sub.channel().receive(SECONDS)[0].data >= 0:
-            pass
+        lose_some(bus, sub, *TOPIC)
         lost = numbers(lambda it: it.by_channel and it.by_channel[0].lost).by_channel[0].lost
         said, code = asked()
     [row] = said["subscribers"]

@@ -8,6 +8,8 @@ __all__ = ["MUTANTS"]
 
 _WHY = "live/test_cli_why.py::"
 _UNIT = "unit/test_mismatch.py::"
+_DOCTOR = "live/test_cli_doctor.py::"
+_CLEANERS = "unit/test_cleaners.py::"
 
 MUTANTS = [
     *(
@@ -77,5 +79,52 @@ MUTANTS = [
         "if text.casefold() == word.casefold():",
         "if False:",
         (_UNIT + "test_what_differs_and_what_would_do",),
+    ),
+    *(
+        Mutant(name, f"observe/{file}.py", old, new, (test,))
+        for name, file, old, new, test in (
+            (
+                "the loopback leaves its directory behind",
+                "loopback",
+                "shutil.rmtree(locate(root, name), ignore_errors=True)",
+                "pass",
+                _DOCTOR + "test_a_healthy_bus",
+            ),
+            (
+                "foreign files are no finding",
+                "checkup",
+                "sorted(name for name in names if not _is_ours(name))",
+                "[]",
+                _DOCTOR + "test_files_that_are_not_ours_are_told_and_stay",
+            ),
+            (
+                "a stopped member is no finding",
+                "checkup",
+                "if state is not None and state.stopped]",
+                "if False]",
+                _DOCTOR + "test_stopped_processes_and_losses",
+            ),
+            (
+                "a lag of nobody's event",
+                "checkup",
+                "max((row.unread for row in channels if row.unread is not None), default=0.0)",
+                "0.0",
+                _DOCTOR + "test_check_ends_with_2_once_a_threshold_does_not_hold",
+            ),
+            (
+                "an exemption from cleaning is not seen",
+                "cleaners",
+                "if kind in _EXEMPT:",
+                "if False:",
+                _CLEANERS + "test_what_does_not_clean",
+            ),
+            (
+                "a later folder wins",
+                "cleaners",
+                "files.setdefault(file.name, file)",
+                "files[file.name] = file",
+                _CLEANERS + "test_the_first_folder_counts_and_the_longest_path",
+            ),
+        )
     ),
 ]

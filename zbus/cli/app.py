@@ -11,7 +11,9 @@ import click
 import zbus
 
 from .bw import bw
+from .check import check
 from .demo import demo
+from .doctor import doctor
 from .hz import hz
 from .ls import ls
 from .options import notice
@@ -56,7 +58,7 @@ def cli() -> None:
     """
 
 
-for _command in (bw, demo, hz, ls, record, replay, send, sub, top, why):
+for _command in (bw, check, demo, doctor, hz, ls, record, replay, send, sub, top, why):
     cli.add_command(_command)
 
 

@@ -39,8 +39,7 @@ _SECONDS = 2.0
     help=f"Look twice, {_SECONDS:g} seconds apart if no number is given, and show what happened in between.",
 )
 @bus_options
-@click.pass_context
-def ls(ctx: click.Context, as_json: bool, seconds: float | None, bus: str, directory: str | None) -> None:
+def ls(as_json: bool, seconds: float | None, bus: str, directory: str | None) -> None:
     """Show who is on the bus, without joining it.
 
     Each process is a member, with what it has sent and received so far. If it subscribes, it is also a
@@ -66,7 +65,7 @@ def ls(ctx: click.Context, as_json: bool, seconds: float | None, bus: str, direc
         found = zbus.peers(bus, dir=directory)
         between = rates(first, found, looked)
     if not found:
-        notice(nobody(ctx, bus, found.path))
+        notice(nobody(bus, found.path))
     if as_json:
         click.echo(orjson.dumps([_as_dict(peer, between) for peer in found]).decode())
     elif between is not None:

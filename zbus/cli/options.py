@@ -14,7 +14,7 @@ import zbus
 from ..roster.process_info import visible
 from .signals import ignore_signals
 
-__all__ = ["bus_options", "notice", "open_bus", "recordings"]
+__all__ = ["bus_options", "notice", "on_the_command_line", "open_bus", "recordings"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,6 +39,12 @@ def bus_options(command: _Function) -> _Function:
         help="The directory of all buses.  [default: $XDG_RUNTIME_DIR/zbus]",
     )
     return name(root(command))
+
+
+def on_the_command_line(option: str) -> bool:
+    """Return whether an option of the present command was given as such, not by the environment."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 @contextmanager

@@ -50,9 +50,7 @@ _ANY_WIDTH = 10_000
 @click.option("--once", is_flag=True, help="Look once, show all rows, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each look.")
 @bus_options
-@click.pass_context
 def top(
-    ctx: click.Context,
     filter: str,
     sort: str,
     interval: float,
@@ -93,7 +91,7 @@ def top(
     check_stdout()
     looks = _Looks(bus, directory, interval)
     if not looks.now.peers:
-        notice(nobody(ctx, bus, looks.now.peers.path))
+        notice(nobody(bus, looks.now.peers.path))
         return 1
     if as_json or once or not sys.stdout.isatty() or Console().is_dumb_terminal:
         _print(looks, filter, sort, once=once, as_json=as_json)

@@ -11,7 +11,7 @@ import zbus
 
 from ..roster.location import VERSION
 
-__all__ = ["is_used", "other_buses", "own_roots", "used_buses"]
+__all__ = ["chosen_by", "is_used", "other_buses", "own_roots", "used_buses"]
 
 
 def own_roots() -> Iterator[tuple[str, Path]]:
@@ -22,6 +22,17 @@ def own_roots() -> Iterator[tuple[str, Path]]:
             yield f"from ${name}", Path(os.path.abspath(value), below)
     yield "by default", Path(f"/tmp/zbus-{user}")
     yield "", Path(f"/run/user/{user}/zbus")
+
+
+def chosen_by(root: Path, *, given: bool) -> str:
+    """Return what chose a root: `" (from $ZBUS_DIR)"`, for example, or nothing if this process does not know.
+
+    Args:
+        root: that of a bus.
+        given: whether `--dir` named it.
+    """
+    why = "from --dir" if given else next((why for why, other in own_roots() if why and other == root), "")
+    return f" ({why})" if why else ""
 
 
 def is_used(bus: str, root: Path) -> bool:

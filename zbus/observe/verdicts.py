@@ -12,7 +12,7 @@ from typing import NamedTuple
 import zbus
 
 from ..protocol.patterns import check_name
-from ..runtime.process_state import greets, listening_process, process_state
+from ..runtime.process_state import greets, listening_process, process_state, waits_for_cpu
 from .mismatch import compare, similar_names
 from .places import other_buses
 
@@ -38,6 +38,8 @@ _RECEIVE = (RECEIVES, LOSING, WAITING)
 # The oldest unread event of a channel that keeps up is younger than this, in seconds.
 _BEHIND_SECONDS = 1.0
 _TOPICS_NAMED = 5
+# A process that has a CPU and does not greet so often in a row does not answer.
+_MISSES = 8
 
 
 class Listener(NamedTuple):
@@ -229,16 +231,29 @@ def _verdict(
         return NO_MATCH, match.why
     if not peer.alive:
         return DEAD, "its process has ended without closing; the next one that joins removes it"
-    state = process_state(listening_process(str(socket)))
+    pid = listening_process(str(socket))
+    state = process_state(pid)
     if state is not None and state.stopped:
         return STOPPED, f"its process is stopped: kill -CONT {peer.pid}"
-    if not greets(str(socket)):
+    if not _answers(str(socket), pid):
         return NOT_SETTLED, "its process does not answer, so publishers give up waiting for it to join"
     behind = unread is not None and unread > _BEHIND_SECONDS
     waited = f"its oldest unread event has waited {unread:.1f} s" if behind else ""
     if lost:
         return LOSING, "; ".join(filter(None, [f"its queue was full: it has lost {lost:,} events", waited]))
     return (WAITING, waited) if behind else (RECEIVES, "")
+
+
+def _answers(socket: str, pid: int) -> bool:
+    """Return whether the process that listens at a socket greets a connection. One that waits for a CPU may."""
+    misses = 0
+    while misses < _MISSES:
+        before = process_state(pid)
+        if greets(socket):
+            return True
+        after = process_state(pid)
+        misses += not (before and after and waits_for_cpu(before, after))
+    return False
 
 
 def _numbers(member: zbus.Peer | None, overflow: str, pattern: tuple[str, str]) -> tuple[int, float | None]:
