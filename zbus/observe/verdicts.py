@@ -245,7 +245,7 @@ def _verdict(
 
 
 def _answers(socket: str, pid: int) -> bool:
-    """Return whether the process that listens at a socket greets a connection. One that waits for a CPU may."""
+    """Return whether the listener at a socket greets a connection. One that waits for a CPU still may."""
     misses = 0
     while misses < _MISSES:
         before = process_state(pid)
