@@ -8,7 +8,7 @@ local cjson = require("cjson")
 local events = require("events")
 
 local internals = events._internals
-local now, micros, digits = internals.now, internals.micros, internals.digits
+local now, micros, read_json = internals.now, internals.micros, internals.read_json
 local LOOK, PATH = 0.05, "/conform"
 
 local function list(items) return events.array(items or {}) end
@@ -19,10 +19,6 @@ end
 
 local function hex_of(text)
     return (text:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
-end
-
-local function read_json(text)
-    return internals.read_json(ffi.cast("const uint8_t *", text), #text)
 end
 
 --- Raise the error of a call that returned `nil, err` or `false, err`.
@@ -311,16 +307,15 @@ function verbs.decode(fields)
     decoder:join(given("announced"), given("joined"))
     return {
         frames = each_of(fields.frames, function(row)
-            local text = bytes_of(row.hex)
-            decoder.stamp.seq = false
-            local event, rows = decoder:feed(ffi.cast("const uint8_t *", text), #text)
+            decoder.stamp = nil
+            local event, rows = decoder:feed(bytes_of(row.hex))
             local found, gaps, stamp = {}, {}, decoder.stamp
             for i, evt in ipairs(rows or { event }) do found[i] = told(evt) end
             for i, gap in ipairs(decoder.gaps) do gaps[i] = list { gap.first, gap.last } end
             local answer = { events = list(found), gaps = list(gaps), lost = decoder.lost, malformed = decoder.malformed }
-            for i = 1, #found do found[i].time = stamp.seq and stamp.time or events.null end
+            for i = 1, #found do found[i].time = stamp and stamp.time or events.null end
             for _, name in ipairs { "born", "settled", "first" } do
-                if stamp.seq then answer[name] = stamp[name] or -1 end
+                if stamp then answer[name] = stamp[name] or -1 end
             end
             return answer
         end),
