@@ -9,20 +9,17 @@
 --         print(evt.system, evt.kind, evt.path, evt.data)
 --     end
 --
--- It needs LuaJIT, libzmq 4.2 or later, and lua-cjson, on Linux. Nothing here raises for what can go wrong on a bus: functions
--- return `nil, err` (`send` returns `false, err`), where `err:kind()`, `err:message()` and `err:retryable()` tell what happened.
--- The rules are in docs/spec/ of zbus, whose clauses (W.., R..) this file names.
+-- It needs LuaJIT, libzmq 4.2 or later, and lua-cjson, on Linux. Functions return `nil, err` (`send` returns
+-- `false, err`) for all that can go wrong on a bus. The rules are in docs/spec/ of zbus, whose clauses (W.., R..) this
+-- file names.
 --
--- A bus lives in a Lua state of its own, the *office*, which runs this file, too. It owns the roster and all sockets. Two
--- threads take turns in it, under a lock: the user's, which calls `send`, and the *keeper*, which tells subscribers what they
--- have lost while the user's program does something else. The user's state encodes, decodes and counts.
---
--- The file reads from the inside out: states, errors, text, JSON, patterns, frames and loss; then the office: directory,
--- publisher, ingresses; last what users call.
+-- A bus lives in a Lua state of its own, the *office*, which runs this file, too. It owns the roster and the sockets.
+-- Two threads take turns in it: the user's, which sends, and the *keeper*, which tells subscribers what they have lost
+-- while the user's program does something else. The user's state encodes, decodes and counts.
 --
 -- @module events
 
-local ROLE, GIVEN, GIVEN2, GIVEN3 = ... -- set by `new_state`: what this state is for, and numbers
+local ROLE, GIVEN, GIVEN2, GIVEN3 = ... -- what this state is for, and what `new_state` gave it
 
 local ffi = require("ffi")
 local bit = require("bit")
@@ -41,17 +38,19 @@ void *zmq_socket(void *, int); int zmq_close(void *);
 int zmq_bind(void *, const char *); int zmq_connect(void *, const char *); int zmq_disconnect(void *, const char *);
 int zmq_setsockopt(void *, int, const void *, size_t); int zmq_getsockopt(void *, int, void *, size_t *);
 int zmq_send(void *, const void *, size_t, int); int zmq_recv(void *, void *, size_t, int);
-int zmq_msg_init(void *); int zmq_msg_recv(void *, void *, int); void *zmq_msg_data(void *); size_t zmq_msg_size(const void *);
+int zmq_msg_init(void *); int zmq_msg_recv(void *, void *, int);
+void *zmq_msg_data(void *); size_t zmq_msg_size(const void *);
 int zmq_poll(void *, int, long); void zmq_version(int *, int *, int *);
 int zmq_proxy_steerable(void *, void *, void *, void *);
 
-void *luaL_newstate(void); void luaL_openlibs(void *); void lua_close(void *); int luaL_loadstring(void *, const char *);
-int lua_pcall(void *, int, int, int); void lua_getfield(void *, int, const char *); void lua_settop(void *, int);
+void *luaL_newstate(void); void luaL_openlibs(void *); void lua_close(void *);
+int luaL_loadstring(void *, const char *); int lua_pcall(void *, int, int, int);
+void lua_getfield(void *, int, const char *); void lua_settop(void *, int);
 void lua_pushnil(void *); void lua_pushnumber(void *, double); void lua_pushlstring(void *, const char *, size_t);
 int lua_type(void *, int); int lua_toboolean(void *, int); double lua_tonumber(void *, int);
 const char *lua_tolstring(void *, int, size_t *);
 int pthread_create(unsigned long *, const void *, void *, void *); int pthread_join(unsigned long, void *);
-int pthread_sigmask(int, const void *, void *); int pthread_mutex_lock(void *); int pthread_mutex_unlock(void *);
+int pthread_mutex_lock(void *); int pthread_mutex_unlock(void *);
 
 int open(const char *, int, ...); int close(int); int dup(int); int flock(int, int);
 long read(int, void *, size_t); long write(int, const void *, size_t); long pwrite(int, const void *, size_t, int64_t);
@@ -69,44 +68,29 @@ int getpeername(int, void *, unsigned *); int getsockname(int, void *, unsigned 
 int poll(void *, unsigned long, int); int eventfd(unsigned, int); int clock_gettime(int, void *);
 ]]
 
-local function load_zmq()
-    for _, name in ipairs { "zmq", "libzmq.so.5" } do
-        local found, library = pcall(ffi.load, name)
-        if found then return library end
-    end
-    error("libzmq is not installed: apt-get install libzmq5", 0)
-end
+local has_headers, zmq = pcall(ffi.load, "zmq")
+if not has_headers then zmq = ffi.load("libzmq.so.5") end
 
-local zmq = load_zmq()
 local K = {
     O_RDWR = 2, O_CREAT = 0x40, O_EXCL = 0x80, O_NONBLOCK = 0x800, O_CLOEXEC = 0x80000,
     O_NOFOLLOW = find(ffi.arch, "arm") and 0x8000 or 0x20000, LOCK_SH = 1, LOCK_EX = 2, LOCK_NB = 4,
     ENOENT = 2, EINTR = 4, EAGAIN = 11, EEXIST = 17, ECONNREFUSED = 111,
     S_IFREG = 0x8000, S_IFDIR = 0x4000, S_IFSOCK = 0xC000, S_IFLNK = 0xA000,
 }
-
 local Z = {
     PAIR = 0, PUB = 1, SUB = 2, XPUB = 9, SUBSCRIBE = 6, EVENTS = 15, LINGER = 17, BACKLOG = 19, RECONNECT_IVL_MAX = 21,
-    MAXMSGSIZE = 22, SNDHWM = 23, RCVHWM = 24, SNDTIMEO = 28, IMMEDIATE = 39, XPUB_NODROP = 69, DONTWAIT = 1, POLLIN = 1,
+    MAXMSGSIZE = 22, SNDHWM = 23, RCVHWM = 24, SNDTIMEO = 28, IMMEDIATE = 39, MAX_SOCKETS = 2, XPUB_NODROP = 69,
+    DONTWAIT = 1, POLLIN = 1,
 }
-
-local pollitem_t = ffi.typeof("struct { void *socket; int fd; short events, revents; }[?]")
-
-local bytes_t, buffer_t = ffi.typeof("const uint8_t *"), ffi.typeof("uint8_t[?]")
+local bytes_t, buffer_t, int_t = ffi.typeof("const uint8_t *"), ffi.typeof("uint8_t[?]"), ffi.typeof("int[1]")
 local pollfd_t = ffi.typeof("struct { int fd; short events, revents; }")
 
-local MAX_TOPICS, MAX_STREAMS, MAX_MARKS = 65536, 65536, 65536
-local MAX_GAP = 2 ^ 40
-local MAX_DEPTH = 1024
-local MAX_PREFIXES = 16
+local MAX_TOPICS, MAX_STREAMS, MAX_MARKS, MAX_PREFIXES, MAX_DEPTH, MAX_GAP = 65536, 65536, 65536, 16, 1024, 2 ^ 40
 local BLOCK_CAPACITY = 1000
 local EXACT = 2 ^ 53
-local DEFAULTS = {
-    capacity = 65536, linger = 1, send_timeout = 5, join_timeout = 1, max_event_bytes = 16777216,
-}
+local DEFAULTS = { capacity = 65536, linger = 1, send_timeout = 5, join_timeout = 1, max_event_bytes = 16777216 }
 
-------------------------------------------------------------------------------------------------------------
--- Errors
+-- Errors --------------------------------------------------------------------------------------------------------------
 
 --- What went wrong. `tostring(err)` is the message.
 -- @type Error
@@ -150,7 +134,6 @@ local function returning(failed, ok, ...)
     error(err, 0)
 end
 
-------------------------------------------------------------------------------------------------------------
 -- States and threads. A Lua state belongs to one thread at a time; another one is called with texts and numbers.
 
 -- The text of this file, read now because the working directory may change. For a state made of a text it is that text.
@@ -165,27 +148,21 @@ local function address(pointer) return tonumber(ffi.cast("uintptr_t", ffi.cast("
 local function pointer(number) return ffi.cast("void *", ffi.cast("uintptr_t", number)) end
 
 local function push(state, value)
-    local of = type(value)
-    if of == "string" then
-        C.lua_pushlstring(state, value, #value)
-    elseif of == "number" then
-        C.lua_pushnumber(state, value)
-    else
-        C.lua_pushnil(state)
-    end
+    if type(value) == "string" then return C.lua_pushlstring(state, value, #value) end
+    if type(value) == "number" then return C.lua_pushnumber(state, value) end
+    C.lua_pushnil(state)
 end
 
-local length = ffi.new("size_t[1]")
+local size = ffi.new("size_t[1]")
 
-local function read_result(state, index)
-    local of = C.lua_type(state, index)
-    if of == 1 then return C.lua_toboolean(state, index) ~= 0 end
-    if of == 3 then return C.lua_tonumber(state, index) end
-    if of == 4 then
-        local text = C.lua_tolstring(state, index, length)
-        return ffi.string(text, length[0])
-    end
-    return nil
+--- Return the values on the stack of a state, from `index` on.
+local function read_results(state, index)
+    local of, value = C.lua_type(state, index), nil
+    if of < 0 then return end
+    if of == 1 then value = C.lua_toboolean(state, index) ~= 0 end
+    if of == 3 then value = C.lua_tonumber(state, index) end
+    if of == 4 then value = ffi.string(C.lua_tolstring(state, index, size), size[0]) end
+    return value, read_results(state, index + 1)
 end
 
 --- Return a new state that has run this file in a role, and what the file returned.
@@ -196,7 +173,7 @@ local function new_state(role, ...)
     local failed = C.luaL_loadstring(state, SOURCE) ~= 0
     for _, value in ipairs { role, ... } do push(state, value) end
     failed = failed or C.lua_pcall(state, 1 + select("#", ...), 1, 0) ~= 0
-    local result = read_result(state, -1)
+    local result = read_results(state, 1)
     C.lua_settop(state, 0)
     if failed then
         C.lua_close(state)
@@ -205,36 +182,26 @@ local function new_state(role, ...)
     return state, result
 end
 
---- Call a function of the office, with six arguments at most; return its results, or raise its error.
-local function call(office, name, a, b, c, d, e, f)
+--- Call a function of the office; return its results, or raise its error.
+local function call(office, name, ...)
     local state = office.state
     C.pthread_mutex_lock(office.mutex)
     C.lua_getfield(state, -10002, name) -- of the globals
-    push(state, a)
-    push(state, b)
-    push(state, c)
-    push(state, d)
-    push(state, e)
-    push(state, f)
-    C.lua_pcall(state, 6, 5, 0)
-    local ok, r, s, t, u = read_result(state, 1), read_result(state, 2), read_result(state, 3), read_result(state, 4),
-        read_result(state, 5)
+    for i = 1, select("#", ...) do push(state, (select(i, ...))) end
+    C.lua_pcall(state, select("#", ...), -1, 0)
+    local ok, r1, r2, r3, r4 = read_results(state, 1)
     C.lua_settop(state, 0)
     C.pthread_mutex_unlock(office.mutex)
-    if ok == true then return r, s, t, u end
-    if ok == false then fail(r, s, t) end
+    if ok == true then return r1, r2, r3, r4 end
+    if ok == false then fail(r1, r2, r3) end
     error(ok, 0)
 end
 
 --- Start a thread: a state in a role, whose file returns the address of the C function that the thread runs.
 local function start_thread(role, ...)
     local state, run = new_state(role, ...)
-    -- The thread blocks every signal: signals are for the program.
-    local all, before, id = buffer_t(128), buffer_t(128), ffi.new("unsigned long[1]")
-    ffi.fill(all, 128, 0xFF)
-    C.pthread_sigmask(0, all, before)
+    local id = ffi.new("unsigned long[1]")
     local errno = C.pthread_create(id, nil, pointer(run), nil)
-    C.pthread_sigmask(2, before, nil)
     if errno ~= 0 then
         C.lua_close(state)
         refused("start a thread", errno)
@@ -250,11 +217,11 @@ end
 --- Return the address of a C function that calls `run`.
 local function as_thread(run)
     require("jit").off()
-    thread_function = ffi.cast("void *(*)(void *)", function() -- a global, so that it stays
+    _G.thread_function = ffi.cast("void *(*)(void *)", function() -- a global, so that it stays
         run()
         return nil
     end)
-    return address(thread_function)
+    return address(_G.thread_function)
 end
 
 if ROLE == "zbus forwarder" then
@@ -276,8 +243,7 @@ if ROLE == "zbus keeper" then
     end)
 end
 
-------------------------------------------------------------------------------------------------------------
--- Text and numbers
+-- Text and numbers ----------------------------------------------------------------------------------------------------
 
 --- Return whether a text is UTF-8, without surrogates and overlong forms.
 local function is_utf8(text)
@@ -313,12 +279,6 @@ local function decimal(text)
     return exact
 end
 
---- Return the digits of an integer, which may be an `int64_t` or `uint64_t`.
-local function digits(number)
-    if type(number) == "number" then return format("%d", number) end
-    return (tostring(number):gsub("U?LL$", ""))
-end
-
 local function quoted(value)
     if type(value) ~= "string" then return tostring(value) end
     local odd = is_utf8(value) and "%c" or "[%c\128-\255]"
@@ -334,17 +294,16 @@ local function check_text(value, what)
     return value
 end
 
---- Return whether some segment of a text with dots is empty.
-local function has_empty_segment(text) return find("." .. text .. ".", "..", 1, true) ~= nil end
+--- Return what is wrong with a name (W3), `nil` if it is one, not looking at what any text must be.
+local function name_fault(text)
+    local wild = match(text, "[*()|]")
+    if wild then return "contains '" .. wild .. "', which only a subscription may use: send a literal name" end
+    if find("." .. text .. ".", "..", 1, true) then return "has an empty segment: use single dots between words" end
+end
 
 local function check_name(value, what)
-    local wild = match(check_text(value, what), "[*()|]")
-    if wild then
-        invalid("%s %s contains '%s', which only a subscription may use: send a literal name", what, quoted(value), wild)
-    end
-    if has_empty_segment(value) then
-        invalid("%s %s has an empty segment: use single dots between words", what, quoted(value))
-    end
+    local fault = name_fault(check_text(value, what))
+    if fault then invalid("%s %s %s", what, quoted(value), fault) end
 end
 
 local function check_topic(system, kind)
@@ -355,8 +314,7 @@ local function check_topic(system, kind)
     end
 end
 
-------------------------------------------------------------------------------------------------------------
--- JSON (W51). cjson takes too much and does not tell `[]` from `{}`, so only texts with escapes go to it.
+-- JSON (W51, W52). cjson reads it, but takes too much, and does not tell `[]` from `{}`. ------------------------------
 
 local null = cjson.null
 
@@ -365,138 +323,91 @@ local array_mt = {}
 
 --- Raw bytes as data of an event. `tostring(b)` and `b.bytes` are the bytes.
 -- @type Bytes
-local Bytes = { __tostring = function(self) return self.bytes end, __len = function(self) return #self.bytes end }
+local Bytes = { __tostring = function(self) return self.bytes end }
 Bytes.__index = Bytes
 
 local read_json
 do
-    local p -- the bytes that are read; a NUL follows them
-    local read_value
+    local plain, lax = cjson.new(), cjson.new()
+    for _, parser in ipairs { plain, lax } do parser.decode_max_depth(MAX_DEPTH) end
+    plain.decode_invalid_numbers(false)
+    lax.decode_invalid_numbers(true)
 
     local function malformed() error("malformed", 0) end
 
-    local function skip_space(i)
-        local c = p[i]
-        while c == 32 or c == 10 or c == 13 or c == 9 do
-            i = i + 1
-            c = p[i]
+    local function is_digit(c) return c >= 48 and c <= 57 end
+
+    --- Return whether cjson certainly reads a text as it should: no control characters, empty arrays, exponents, dots
+    -- without a digit, or endless numbers.
+    local function is_common(text)
+        local p, before, run = ffi.cast(bytes_t, text), 0, 0
+        for i = 0, #text - 1 do
+            local c = p[i]
+            local odd = c < 32 or before == 91 and (c == 93 or c == 32) or before == 45 and c == 46
+            local odd_number = run > 0 and (c == 101 or c == 69 or c == 46 and not is_digit(p[i + 1])) or run > 300
+            if odd or odd_number then return false end
+            run = is_digit(c) and run + 1 or 0
+            before = c
         end
-        return i
+        return true
     end
 
-    local function read_string(i)
-        local from, escaped = i, false
-        i = i + 1
-        while p[i] ~= 34 do
-            if p[i] == 92 then
-                escaped = true
-                i = i + 1
-            end
-            if p[i] < 32 then malformed() end
-            i = i + 1
-        end
-        if escaped then return cjson.decode(ffi.string(p + from, i + 1 - from)), i + 1 end
-        return ffi.string(p + from + 1, i - from - 1), i + 1
+    local WORDS = { ["true"] = true, ["false"] = true, ["null"] = true }
+
+    local function check_token(token)
+        local whole, rest = match(token, "^%-?(%d+)(.*)$")
+        local exponent = whole and (match(rest, "^%.%d+(.*)$") or rest)
+        local good = whole and (#whole == 1 or byte(whole) ~= 48)
+            and (exponent == "" or find(exponent, "^[eE][+-]?%d+$")) and math.abs(tonumber(token)) < huge
+        if not good and not WORDS[token] then malformed() end
     end
 
-    local function read_number(i)
-        local from, c = i, p[i]
-        while c >= 48 and c <= 57 or c == 43 or c == 45 or c == 46 or bor(c, 32) == 101 do
-            i = i + 1
-            c = p[i]
-        end
-        local text = ffi.string(p + from, i - from)
-        local whole, rest = match(text, "^%-?(%d+)(.*)$")
-        if not whole or #whole > 1 and byte(whole) == 48 then malformed() end
-        if rest ~= "" then
-            local exponent = match(rest, "^%.%d+(.*)$") or rest
-            if exponent ~= "" and not find(exponent, "^[eE][+-]?%d+$") then malformed() end
-        end
-        local number = tonumber(text)
-        if number == huge or number == -huge then malformed() end
-        return number, i
+    --- Put the metatable of empty arrays where `[nan]` stands, which no well-formed text holds.
+    local function mark_arrays(value)
+        if type(value) ~= "table" then return value end
+        if value[1] ~= value[1] then return setmetatable({}, array_mt) end
+        for key, item in pairs(value) do value[key] = mark_arrays(item) end
+        return value
     end
 
-    local function read_array(i, depth)
-        local list, count = {}, 0
-        i = skip_space(i + 1)
-        if p[i] == 93 then return setmetatable(list, array_mt), i + 1 end
-        while true do
-            count = count + 1
-            list[count], i = read_value(i, depth)
-            i = skip_space(i)
-            if p[i] == 93 then return list, i + 1 end
-            if p[i] ~= 44 then malformed() end
-            i = i + 1
-        end
+    local function read_carefully(text)
+        local strings, n = {}, 0
+        text = text:gsub("\\[\\\"]", { ["\\\\"] = "\\u005c", ['\\"'] = "\\u0022" })
+        local outline = text:gsub('"[^"]*"', function(part)
+            if find(part, "[%z\1-\31]") then malformed() end
+            strings[#strings + 1] = part
+            return '"'
+        end)
+        for token in outline:gmatch('[^][{},:" \t\r\n]+') do check_token(token) end
+        outline = outline:gsub("%[%s*%]", "[nan]"):gsub('"', function()
+            n = n + 1
+            return strings[n]
+        end)
+        return mark_arrays(lax.decode(outline))
     end
 
-    local function read_object(i, depth)
-        local object, key = {}, nil
-        i = skip_space(i + 1)
-        if p[i] == 125 then return object, i + 1 end
-        while true do
-            i = skip_space(i)
-            if p[i] ~= 34 then malformed() end
-            key, i = read_string(i)
-            i = skip_space(i)
-            if p[i] ~= 58 then malformed() end
-            object[key], i = read_value(i + 1, depth)
-            i = skip_space(i)
-            if p[i] == 125 then return object, i + 1 end
-            if p[i] ~= 44 then malformed() end
-            i = i + 1
-        end
-    end
-
-    local WORDS = { [116] = { "true", true }, [102] = { "false", false }, [110] = { "null", null } }
-
-    function read_value(i, depth)
-        i = skip_space(i)
-        local c = p[i]
-        if c == 34 then return read_string(i) end
-        if c == 91 or c == 123 then
-            if depth >= MAX_DEPTH then malformed() end
-            if c == 91 then return read_array(i, depth + 1) end
-            return read_object(i, depth + 1)
-        end
-        local word = WORDS[c]
-        if not word then return read_number(i) end
-        local text = word[1]
-        for k = 1, #text do
-            if p[i + k - 1] ~= byte(text, k) then malformed() end
-        end
-        return word[2], i + #text
-    end
-
-    --- Return the value of a JSON text; raise for any that W51 calls malformed.
+    --- Return the value of a JSON text; raise an error for any that W51 calls malformed.
     function read_json(text)
         if not is_utf8(text) then malformed() end
-        p = ffi.cast(bytes_t, text)
-        local value, i = read_value(0, 0)
-        if skip_space(i) ~= #text then malformed() end
-        return value
+        if is_common(text) then return plain.decode(text) end
+        return read_carefully(text)
     end
 end
 
 local json_text
 do
-    local parts, write_value = {}, nil
-
     local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\" }
     for c = 0, 31 do ESCAPES[string.char(c)] = format("\\u%04x", c) end
 
     local function string_text(text)
-        local p, high, odd = ffi.cast(bytes_t, text), 0, false
-        for i = 0, #text - 1 do
-            local c = p[i]
-            high = bor(high, c)
-            if c < 32 or c == 34 or c == 92 then odd = true end
-        end
-        if high >= 0x80 and not is_utf8(text) then
+        if not is_utf8(text) then
             invalid("data holds %s, which is not UTF-8: send raw bytes as events.bytes(...)", quoted(sub(text, 1, 40)))
         end
-        if odd then text = text:gsub('[%z\1-\31"\\]', ESCAPES) end
+        local p = ffi.cast(bytes_t, text)
+        for i = 0, #text - 1 do
+            local c = p[i]
+            if c < 32 or c == 34 or c == 92 then return '"' .. text:gsub('[%z\1-\31"\\]', ESCAPES) .. '"' end
+        end
         return '"' .. text .. '"'
     end
 
@@ -512,80 +423,47 @@ do
         return tonumber(text) == value and text or format("%.17g", value)
     end
 
-    --- Return the length of a table that is an array, `nil` for an object.
+    --- Return the length of a table whose keys are 1 to n, `nil` for an object.
     local function array_length(value)
-        local count, highest = 0, 0
-        for key in pairs(value) do
-            if type(key) ~= "number" or key < 1 or key ~= floor(key) then return nil end
-            count = count + 1
-            highest = max(highest, key)
-        end
-        if count == 0 then return getmetatable(value) == array_mt and 0 or nil end
-        -- As cjson: holes are null, unless most of it would be holes.
-        if highest > 10 and highest > 2 * count then return nil end
-        return highest
+        local n, count = 0, 0
+        for i in ipairs(value) do n = i end
+        for _ in pairs(value) do count = count + 1 end
+        if n == count and (n > 0 or getmetatable(value) == array_mt) then return n end
     end
 
-    local function key_text(key)
-        local of = type(key)
-        if of == "number" then return '"' .. number_text(key) .. '":' end
-        if of ~= "string" then invalid("data has a key of type %s: use strings or numbers", of) end
-        return string_text(key) .. ":"
-    end
-
-    local function write_table(n, value, depth)
-        if depth >= MAX_DEPTH then invalid("data is nested more than %d deep, or contains itself: flatten it", MAX_DEPTH) end
-        local items, separator = array_length(value), ""
-        if items then
-            parts[n + 1] = "["
-            n = n + 1
-            for i = 1, items do
-                parts[n + 1] = separator
-                n = write_value(n + 1, value[i], depth + 1)
-                separator = ","
-            end
-            parts[n + 1] = "]"
-            return n + 1
+    local function table_text(value, depth)
+        if getmetatable(value) == Bytes then
+            invalid("bytes cannot be part of other data: send them alone, with events.bytes(...) as the data")
         end
-        parts[n + 1] = "{"
-        n = n + 1
+        if depth > MAX_DEPTH then
+            invalid("data is nested more than %d deep, or contains itself: flatten it", MAX_DEPTH)
+        end
+        local length, items = array_length(value), {}
+        if length then
+            for i = 1, length do items[i] = json_text(value[i], depth) end
+            return "[" .. concat(items, ",") .. "]"
+        end
         for key, item in pairs(value) do
-            parts[n + 1] = separator
-            parts[n + 2] = key_text(key)
-            n = write_value(n + 2, item, depth + 1)
-            separator = ","
+            if type(key) ~= "string" then invalid("data has a key of type %s: use strings, or 1 to n", type(key)) end
+            items[#items + 1] = string_text(key) .. ":" .. json_text(item, depth)
         end
-        parts[n + 1] = "}"
-        return n + 1
+        return "{" .. concat(items, ",") .. "}"
     end
 
     local int64_t, uint64_t = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
 
-    local function scalar_text(value)
+    --- Return the JSON of a value that stands inside of `depth` arrays and objects of its frame.
+    function json_text(value, depth)
         local of = type(value)
+        if of == "table" then return table_text(value, (depth or 0) + 1) end
         if of == "string" then return string_text(value) end
         if of == "number" then return number_text(value) end
         if of == "boolean" then return tostring(value) end
         if value == nil or value == null then return "null" end
-        if of == "cdata" and (ffi.istype(int64_t, value) or ffi.istype(uint64_t, value)) then return digits(value) end
-        invalid("data holds a %s, which JSON cannot carry: send tables, strings, numbers and booleans", of)
-    end
-
-    --- Append the text of a value to the `n` parts there are; return how many there are then.
-    function write_value(n, value, depth)
-        if type(value) == "table" then
-            if getmetatable(value) == Bytes then
-                invalid("bytes cannot be part of other data: send them alone, with events.bytes(...) as the data")
-            end
-            return write_table(n, value, depth)
+        if of == "cdata" and (ffi.istype(int64_t, value) or ffi.istype(uint64_t, value)) then
+            return (tostring(value):gsub("U?LL$", ""))
         end
-        parts[n + 1] = scalar_text(value)
-        return n + 1
-    end
-
-    --- Return the JSON of a value which stands `depth` deep in its frame.
-    function json_text(value, depth)
-        return concat(parts, "", 1, write_value(0, value, depth or 0))
+        invalid("data holds a %s, which JSON cannot carry: send tables, strings, numbers and booleans", of)
     end
 end
 
@@ -604,13 +482,12 @@ local function batch_field(items)
         local item = items[i]
         if type(item) ~= "table" then invalid("item %d must be a {path, data} pair, not %s", i, type(item)) end
         local path, data = check_text(item[1], "path"), item[2]
-        rows[i] = data == nil and "[" .. json_text(path) .. "]" or "[" .. json_text(path) .. "," .. json_text(data, 2) .. "]"
+        rows[i] = "[" .. json_text(path) .. (data == nil and "" or "," .. json_text(data, 2)) .. "]"
     end
     return "[" .. concat(rows, ",") .. "]"
 end
 
-------------------------------------------------------------------------------------------------------------
--- Patterns (W16 to W22)
+-- Patterns (W16 to W22) -----------------------------------------------------------------------------------------------
 
 local function split(text, separator)
     local parts, from = {}, 1
@@ -624,34 +501,34 @@ end
 
 local compile_pattern, matches, prefixes
 do
-    local FOREIGN = { [">"] = true, ["#"] = true, ["+"] = true }
+    local ADVICE = {
+        [">"] = "for everything below use '**', not '>'", ["#"] = "for everything below use '**', not '#'",
+        ["+"] = "for exactly one segment use '*', not '+'",
+        [""] = "it has an empty segment, use single dots between words, or '**' for any depth",
+    }
 
-    --- Compile the literals that a segment selects; return `nil` if a bracket breaks the grammar.
+    --- Return the sorted literals that a segment selects, which is their set, too; `nil` if one breaks the grammar.
     local function compile_choices(choices)
-        local list, set = {}, {}
+        local literals = {}
         for _, choice in ipairs(choices) do
-            if choice == "" or FOREIGN[choice] or find(choice, "[*()]") then return nil end
-            if not set[choice] then list[#list + 1] = choice end
-            set[choice] = true
+            if ADVICE[choice] or find(choice, "[*()]") then return nil end
+            if not literals[choice] then literals[#literals + 1] = choice end
+            literals[choice] = true
         end
-        sort(list)
-        return { list = list, set = set }
+        sort(literals)
+        return literals
     end
 
-    --- Compile one segment: `"*"`, `"**"`, or `{list=, set=}` of the literals that it selects.
+    --- Compile one segment: `"*"`, `"**"`, or the literals that it selects.
     local function compile_segment(part, pattern, what)
-        local function no(advice) invalid("%s is not a %s: %s", quoted(pattern), what, advice) end
         if part == "*" or part == "**" then return part end
-        if part == ">" or part == "#" then no("for everything below use '**', not '" .. part .. "'") end
-        if part == "+" then no("for exactly one segment use '*', not '+'") end
-        if part == "" then no("it has an empty segment, use single dots between words, or '**' for any depth") end
         local bracket = match(part, "^%((.*)%)$")
-        if bracket then
-            return compile_choices(split(bracket, "|")) or no("a bracket lists whole literal segments, use '(a|b)'")
-        end
-        if find(part, "*", 1, true) then no("a wildcard is a whole segment, use 'orders.*' or 'orders.**'") end
-        if find(part, "[()|]") then no("a bracket opens and closes within one segment, use '(a|b)'") end
-        return compile_choices { part }
+        local advice = ADVICE[part]
+            or bracket and "a bracket lists whole literal segments, use '(a|b)'"
+            or find(part, "*", 1, true) and "a wildcard is a whole segment, use 'orders.*' or 'orders.**'"
+            or "a bracket opens and closes within one segment, use '(a|b)'"
+        return compile_choices(bracket and split(bracket, "|") or { not find(part, "|") and part or "" })
+            or invalid("%s is not a %s: %s", quoted(pattern), what, advice)
     end
 
     function compile_pattern(pattern, what)
@@ -672,7 +549,7 @@ do
             if segment == "**" then
                 star, mark = s, w
                 s = s + 1
-            elseif segment and (segment == "*" or segment.set[words[w]]) then
+            elseif segment and (segment == "*" or segment[words[w]] == true) then
                 s, w = s + 1, w + 1
             elseif star then
                 mark = mark + 1
@@ -685,7 +562,6 @@ do
         return s > #segments
     end
 
-    --- Return each of `heads` followed by `joint` and each of `tails`.
     local function join(heads, joint, tails)
         local both = {}
         for _, head in ipairs(heads) do
@@ -700,17 +576,10 @@ do
         for i, segment in ipairs(segments) do
             local dot = i > 1 and "." or ""
             if segment == "**" then return heads, false end
-            if segment == "*" or #heads * #segment.list > MAX_PREFIXES then return join(heads, dot, { "" }), false end
-            heads = join(heads, dot, segment.list)
+            if segment == "*" or #heads * #segment > MAX_PREFIXES then return join(heads, dot, { "" }), false end
+            heads = join(heads, dot, segment)
         end
         return heads, true
-    end
-
-    local function is_everything(segments)
-        for _, segment in ipairs(segments) do
-            if segment ~= "**" then return false end
-        end
-        return true
     end
 
     --- Return the ZeroMQ subscriptions of compiled patterns, sorted; `kind` may be `nil`.
@@ -718,7 +587,7 @@ do
         local heads, literal = literal_heads(system)
         if literal then
             local tails, ended = { "" }, false
-            if kind and not is_everything(kind) then
+            if kind then
                 tails, ended = literal_heads(kind)
                 if #heads * #tails > MAX_PREFIXES then tails, ended = { "" }, false end
             end
@@ -730,7 +599,6 @@ do
     end
 end
 
-------------------------------------------------------------------------------------------------------------
 -- Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
 
 --- Decodes and counts the frames of one channel. `lost` and `malformed` count from the join.
@@ -743,10 +611,9 @@ do
             kinds = kind and compile_pattern(kind, "kind pattern") or nil,
             limit = limit or MAX_STREAMS,
             topics = {}, topic_count = 0,
-            -- Streams in use are young. When there are `limit` of these they become the old ones, which are then forgotten. So
-            -- the `limit` used last are always known.
+            -- When there are `limit` young streams they become the old ones, and those are forgotten.
             young = {}, young_count = 0, old = nil,
-            forgetful = true,
+            forgetful = true, latest_born = 0,
             lost = 0, malformed = 0,
             gaps = {}, -- those of the latest frame
         }, Decoder)
@@ -758,14 +625,10 @@ do
         self.forgetful = joined == nil
     end
 
-    local function is_name(text)
-        return text ~= "" and not find(text, "[*()|]") and not has_empty_segment(text) and is_utf8(text)
-    end
-
     --- Return the topic of `key`, system and kind with a NUL between; `nil` if these are no names.
     local function find_topic(self, key)
         local system, kind = match(key, "^(%Z*)%z(%Z*)$")
-        if not (is_name(system) and is_name(kind)) then return nil end
+        if name_fault(system) or name_fault(kind) or not is_utf8(key) then return nil end
         if self.topic_count >= MAX_TOPICS then self.topics, self.topic_count = {}, 0 end
         local wanted = matches(self.systems, system) and (not self.kinds or matches(self.kinds, kind))
         local topic = { key = key, system = system, kind = kind, wanted = wanted }
@@ -810,7 +673,7 @@ do
     local function keep_stream(self, key, stream)
         if self.young_count >= self.limit then
             if self.old then -- what is forgotten may come back: then neither 1 nor `first` is due (W34)
-                if self.joined and self.latest_born then self.joined = max(self.joined, tonumber(self.latest_born)) end
+                self.joined = self.joined and max(self.joined, self.latest_born)
                 self.forgetful = true
             end
             self.old, self.young, self.young_count = self.young, {}, 0
@@ -820,13 +683,10 @@ do
     end
 
     local function find_stream(self, key)
-        local stream = self.young[key]
-        if not stream and self.old then
-            stream = self.old[key]
-            if stream then
-                self.old[key] = nil
-                keep_stream(self, key, stream)
-            end
+        local stream = self.young[key] or self.old and self.old[key]
+        if stream and not self.young[key] then
+            self.old[key] = nil
+            keep_stream(self, key, stream)
         end
         return stream
     end
@@ -848,7 +708,7 @@ do
         if stream then due = stream.due else due = first_due(self, stamp) end
         if due and seq > due and seq - due > MAX_GAP then return false end
         if not stream then
-            if stamp.born and (not self.latest_born or stamp.born > self.latest_born) then self.latest_born = stamp.born end
+            self.latest_born = max(self.latest_born, tonumber(stamp.born or 0))
             if not due then return true end
             stream = { begin = due, due = due }
             keep_stream(self, key, stream)
@@ -921,8 +781,7 @@ do
     end
 end
 
-------------------------------------------------------------------------------------------------------------
--- Names in the directory (R1, R2, R5, R6, W26)
+-- Names in the directory (R1, R2, R5, R6, W26) ------------------------------------------------------------------------
 
 local function is_id(text) return #text >= 8 and #text <= 32 and not find(text, "[^0-9a-f]") end
 
@@ -949,7 +808,7 @@ local function parse_sentinel(topic)
 end
 
 local function is_bus_name(name)
-    return type(name) == "string" and #name <= 64 and find(name, "^[%w_][%w._-]*$") ~= nil and not find(name, "[\128-\255]")
+    return type(name) == "string" and #name <= 64 and find(name, "^[A-Za-z0-9_][A-Za-z0-9._-]*$") ~= nil
 end
 
 local statx_t = ffi.typeof [[struct {
@@ -977,8 +836,7 @@ local function find_root(env)
     return (variable("TMPDIR") or "/tmp") .. "/zbus-" .. uid, false
 end
 
-------------------------------------------------------------------------------------------------------------
--- The machine: clocks and files
+-- The machine: clocks and files ---------------------------------------------------------------------------------------
 
 local timespec_t = ffi.typeof("struct { int64_t sec; int64_t nsec; }")
 local sockaddr_t = ffi.typeof("struct { uint16_t family; char path[108]; }")
@@ -986,7 +844,6 @@ local dirent_t = ffi.typeof("struct { uint64_t ino; int64_t off; uint16_t reclen
 
 local clock = timespec_t()
 
---- Return seconds of CLOCK_MONOTONIC.
 local function now()
     C.clock_gettime(1, clock)
     return tonumber(clock.sec) + tonumber(clock.nsec) / 1e9
@@ -1007,23 +864,13 @@ local function read_file(path)
     return text
 end
 
---- Return how far this process's CLOCK_MONOTONIC is ahead of the machine's, `nil` if unknown (W8).
-local function namespace_offset()
-    local offsets = read_file("/proc/self/timens_offsets")
-    if not offsets then return 0 end -- a kernel without time namespaces
-    local seconds, nanos = match(offsets, "monotonic%s+(%-?%d+)%s+(%-?%d+)")
-    local one, other = status("/proc/self/ns/time", true), status("/proc/self/ns/time_for_children", true)
-    if seconds and tonumber(seconds) == 0 and tonumber(nanos) == 0 then return 0 end
-    if not seconds or not one or not other or one.ino ~= other.ino then return nil end
-    return tonumber(seconds) * 1000000 + floor(tonumber(nanos) / 1000)
-end
-
-local OFFSET = namespace_offset()
+-- In a time namespace of its own, a process cannot tell the machine's CLOCK_MONOTONIC (W8).
+local offsets = read_file("/proc/self/timens_offsets")
+local is_machine_time = not offsets or find(offsets, "monotonic%s+0%s+0") ~= nil
 
 --- Return microseconds of the machine's CLOCK_MONOTONIC, `nil` if they cannot be known.
-local function micros() return OFFSET and micros_of(1) - OFFSET end
+local function micros() return is_machine_time and micros_of(1) or nil end
 
---- Return the names in a directory.
 local function list(path)
     local names, dir = {}, C.opendir(path)
     if dir == nil then return names end
@@ -1036,21 +883,49 @@ local function list(path)
     return names
 end
 
---- Return the id in the name of the socket that `ask` (getpeername, getsockname) tells of a descriptor, or `nil`.
-local function socket_id(ask, fd)
-    local name, size = sockaddr_t(), ffi.new("unsigned[1]", 110)
-    if ask(fd, name, size) ~= 0 or name.family ~= 1 or size[0] <= 2 then return nil end
-    return match(ffi.string(name.path, min(size[0] - 2, 108)), "([0-9a-f]+)%.%l+%z*$")
+--- Return the id in the name of the socket at one end of each connection of this process: that `ask` tells.
+local function socket_ids(ask)
+    local ids, name, bytes = {}, sockaddr_t(), ffi.new("unsigned[1]")
+    for _, entry in ipairs(list("/proc/self/fd")) do
+        local fd = tonumber(entry)
+        bytes[0] = ffi.sizeof(name)
+        if fd and ask(fd, name, bytes) == 0 and name.family == 1 and bytes[0] > 2 then
+            ids[fd] = match(ffi.string(name.path, min(bytes[0] - 2, 108)), "([0-9a-f]+)%.%l+%z*$")
+        end
+    end
+    return ids
 end
 
-------------------------------------------------------------------------------------------------------------
--- The office. 
+-- ZeroMQ --------------------------------------------------------------------------------------------------------------
+
+local incoming = ffi.typeof("struct { uint64_t _[8]; }")() -- a zmq_msg_t
+zmq.zmq_msg_init(incoming)
+
+--- Return the next frame of a socket, `nil` if there is none now.
+local function take(socket)
+    while zmq.zmq_msg_recv(incoming, socket, Z.DONTWAIT) < 0 do
+        if ffi.errno() ~= K.EINTR then return nil end
+    end
+    return ffi.string(zmq.zmq_msg_data(incoming), zmq.zmq_msg_size(incoming))
+end
+
+local pollitem_t = ffi.typeof("struct { void *socket; int fd; short events, revents; }[?]")
+
+--- Wait until there is something to take from one of some sockets. Not compiled, so that Ctrl-C can end it.
+local function wait_for(sockets, seconds)
+    local items = pollitem_t(#sockets)
+    for i, socket in ipairs(sockets) do items[i - 1].socket, items[i - 1].events = socket, Z.POLLIN end
+    zmq.zmq_poll(items, #sockets, math.ceil(min(seconds, 1e6) * 1000))
+end
+jit.off(wait_for)
+
+-- The office. All of it is about the one bus of its state. ------------------------------------------------------------
 
 if ROLE == "zbus office" then
 local office = {} -- what other states may call
 
 local options -- of the bus: those of `DEFAULTS`
-local directory = { path = nil, fd = nil, group = nil, mode = nil, token_fd = nil, token = nil }
+local directory = {} -- its `path`, `fd`, `group`, `token` and `token_fd`
 local context -- of ZeroMQ
 
 local function random_bytes(n)
@@ -1073,8 +948,7 @@ local function remove_file(path)
     return (kind == K.S_IFREG or kind == K.S_IFSOCK) and C.unlink(path) == 0
 end
 
-------------------------------------------------------------------------------------------------------------
--- Opening the directory: its rights (R1 to R4, R46 to R49)
+-- Opening the directory: its rights (R1 to R4, R46 to R49) ------------------------------------------------------------
 
 local function absolute(path)
     if sub(path, 1, 1) == "/" then return path end
@@ -1097,10 +971,9 @@ end
 local SHARING = "Several users share a bus in a directory prepared for a group of theirs, with ZBUS_DIR set to it for"
     .. " all of them: install -d -g GROUP -m 2770 DIRECTORY"
 
---- Return whether a directory is prepared for its group (R47).
 local function is_prepared(info) return band(info.mode, 0x438) == 0x438 and band(info.mode, 2) == 0 end
 
---- Refuse a directory that another user controls (R46, R47); return its group and mode if it is prepared for a group.
+--- Refuse a directory that another user controls (R46, R47); return group and mode of one prepared for a group.
 local function check_directory(path, default, last)
     local info = status(path) or refused("use " .. path)
     local uid, mode, kind = C.geteuid(), info.mode, file_type(info)
@@ -1185,7 +1058,6 @@ local function open_directory(bus)
     C.flock(directory.fd, K.LOCK_SH + K.LOCK_NB)
 end
 
-------------------------------------------------------------------------------------------------------------
 -- What is in the directory: the token, entries, sockets, member files (R5 to R13, R26 to R34)
 
 local function at(name) return directory.path .. "/" .. name end
@@ -1208,7 +1080,6 @@ local function create_file(id, text)
     return fd, path
 end
 
---- Tell everyone that the roster has changed.
 local function touch()
     if C.pwrite(directory.token_fd, random_bytes(8), 8, 0) ~= 8 then refused("write " .. at("token")) end
 end
@@ -1252,14 +1123,7 @@ local function is_alive(id)
     return errno ~= K.ECONNREFUSED and errno ~= K.ENOENT
 end
 
-local dead = {} -- what the socket of each ingress was that was found dead (R33)
-
-local function socket_identity(id)
-    local info = status(at(id .. ".sock"))
-    return info and format("%d %s %s %d", info.dev_minor, info.ino, info.ctime_sec, info.ctime_nsec) or ""
-end
-
---- Return the ingresses that are listed: epoch and overflow by id (R7, R13). Those known as dead are left out.
+--- Return the ingresses that are listed: epoch and overflow by id (R7, R13).
 local function list_entries()
     local found
     repeat
@@ -1272,19 +1136,11 @@ local function list_entries()
             end
         end
     until directory.token[0] == token
-    for id, identity in pairs(dead) do
-        if not found[id] then
-            dead[id] = nil
-        elseif socket_identity(id) == identity then
-            found[id] = nil
-        end
-    end
     return found
 end
 
---- Remove what a dead ingress has left (R27, R33).
+--- Remove what a dead ingress has left (R27). If there was something, the token moves.
 local function bury(id)
-    dead[id] = socket_identity(id)
     local removed = false
     for _, name in ipairs(list(directory.path)) do
         local is, of = parse_name(name)
@@ -1306,7 +1162,7 @@ end
 
 --- Remove what dead processes have left, for `seconds` at most (R28, R34).
 local function reap(seconds)
-    local over, old, checked = now() + seconds, micros_of(0) / 1e6 - 86400, {}
+    local over, checked = now() + seconds, {}
     for _, name in ipairs(list(directory.path)) do
         if now() > over then return end
         local is, id = parse_name(name)
@@ -1315,19 +1171,15 @@ local function reap(seconds)
             if not is_alive(id) then bury(id) end
         elseif is == "member" and is_unlocked(at(name)) then
             remove_file(at(name))
-        elseif is == "new" then
-            local info = status(at(name))
-            if info and tonumber(info.mtime_sec) < old then remove_file(at(name)) end
         end
     end
 end
 
-------------------------------------------------------------------------------------------------------------
--- The member file (R29 to R31, R53)
+-- The member file (R29 to R31, R53) -----------------------------------------------------------------------------------
 
 local PROCESS = match(GIVEN2 or "", "[^/]*$"):gsub("[\128-\255]", function(c) return format("\\x%02x", byte(c)) end)
 
-local member = { id = nil, fd = nil, origins = {} }
+local member = { origins = {} } -- its `id` and `fd`
 
 --- Show an origin in the member file, before the first event that carries it.
 local function show_origin(origin)
@@ -1346,10 +1198,8 @@ local function create_member(origin)
     if C.rename(scratch, at(member.id .. ".member")) ~= 0 then refused("write " .. at(member.id .. ".member")) end
 end
 
-------------------------------------------------------------------------------------------------------------
--- ZeroMQ
+-- Sockets -------------------------------------------------------------------------------------------------------------
 
-local int_t = ffi.typeof("int[1]")
 local option = int_t()
 
 local function set(socket, name, value)
@@ -1374,19 +1224,19 @@ local pending, pending_size = int_t(), ffi.new("size_t[1]", 4)
 --- Have libzmq process at once what its threads have sent to a socket.
 local function process_commands(socket) zmq.zmq_getsockopt(socket, Z.EVENTS, pending, pending_size) end
 
-------------------------------------------------------------------------------------------------------------
--- Links: the subscribers' ingresses that we send to (R19 to R22, R40). Each `drop` link has a socket of its own, so a send
--- that is refused tells whose queue is full; one socket serves all `block` links.
+-- Links (R19 to R22, R40) ---------------------------------------------------------------------------------------------
+--
+-- The subscribers' ingresses that we send to. Each `drop` link has a socket of its own, so a send that is refused tells
+-- whose queue is full. One socket serves all `block` links, which take a frame together or not at all (R24).
 
 local links, drop_links, block_links = {}, {}, 0 -- by id; a list; a count
 local block_socket
 
 local function is_awaited(link) return link.shown < link.epoch and link.given_up < link.epoch end
 
---- Begin to wait for the epoch of a link.
 local function await(link, since)
     link.first, link.since, link.pause, link.due = since, since, 0.005, since + 0.005
-    link.waited, link.stopped = nil, false
+    link.waited = nil
 end
 
 local function connect(entry)
@@ -1434,73 +1284,56 @@ local function note_sentinel(added, topic)
     end
 end
 
-local message = buffer_t(256)
-
 --- Read what peers have subscribed to (W25, R20 step 3).
 local function read_subscriptions()
-    local function read(socket)
-        while true do
-            local n = zmq.zmq_recv(socket, message, 255, Z.DONTWAIT)
-            if n < 0 and ffi.errno() ~= K.EINTR then return end
-            if n > 1 and n <= 255 and message[1] == 0xFF then note_sentinel(message[0] == 1, ffi.string(message + 1, n - 1)) end
-        end
+    local sockets = { block_socket }
+    for _, link in ipairs(drop_links) do sockets[#sockets + 1] = link.socket end
+    for _, socket in ipairs(sockets) do
+        for topic in take, socket do note_sentinel(byte(topic) == 1, sub(topic, 2)) end
     end
-    for _, link in ipairs(drop_links) do read(link.socket) end
-    if block_socket then read(block_socket) end
 end
 
 --- Return the process that listens at the other end of a link (SO_PEERCRED), `nil` if it is unknown.
 local function listening_process(path)
-    local credentials, size = ffi.new("int[3]"), ffi.new("unsigned[1]", 12)
-    local probe = connect_probe(path, 1)
-    local known = probe >= 0 and C.getsockopt(probe, 1, 17, credentials, size) == 0
-    if probe >= 0 then C.close(probe) end
-    return known and credentials[0] > 0 and credentials[0] or nil
+    local credentials, probe = ffi.new("int[3]"), connect_probe(path, 1)
+    if probe < 0 then return nil end
+    C.getsockopt(probe, 1, 17, credentials, ffi.new("unsigned[1]", 12))
+    C.close(probe)
+    return credentials[0] > 0 and credentials[0] or nil
 end
 
 --- Return whether all threads of a process are stopped, and how many seconds they have waited for a CPU so far.
 local function process_state(pid)
-    local stopped, waited = nil, 0
-    local tasks = format("/proc/%s/task/", pid)
+    local stopped, waited, tasks = nil, 0, format("/proc/%s/task/", pid)
     for _, task in ipairs(list(tasks)) do
         local letter = match(read_file(tasks .. task .. "/stat") or "", "^.*%) (%a)")
         local delay = match(read_file(tasks .. task .. "/schedstat") or "", "^%d+ (%d+)")
         if letter then stopped = stopped ~= false and find(letter, "[TtXZ]") ~= nil end
         waited = waited + (tonumber(delay) or 0) / 1e9
     end
-    return stopped or false, waited
+    return stopped, waited
 end
 
---- Return whether there is no point in waiting for a link any more: it has had its time, and its process is stopped, or runs
--- freely and says nothing (R21, R40). It is slow if it, or this process, has waited for a CPU for a third of that time.
+--- Return whether to wait no longer for a link: it has had its time, and its process is stopped, or runs freely and
+-- says nothing. It is slow if it, or this process, has waited for a CPU for a third of that time (R21, R40).
 local function is_over(link, time)
     local timeout = options.join_timeout
     if link.blocking or time < link.since + timeout / 2 then return false end
     link.pid = link.pid or listening_process(link.path)
-    local _, ours = process_state("self")
-    local stopped, theirs = false, 0
-    if link.pid then stopped, theirs = process_state(link.pid) end
-    local was_stopped, waited = link.stopped, ours + theirs
-    link.stopped = stopped
-    if was_stopped and not stopped then -- it runs again, so its time begins now
-        await(link, time)
-        return false
-    end
+    local stopped, waited = process_state(link.pid)
+    waited = waited + select(2, process_state("self"))
     link.waited = link.waited or waited
     if time < link.since + timeout then return false end
-    local slow = waited - link.waited > timeout / 6
-    if stopped or not slow or time > link.first + 30 * timeout then return true end
+    if stopped or waited - link.waited <= timeout / 6 or time > link.first + 30 * timeout then return true end
     link.since, link.waited = time - timeout / 2, waited
     return false
 end
 
-------------------------------------------------------------------------------------------------------------
--- Settling (R20)
+-- Settling (R20) ------------------------------------------------------------------------------------------------------
 
 local listed, known = false, false -- the tokens at which the roster was listed, and all links were settled
 local settled = -1 -- since when (W37); -1: nobody knows
 
---- List the roster; connect who is new, and disconnect who has gone.
 local function list_roster()
     local entries = list_entries()
     for id, link in pairs(links) do
@@ -1515,7 +1348,6 @@ local function list_roster()
             connect(entry)
         elseif not link then
             bury(id)
-            listed = false
         end
     end
 end
@@ -1529,21 +1361,14 @@ local function check_awaited()
             link.due = time + link.pause
             if not is_alive(id) then
                 bury(id)
-                listed = false
+                disconnect(link)
             elseif is_over(link, time) then
                 link.given_up = link.epoch
             end
         end
-        if is_awaited(link) then awaited[#awaited + 1] = link end
+        if links[id] and is_awaited(link) then awaited[#awaited + 1] = link end
     end
     return awaited
-end
-
---- Wait until one of some links has sent something, a few milliseconds at most.
-local function wait_for_links(awaited)
-    local items = pollitem_t(#awaited)
-    for i, link in ipairs(awaited) do items[i - 1].socket, items[i - 1].events = link.socket, Z.POLLIN end
-    zmq.zmq_poll(items, #awaited, 5)
 end
 
 local function time_out(seconds)
@@ -1551,9 +1376,9 @@ local function time_out(seconds)
     for id, link in pairs(links) do
         if link.blocking then ids[#ids + 1] = id end
     end
-    local who = #ids == 1 and "subscriber " .. ids[1] .. " ('block')" or ids[1] and "a 'block' subscriber"
-    fail(TIMEOUT, format("%s made no room within %g s, so the event was sent to nobody: try again, or see with 'zbus ls' who is"
-        .. " on the bus", who or "a joining subscriber", seconds), true)
+    local who = ids[1] and "subscriber " .. concat(ids, ", ") .. " ('block')" or "a joining subscriber"
+    fail(TIMEOUT, format("%s made no room within %g s, so the event was sent to nobody: try again, or see with"
+        .. " 'zbus ls' who is on the bus", who, seconds), true)
 end
 
 --- Settle the links; return false if somebody has not answered by `deadline`.
@@ -1573,7 +1398,9 @@ local function settle(deadline, strict)
                     if strict or link.blocking then return false end
                 end
             end
-            wait_for_links(awaited)
+            local sockets = {}
+            for i, link in ipairs(awaited) do sockets[i] = link.socket end
+            wait_for(sockets, 0.005)
         elseif directory.token[0] == token and listed == token then
             known, settled = token, asof or -1
             return true
@@ -1581,8 +1408,7 @@ local function settle(deadline, strict)
     end
 end
 
-------------------------------------------------------------------------------------------------------------
--- Topics and their marks (W46 to W48, R57 to R59). An *era* of a topic is the time with one `settled` and `first`.
+-- Topics and their marks (W46 to W48, R57 to R59). An *era* of a topic is the time with one `settled`, and `first`.
 
 local origin
 local topics, topic_count = {}, 0 -- by system and kind
@@ -1590,18 +1416,11 @@ local unmarked = {} -- topics with events since their last mark
 local restless, active = false, false -- whether there are marks to send; whether something was sent since the last look
 local wake -- an eventfd: the keeper shall look
 
-local function era_tail(born, era)
-    if born < 0 then return "...." end
-    if era.settled < 0 then return format(".%d...", born) end
-    return format(".%d.%d.%d.", born, era.settled, era.first)
-end
-
 local function mark_text(era)
     local topic = era.topic
     return format("%s%s%d%s%d\0[]", topic.head, topic.origin, topic.seq + 1, era.tail, micros_of(0))
 end
 
---- Note that a link has yet to get the mark of an era.
 local function owe(link, era)
     if link.owed[era] or link.owed_count >= MAX_MARKS then return end
     link.owed[era] = true
@@ -1669,13 +1488,13 @@ function office.keep()
     return restless and 200 or -1
 end
 
---- Begin a new era of a topic, because the links were settled again. Those who saw nothing of the former one learn of it by
--- the twin: the new `first` would tell them that it was not meant for them (W48).
+--- Begin a new era of a topic, because the links were settled again. Those who saw nothing of the former one learn of
+-- it by the twin: the new `first` would tell them that it was not meant for them (W48).
 local function renew_era(topic)
     if unmarked[topic] and topic.era.first <= topic.seq then tell_all(topic.era, true) end
-    local era = { topic = topic, settled = settled, first = topic.seq + 1 }
-    era.tail = era_tail(topic.born, era)
-    topic.era = era
+    local tail = topic.born < 0 and "...." or settled < 0 and format(".%d...", topic.born)
+        or format(".%d.%d.%d.", topic.born, settled, topic.seq + 1)
+    topic.era = { topic = topic, settled = settled, first = topic.seq + 1, tail = tail }
 end
 
 --- Add a topic that was born at `born`. An origin has 65,536 at most (W35).
@@ -1694,8 +1513,7 @@ local function add_topic(system, kind, born)
     return topic
 end
 
-------------------------------------------------------------------------------------------------------------
--- Sending (R23, R24)
+-- Sending (R23, R24) --------------------------------------------------------------------------------------------------
 
 --- Send a frame that the `block` links have taken to the others, and count it.
 local function deliver(topic, frame, events)
@@ -1725,10 +1543,11 @@ function office.send(system, kind, path, data, events, timeout)
             topic = topic or add_topic(system, kind, born)
         end
         if topic.era.settled ~= settled then renew_era(topic) end
-        local frame = format("%s%s%s%d%s%d\0", topic.head, path, topic.origin, topic.seq + 1, topic.era.tail, micros_of(0)) .. data
+        local stamp = format("%s%d%s%d\0", topic.origin, topic.seq + 1, topic.era.tail, micros_of(0))
+        local frame = topic.head .. path .. stamp .. data
         if #frame > options.max_event_bytes then
-            invalid("the event has %d bytes of at most %d (max_event_bytes): send a reference to the data instead", #frame,
-                options.max_event_bytes)
+            invalid("the event has %d bytes of at most %d (max_event_bytes): send a reference to the data instead",
+                #frame, options.max_event_bytes)
         end
         if block_links == 0 or zmq.zmq_send(block_socket, frame, #frame, 0) >= 0 then
             return deliver(topic, frame, events)
@@ -1740,9 +1559,10 @@ function office.send(system, kind, path, data, events, timeout)
     end
 end
 
-------------------------------------------------------------------------------------------------------------
--- Ingresses: one for each subscription. A thread in C takes frames from the unix socket to the queue of the channel, so joins
--- go on and queues fill up exactly, whatever the user's program does.
+-- Ingresses -----------------------------------------------------------------------------------------------------------
+--
+-- One for each subscription. A thread in C takes frames from the unix socket to the queue of the channel, so joins go
+-- on and queues fill up exactly, whatever the user's program does.
 --
 --     SUB, bound ── zmq_proxy_steerable ── PUB ─┬─ SUB of the channel: `capacity` frames
 --                                               └─ SUB for twins (W49), which never gets full
@@ -1779,7 +1599,8 @@ end
 local function announce(ingress, text)
     local scratch, path = at(ingress.id .. ".new"), at(ingress.id .. ".sock")
     if zmq.zmq_bind(ingress.front, "ipc://" .. scratch) ~= 0 then refused("listen at " .. scratch) end
-    ingress.thread = start_thread("zbus forwarder", address(ingress.front), address(ingress.back), address(ingress.controlled))
+    ingress.thread = start_thread("zbus forwarder", address(ingress.front), address(ingress.back),
+        address(ingress.controlled))
     if directory.group then -- in a private directory the mode of a socket does not matter (R48)
         C.chown(scratch, 0xFFFFFFFF, directory.group)
         C.chmod(scratch, 0x1B0)
@@ -1811,20 +1632,16 @@ function office.leave(id)
     if ingress.overflow == "drop" then stop_forwarder(ingress) end
 end
 
---- Close the sockets of an ingress that has left.
 function office.shut(id)
     local ingress = ingresses[id]
     ingresses[id] = nil
-    local function close(name)
-        if ingress[name] then zmq.zmq_close(ingress[name]) end
-    end
-    close("channel")
+    zmq.zmq_close(ingress.channel)
     stop_forwarder(ingress)
-    for _, name in ipairs { "twins", "controlled", "control", "back", "front" } do close(name) end
+    for _, name in ipairs { "twins", "controlled", "control", "back", "front" } do zmq.zmq_close(ingress[name]) end
 end
 
---- Join: once this returns, every event that is sent reaches the channel (R16). Return the id of the ingress, the addresses of
--- the sockets to receive from, and the time of W38.
+--- Join: once this returns, every event that is sent reaches the channel (R16). Return the id of the ingress, the
+-- addresses of the sockets to receive from, and the time of W38.
 function office.subscribe(system, kind, overflow, capacity)
     local id = new_id()
     local ingress = { id = id, overflow = overflow, entry = at(id .. ".1." .. overflow) }
@@ -1845,21 +1662,17 @@ function office.subscribe(system, kind, overflow, capacity)
     return id, address(ingress.channel), ingress.twins and address(ingress.twins), announced
 end
 
-------------------------------------------------------------------------------------------------------------
--- Opening and closing
+-- Opening and closing -------------------------------------------------------------------------------------------------
 
---- Open the bus; return its directory.
-function office.open(bus, capacity, linger, send_timeout, join_timeout, max_event_bytes)
-    options = {
-        capacity = capacity, linger = linger, send_timeout = send_timeout, join_timeout = join_timeout,
-        max_event_bytes = max_event_bytes,
-    }
+--- Open the bus, with the JSON of its options; return its directory.
+function office.open(bus, text)
+    options = read_json(text)
     open_directory(bus)
     open_token()
     reap(0.2)
     wake, context = GIVEN, zmq.zmq_ctx_new()
     if context == nil then refused("open a bus") end
-    zmq.zmq_ctx_set(context, 2, 65535) -- ZMQ_MAX_SOCKETS
+    zmq.zmq_ctx_set(context, Z.MAX_SOCKETS, 65535)
     origin = new_id()
     create_member(origin)
     return directory.path
@@ -1877,10 +1690,8 @@ end
 --- Return duplicates of the connections to those who have subscribed (R25).
 local function duplicate_connections()
     local held = {}
-    for _, name in ipairs(list("/proc/self/fd")) do
-        local fd = tonumber(name)
-        local link = fd and links[socket_id(C.getpeername, fd) or ""]
-        local copy = link and link.shown > 0 and C.dup(fd) or -1
+    for fd, id in pairs(socket_ids(C.getpeername)) do
+        local copy = links[id] and links[id].shown > 0 and C.dup(fd) or -1
         if copy >= 0 then held[#held + 1] = copy end
     end
     return held
@@ -1928,279 +1739,236 @@ end
 return
 end
 
-------------------------------------------------------------------------------------------------------------
--- The user's side: channels and subscriptions
+-- The user's side: subscriptions --------------------------------------------------------------------------------------
 
-local zmq_msg_t = ffi.typeof("struct { uint64_t _[8]; }")
-local incoming = zmq_msg_t()
-zmq.zmq_msg_init(incoming)
+local FORKED = "this process was forked from the one that opened the bus: open one of its own"
 
---- Return the next frame of a socket, `nil` if there is none now.
-local function take(socket)
-    while zmq.zmq_msg_recv(incoming, socket, Z.DONTWAIT) < 0 do
-        if ffi.errno() ~= K.EINTR then return nil end
-    end
-    return ffi.string(zmq.zmq_msg_data(incoming), zmq.zmq_msg_size(incoming))
-end
+--- Receives events, from `events.subscribe`. It is its own channel.
+-- @type Subscription
+local Subscription = {}
+Subscription.__index = Subscription
 
---- Where the events of a subscription arrive. Get it with `sub:channel()`.
--- @type Channel
-local Channel = {}
-Channel.__index = Channel
-
---- Decode a frame; return its first event, or nothing.
-local function decode(self, frame)
-    local decoder = self.decoder
-    local event, batch = decoder:feed(frame)
-    if batch then
-        event, self.batch, self.batch_next = batch[1], batch, 2
-    end
-    for _, gap in ipairs(decoder.gaps) do
-        if self.on_gap then self.on_gap(gap) end
-    end
-    return event
-end
-
---- Return the next frame that has arrived, and after all frames the marks that came with them (W49); `nil` if there is none.
+--- Return the next frame that has arrived, and after all frames the marks that came with them (W49).
 local function next_frame(self)
     local frame = self.socket and take(self.socket)
     if frame then return frame end
-    if self.held_next <= #self.held then
-        frame = self.held[self.held_next]
-        self.held_next = self.held_next + 1
-        return frame
+    if self.held_next > #self.held then
+        self.held, self.held_next = {}, 1
+        if not self.twins then return nil end
+        for twin in take, self.twins do table.insert(self.held, sub(twin, 3)) end
+        if self.held[1] then return next_frame(self) end -- what arrived before them goes first
+        return nil
     end
-    self.held, self.held_next = {}, 1
-    if not self.twins then return nil end
-    -- What had arrived before these twins may still have to be taken.
-    for twin in take, self.twins do table.insert(self.held, sub(twin, 3)) end
-    if self.held[1] then return next_frame(self) end
-    return nil
+    self.held_next = self.held_next + 1
+    return self.held[self.held_next - 1]
 end
 
 --- Return the next event that has arrived, `nil` if there is none now.
 local function next_event(self)
-    if self.batch then
-        local event = self.batch[self.batch_next]
-        self.batch_next = self.batch_next + 1
-        if event then return event end
-        self.batch = nil
-    end
-    for frame in next_frame, self do
-        local event = decode(self, frame)
-        if event then return event end
-    end
-    return nil
-end
-
---- Keep what has arrived, and the marks after it, and give up the sockets.
-local function drain(self)
-    local held = {}
-    for frame in next_frame, self do held[#held + 1] = frame end
-    self.held, self.held_next = held, 1
-    self.socket, self.twins = nil, nil
-end
-
---- Wait until something may have arrived, `seconds` at most. Not compiled, so that Ctrl-C can end it.
-local function wait_for(channels, seconds)
-    local items, count = pollitem_t(2 * #channels), 0
-    for _, channel in ipairs(channels) do
-        for _, name in ipairs { "socket", "twins" } do
-            if channel[name] then
-                items[count].socket, items[count].events = channel[name], Z.POLLIN
-                count = count + 1
-            end
+    local decoder = self.decoder
+    while true do
+        if self.batch then
+            local event = self.batch[self.batch_next]
+            self.batch_next = self.batch_next + 1
+            if event then return event end
         end
+        local frame = next_frame(self)
+        if not frame then return nil end
+        local event, batch = decoder:feed(frame)
+        self.batch, self.batch_next = batch, 1
+        for _, gap in ipairs(self.on_gap and decoder.gaps or {}) do self.on_gap(gap) end
+        if event then return event end
     end
-    zmq.zmq_poll(items, count, seconds and math.ceil(min(seconds, 1e6) * 1000) or 1000)
 end
-jit.off(wait_for)
 
---- As `events.select`; return also an error if this process was forked from the one that subscribed.
-local function select_event(channels, timeout)
+--- Wait for the first of several subscriptions, in the order given.
+-- @tparam table subscriptions a list
+-- @tparam[opt] number timeout seconds; forever by default
+-- @return the one that has it, the event, and true; or, if it is closed and drained, that one, `nil` and false;
+-- nothing if the time is over
+-- @function events.select
+local function select_event(subscriptions, timeout)
     local deadline = timeout and now() + timeout
     while true do
-        for _, channel in ipairs(channels) do
-            if channel.socket and channel.bus.pid ~= C.getpid() then
-                return channel, nil, false, new_error(CANCELED, "this process was forked from the one that subscribed: subscribe here")
-            end
-            local event = next_event(channel)
-            if event then return channel, event, true end
-            if not channel.socket then return channel, nil, false end
+        local sockets = {}
+        for _, self in ipairs(subscriptions) do
+            if self.socket and self.bus.pid ~= C.getpid() then return self, nil, false, new_error(CANCELED, FORKED) end
+            local event = next_event(self)
+            if event then return self, event, true end
+            if not self.socket then return self, nil, false end
+            sockets[#sockets + 1] = self.socket
+            sockets[#sockets + 1] = self.twins
         end
-        local left = deadline and deadline - now()
-        if left and left <= 0 then return nil end
-        wait_for(channels, left)
+        local left = deadline and deadline - now() or 1
+        if left <= 0 then return nil end
+        wait_for(sockets, left)
     end
 end
 
 --- Return the next event and true. It waits until there is one.
 --
--- Once the subscription is closed and what had arrived is taken, it returns `nil, false`.
+-- An event has `system`, `kind`, `path`, `data`, and `origin`, `seq` and `time` (seconds since 1970). Once the
+-- subscription is closed and what had arrived is taken, this returns `nil, false`.
 -- @tparam[opt] number timeout seconds to wait at most; forever by default
--- @treturn[1] table the event: `system`, `kind`, `path`, `data`, and `origin`, `seq` and `time` (seconds since 1970)
--- @treturn[1] boolean true
--- @treturn[2] nil
--- @treturn[2] boolean false
--- @treturn[2] Error if the time is over (kind Timeout, retryable): nothing is lost, and the channel is still open
-function Channel:receive(timeout)
-    local channel, event, open, err = select_event({ self }, timeout)
-    if channel then return event, open, err end
+-- @return `nil`, false and an error (kind Timeout, retryable) if the time is over: nothing is lost
+function Subscription:receive(timeout)
+    local found, event, open, err = select_event({ self }, timeout)
+    if found then return event, open, err end
     return nil, false, new_error(TIMEOUT, format("no event within %g s", timeout), true)
 end
 
+--- Return where the events arrive.
+function Subscription:channel() return self end
 --- How many events were lost so far: dropped because the queue was full.
-function Channel:lost() return self.decoder.lost end
+function Subscription:lost() return self.decoder.lost end
 --- How many frames were skipped because they were no events.
-function Channel:malformed() return self.decoder.malformed end
+function Subscription:malformed() return self.decoder.malformed end
 
---- A subscription, from `events.subscribe`.
--- @type Subscription
-local Subscription = {}
-Subscription.__index = Subscription
-
---- Return where the events arrive: always the same object, after `close` too.
-function Subscription:channel() return self._channel end
---- How many events were lost so far: dropped because the queue was full.
-function Subscription:lost() return self._channel:lost() end
-
---- Unsubscribe, and close the channel. What has arrived can still be received. Closing twice does nothing.
+--- Unsubscribe. What has arrived can still be received. Closing twice does nothing.
 -- @treturn boolean true
 function Subscription:close()
-    local channel = self._channel
-    local bus = channel.bus
-    if bus.pid ~= C.getpid() then
-        bus:close()
-    elseif channel.socket then
-        bus.channels[channel] = nil
-        call(bus.office, "leave", channel.id)
-        drain(channel)
-        call(bus.office, "shut", channel.id)
-    end
+    if self.bus.pid ~= C.getpid() then return self.bus:close() end
+    if not self.socket then return true end
+    self.bus.subscriptions[self] = nil
+    call(self.bus.office, "leave", self.id)
+    local held = {}
+    for frame in next_frame, self do held[#held + 1] = frame end
+    self.held, self.socket, self.twins = held, nil, nil
+    call(self.bus.office, "shut", self.id)
     return true
 end
 
-------------------------------------------------------------------------------------------------------------
--- Bus
+-- Bus -----------------------------------------------------------------------------------------------------------------
 
---- One process's place on a bus, from `events.open`. The functions of the module use one that is opened when it is first
--- needed.
+--- One process's place on a bus, from `events.open`. The functions of the module open one when it is first needed.
 -- @type Bus
 local Bus = {}
 Bus.__index = Bus
 
 local open_buses = {}
 
-local LIMITS = { capacity = { 1, 2 ^ 31 - 1 }, max_event_bytes = { 276, 2 ^ 31 - 1 } }
+-- The least number that an option may be, and the highest integer; nothing for a text.
+local MOST = 2 ^ 31 - 1
+local SUBSCRIBE_OPTIONS = { overflow = {}, capacity = { 1, MOST }, on_gap = {} }
+local BUS_OPTIONS = {
+    bus = {}, capacity = { 1, MOST }, linger = { 0 }, send_timeout = { 0 }, join_timeout = { 0 },
+    max_event_bytes = { 276, MOST },
+}
 
-local function check_options(options_, allowed)
-    for name, value in pairs(options_) do
-        local like = allowed[name]
-        if like == nil then invalid("there is no option %s", quoted(name)) end
-        if type(value) ~= type(like) then invalid("%s must be a %s, not %s", name, type(like), type(value)) end
-        if type(value) == "number" and not (value >= 0) then invalid("%s must not be negative", name) end
-        local limits = LIMITS[name]
-        if limits and (value < limits[1] or value > limits[2] or value ~= floor(value)) then
-            invalid("%s must be an integer from %d to %d, not %s", name, limits[1], limits[2], tostring(value))
+local function check_options(options, allowed)
+    for name, value in pairs(options or {}) do
+        local limits = allowed[name] or invalid("there is no option %s", quoted(name))
+        local least, most = limits[1], limits[2]
+        if least and not (type(value) == "number" and value >= least) then
+            invalid("%s must be a number, at least %d", name, least)
         end
+        if most and (value > most or value % 1 ~= 0) then invalid("%s must be an integer up to %d", name, most) end
     end
-    return setmetatable(options_, nil)
+    return options or {}
 end
 
-local BUS_OPTIONS = setmetatable({ bus = "" }, { __index = DEFAULTS })
-
 local function open_bus(given)
-    given = check_options(given or {}, BUS_OPTIONS)
+    given = check_options(given, BUS_OPTIONS)
     local name, all = given.bus or os.getenv("ZBUS_BUS"), {}
     if not name or name == "" then name = "default" end
     for key, value in pairs(DEFAULTS) do all[key] = given[key] or value end
     local wake = C.eventfd(0, K.O_NONBLOCK + K.O_CLOEXEC)
     if wake < 0 then refused("open a bus") end
-    local self = setmetatable({ pid = C.getpid(), capacity = all.capacity, wake = wake, channels = {} }, Bus)
-    self.office = { state = new_state("zbus office", wake, arg and arg[0] or "luajit"), mutex = buffer_t(64) }
-    self.path = call(self.office, "open", name, all.capacity, all.linger, all.send_timeout, all.join_timeout, all.max_event_bytes)
-    self.keeper = start_thread("zbus keeper", address(self.office.state), address(self.office.mutex), wake)
-    open_buses[self] = true
-    return self
-end
-
---- Raise an error if this bus can no longer be used.
-local function check_open(self)
-    if self.pid ~= C.getpid() then
-        fail(CANCELED, "this process was forked from the one that opened the bus: open one of its own")
+    local state = new_state("zbus office", wake, arg and arg[0] or "luajit")
+    local office = { state = state, mutex = buffer_t(64) }
+    local well, path = pcall(call, office, "open", name, json_text(all))
+    if not well then
+        C.lua_close(state)
+        C.close(wake)
+        error(path, 0)
     end
-    if self.closed then fail(CANCELED, "the bus is closed: open another") end
+    local self = {
+        pid = C.getpid(), office = office, path = path, wake = wake, capacity = all.capacity, subscriptions = {},
+        keeper = start_thread("zbus keeper", address(state), address(office.mutex), wake),
+    }
+    open_buses[self] = true
+    return setmetatable(self, Bus)
 end
 
-local SUBSCRIBE_OPTIONS = { overflow = "", capacity = 1, on_gap = function() end }
+--- Return a method which returns `failed, err` if `run` raises an error.
+local function method(failed, run)
+    return function(self, ...)
+        if self.pid ~= C.getpid() then return failed, new_error(CANCELED, FORKED) end
+        if self.closed then return failed, new_error(CANCELED, "the bus is closed: open another") end
+        return returning(failed, pcall(run, self, ...))
+    end
+end
 
-local function subscribe_to(self, system, kind, given)
-    check_open(self)
-    given = check_options(given or {}, SUBSCRIBE_OPTIONS)
+--- Subscribe. Once this returns, every event of every process that is sent reaches the subscription.
+-- @tparam string system a pattern: `orders`, `orders.*` (one segment), `orders.**` (any depth), `(eu|us).orders`, `*`
+-- @tparam[opt] string kind a pattern too; every kind by default
+-- @tparam[opt] table options `overflow`: what a full queue means, `"drop"` (the newest events are dropped and counted)
+-- or `"block"` (publishers wait); `capacity`: frames that wait; `on_gap`: called with each gap, a table with `origin`,
+-- `system`, `kind`, `first`, `last` and `events`
+-- @treturn Subscription or `nil` and an error
+-- @function Bus:subscribe
+Bus.subscribe = method(nil, function(self, system, kind, options)
+    options = check_options(options, SUBSCRIBE_OPTIONS)
     if system == nil or system == "" then invalid("system pattern is required") end
     if kind == "" or kind == "*" then kind = nil end
-    local overflow = given.overflow or "drop"
+    local overflow = options.overflow or "drop"
     if overflow ~= "drop" and overflow ~= "block" then
         invalid("overflow must be 'drop' or 'block', not %s", quoted(overflow))
     end
     local decoder = Decoder.new(system, kind)
-    local id, socket, twins, announced = call(self.office, "subscribe", system, kind, overflow, given.capacity or self.capacity)
+    local id, socket, twins, announced =
+        call(self.office, "subscribe", system, kind, overflow, options.capacity or self.capacity)
     decoder:join(announced, micros())
-    local channel = setmetatable({
-        bus = self, id = id, decoder = decoder, on_gap = given.on_gap, socket = pointer(socket), twins = twins and pointer(twins),
-        held = {}, held_next = 1,
-    }, Channel)
-    local subscription = setmetatable({ _channel = channel }, Subscription)
-    self.channels[channel] = subscription
+    local subscription = setmetatable({
+        bus = self, id = id, decoder = decoder, on_gap = options.on_gap, socket = pointer(socket),
+        twins = twins and pointer(twins), held = {}, held_next = 1,
+    }, Subscription)
+    self.subscriptions[subscription] = true
     return subscription
-end
+end)
 
---- As `events.subscribe`, on this bus.
-function Bus:subscribe(system, kind, options_)
-    return returning(nil, pcall(subscribe_to, self, system, kind, options_))
-end
-
-local function send_on(self, system, kind, path, data, timeout)
-    check_open(self)
+--- Send an event. No subscriber is not an error.
+-- @tparam string system its name, for example `orders`
+-- @tparam string kind for example `order.created`
+-- @tparam string path for example `/orders/123`
+-- @param[opt] data a table, string, number or boolean; or `events.bytes(...)`
+-- @tparam[opt] number timeout seconds to wait for a `block` subscriber
+-- @treturn boolean true; or false and an error: kind Invalid: nothing was sent; Timeout (retryable): a `block`
+-- subscriber made no room, and nobody got it
+-- @function Bus:send
+Bus.send = method(false, function(self, system, kind, path, data, timeout)
     check_topic(system, kind)
     check_text(path, "path")
     call(self.office, "send", system, kind, path, data_field(data), 1, timeout)
     return true
-end
+end)
 
---- As `events.send`, on this bus.
-function Bus:send(system, kind, path, data, timeout)
-    return returning(false, pcall(send_on, self, system, kind, path, data, timeout))
-end
-
-local function send_many_on(self, system, kind, items, timeout)
-    check_open(self)
+--- Send events of one topic, a list of `{path, data}`, as one frame, all or none: cheaper than one by one.
+-- @treturn number how many; or `nil` and an error, as `send`
+-- @function Bus:send_many
+Bus.send_many = method(nil, function(self, system, kind, items, timeout)
     check_topic(system, kind)
     local field = batch_field(items)
     if #items > 0 then call(self.office, "send", system, kind, "", field, #items, timeout) end
     return #items
-end
-
---- As `events.send_many`, on this bus.
-function Bus:send_many(system, kind, items, timeout)
-    return returning(nil, pcall(send_many_on, self, system, kind, items, timeout))
-end
+end)
 
 --- In a forked child: close the descriptors of the parent's bus (R31).
 local function abandon(self)
+    for _, ask in ipairs { C.getpeername, C.getsockname } do
+        for fd in pairs(socket_ids(ask)) do C.close(fd) end
+    end
     local target = ffi.new("char[4096]")
     for _, name in ipairs(list("/proc/self/fd")) do
-        local fd = tonumber(name)
-        local size = fd and C.readlink("/proc/self/fd/" .. name, target, 4096) or -1
-        local ours = size > 0 and sub(ffi.string(target, size), 1, #self.path) == self.path
-        if ours or fd and (socket_id(C.getpeername, fd) or socket_id(C.getsockname, fd)) then C.close(fd) end
+        local bytes = C.readlink("/proc/self/fd/" .. name, target, 4096)
+        if bytes > 0 and sub(ffi.string(target, bytes), 1, #self.path) == self.path then C.close(tonumber(name)) end
     end
-    for channel in pairs(self.channels) do channel.socket, channel.twins = nil, nil end
     C.close(self.wake)
+    for subscription in pairs(self.subscriptions) do subscription.socket, subscription.twins = nil, nil end
 end
 
 --- Close the bus: end its subscriptions, hand over what was sent within `linger` seconds, leave the roster.
--- What has arrived in its channels can still be received. Closing twice does nothing.
+-- What has arrived in its subscriptions can still be received. Closing twice does nothing.
 -- @treturn boolean true
 function Bus:close()
     if self.closed then return true end
@@ -2210,7 +1978,7 @@ function Bus:close()
         abandon(self)
         return true
     end
-    for _, subscription in pairs(self.channels) do subscription:close() end
+    for subscription in pairs(self.subscriptions) do subscription:close() end
     call(self.office, "close")
     C.write(self.wake, ffi.new("uint64_t[1]", 1), 8)
     join_thread(self.keeper)
@@ -2219,105 +1987,44 @@ function Bus:close()
     return true
 end
 
-------------------------------------------------------------------------------------------------------------
--- The module
+-- The module ----------------------------------------------------------------------------------------------------------
 
-local events = {}
+local events = { select = select_event }
 
 --- The kinds of errors, as in `err:kind() == events.errors.INVALID`.
--- @field INVALID the call is wrong: a malformed name or pattern, or data that cannot be sent
--- @field TIMEOUT time ran out: no event arrived, or a `block` subscriber made no room
--- @field CANCELED the bus is closed, or belongs to the parent of this forked process
--- @field PERMISSION_DENIED the bus directory is not safe to use
--- @field UNAVAILABLE the operating system refused something
 events.errors = {
-    INVALID = INVALID, TIMEOUT = TIMEOUT, CANCELED = CANCELED, PERMISSION_DENIED = PERMISSION_DENIED,
-    UNAVAILABLE = UNAVAILABLE,
+    INVALID = INVALID, -- the call is wrong: a malformed name or pattern, or data that cannot be sent
+    TIMEOUT = TIMEOUT, -- time ran out: no event arrived, or a `block` subscriber made no room
+    CANCELED = CANCELED, -- the bus is closed, or belongs to the parent of this forked process
+    PERMISSION_DENIED = PERMISSION_DENIED, -- the bus directory is not safe to use
+    UNAVAILABLE = UNAVAILABLE, -- the operating system refused something
 }
 
 --- JSON null within data. Data that is null as a whole is `nil`.
 events.null = null
-
-local default_bus
-
---- Return the bus that the functions of the module use.
-local function get_default()
-    if default_bus and default_bus.pid ~= C.getpid() then default_bus:close() end
-    if not default_bus or default_bus.closed then default_bus = open_bus() end
-    return default_bus
-end
-
---- Call a method of the default bus.
-local function on_default(failed, name, ...)
-    local well, bus = pcall(get_default)
-    if not well then return returning(failed, well, bus) end
-    return bus[name](bus, ...)
-end
 
 --- Open a bus. The other functions of the module open one by themselves.
 -- @tparam[opt] table options `bus`: its name (`$ZBUS_BUS`, or `default`); `capacity`: frames that wait in a channel
 -- (65,536); `send_timeout`: seconds that a send waits for a `block` subscriber (5); `join_timeout`: seconds that it
 -- waits for a joining one (1); `linger`: seconds that closing may take (1); `max_event_bytes`: the largest frame
 -- (16 MiB), the same for all peers
--- @treturn[1] Bus
--- @treturn[2] nil
--- @treturn[2] Error
-function events.open(options_) return returning(nil, pcall(open_bus, options_)) end
+-- @treturn Bus or `nil` and an error
+function events.open(options) return returning(nil, pcall(open_bus, options)) end
 
---- Subscribe. Once this returns, every event of every process that is sent reaches the subscription.
--- @tparam string system a pattern: `orders`, `orders.*` (one segment), `orders.**` (any depth), `(eu|us).orders`, `*`
--- @tparam[opt] string kind a pattern too; every kind by default
--- @tparam[opt] table options `overflow`: what a full queue means, `"drop"` (the newest events are dropped and counted)
--- or `"block"` (publishers wait); `capacity`: frames that wait; `on_gap`: called with each gap, a table with `origin`,
--- `system`, `kind`, `first`, `last` and `events`
--- @treturn[1] Subscription
--- @treturn[2] nil
--- @treturn[2] Error kind Invalid: a malformed pattern; PermissionDenied, Unavailable: the directory, or the system
-function events.subscribe(system, kind, options_) return on_default(nil, "subscribe", system, kind, options_) end
+local default_bus
 
---- Send an event. No subscriber is not an error.
--- @tparam string system its name, for example `orders`
--- @tparam string kind for example `order.created`
--- @tparam string path for example `/orders/123`
--- @param[opt] data a table, string, number or boolean; or `events.bytes(...)`
--- @tparam[opt] number timeout seconds to wait for a `block` subscriber
--- @treturn[1] boolean true
--- @treturn[2] boolean false
--- @treturn[2] Error kind Invalid: nothing was sent; Timeout (retryable): a `block` subscriber made no room, and
--- nobody got it; Canceled, PermissionDenied, Unavailable
-function events.send(system, kind, path, data, timeout) return on_default(false, "send", system, kind, path, data, timeout) end
-
---- Send events of one topic as one frame, all or none: cheaper than one by one.
--- @tparam string system
--- @tparam string kind
--- @tparam table items a list of `{path, data}`
--- @tparam[opt] number timeout as for `send`
--- @treturn[1] number how many
--- @treturn[2] nil
--- @treturn[2] Error as for `send`
-function events.send_many(system, kind, items, timeout) return on_default(nil, "send_many", system, kind, items, timeout) end
-
---- Return raw bytes to send as data. Data that arrives as bytes is like that too: `tostring(evt.data)`.
--- @tparam string text
-function events.bytes(text)
-    if type(text) ~= "string" then error("bytes must be a string, not " .. type(text), 2) end
-    return setmetatable({ bytes = text }, Bytes)
+-- `events.subscribe`, `events.send` and `events.send_many` are those of a bus that is opened when it is first needed.
+for _, name in ipairs { "subscribe", "send", "send_many" } do
+    events[name] = function(...)
+        if default_bus and default_bus.pid ~= C.getpid() then default_bus:close() end
+        if not default_bus or default_bus.closed then
+            local err
+            default_bus, err = events.open()
+            if err then return name ~= "send" and nil, err end
+        end
+        return default_bus[name](default_bus, ...)
+    end
 end
-
---- Return whether a value is bytes.
-function events.is_bytes(value) return getmetatable(value) == Bytes end
-
---- Mark a table as an array, so that it is sent as `[]` when it is empty. Arrays that arrive empty are marked.
-function events.array(list_) return setmetatable(list_ or {}, array_mt) end
-
---- Wait for the first of several channels, in the order given.
--- @tparam table channels a list of channels
--- @tparam[opt] number timeout seconds
--- @treturn[1] Channel which has it
--- @treturn[1] table the event
--- @treturn[1] boolean true; false, with no event, if that channel is closed and drained
--- @treturn[2] nil the time is over
-function events.select(channels, timeout) return select_event(channels, timeout) end
 
 --- Close the bus that `subscribe` and `send` use. The next call opens it again.
 function events.close()
@@ -2326,8 +2033,18 @@ function events.close()
     return true
 end
 
--- Contexts must end before the process does (R60): at the end of the state, and before `os.exit`.
+--- Return raw bytes to send as data. Data that arrives as bytes is like that too: `tostring(evt.data)`.
+function events.bytes(text)
+    if type(text) ~= "string" then error("bytes must be a string, not " .. type(text), 2) end
+    return setmetatable({ bytes = text }, Bytes)
+end
 
+function events.is_bytes(value) return getmetatable(value) == Bytes end
+
+--- Mark a table as an array, so that it is sent as `[]` when it is empty. Arrays that arrive empty are marked.
+function events.array(items) return setmetatable(items or {}, array_mt) end
+
+-- Contexts must end before the process does (R60): at the end of the state, and before `os.exit`.
 local function close_all()
     for bus in pairs(open_buses) do pcall(bus.close, bus) end
 end
@@ -2336,12 +2053,12 @@ events._anchor = newproxy(true)
 getmetatable(events._anchor).__gc = close_all
 
 local exit = os.exit
-function os.exit(...)
+function os.exit(...) -- luacheck: ignore 122
     close_all()
     return exit(...)
 end
 
--- The same code, for the conformance kit: patterns, names and frames without a bus.
+-- For the conformance kit: patterns, names and frames without a bus.
 events._internals = {
     Decoder = Decoder, compile_pattern = compile_pattern, matches = matches, prefixes = prefixes,
     parse_name = parse_name, parse_sentinel = parse_sentinel, is_bus_name = is_bus_name, find_root = find_root,
