@@ -289,7 +289,7 @@ end
 local function check_text(value, what)
     if value == nil or value == "" then invalid("%s is required", what) end
     if type(value) ~= "string" then invalid("%s must be a string, not %s", what, type(value)) end
-    if find(value, "%z") then invalid("%s %s contains NUL, which separates fields: remove it", what, quoted(value)) end
+    if find(value, "\0", 1, true) then invalid("%s %s contains NUL, which separates fields: remove it", what, quoted(value)) end
     if not is_utf8(value) then invalid("%s %s is not UTF-8: encode it first", what, quoted(value)) end
     return value
 end
@@ -1537,6 +1537,7 @@ function office.send(system, kind, path, data, events, timeout)
         local kinds = topics[system]
         local topic = kinds and kinds[kind]
         if not topic or directory.token[0] ~= known or block_links > 0 then
+            if not topic then check_topic(system, kind) end
             local born, seconds = micros(), timeout or options.send_timeout
             deadline = deadline or now() + seconds
             if directory.token[0] ~= known and not settle(deadline, timeout) then time_out(seconds) end
@@ -1724,16 +1725,15 @@ function office.close()
     for _, fd in ipairs { member.fd, directory.token_fd, directory.fd } do C.close(fd) end
 end
 
+local function told(well, ...)
+    if well then return true, ... end
+    local err = ...
+    if getmetatable(err) ~= Error then error(err, 0) end
+    return false, err:kind(), err:message(), err:retryable()
+end
+
 for name, run in pairs(office) do
-    _G[name] = function(...)
-        local function told(well, ...)
-            if well then return true, ... end
-            local err = ...
-            if getmetatable(err) ~= Error then error(err, 0) end
-            return false, err:kind(), err:message(), err:retryable()
-        end
-        return told(pcall(run, ...))
-    end
+    _G[name] = function(...) return told(pcall(run, ...)) end
 end
 
 return
@@ -1937,7 +1937,6 @@ end)
 -- subscriber made no room, and nobody got it
 -- @function Bus:send
 Bus.send = method(false, function(self, system, kind, path, data, timeout)
-    check_topic(system, kind)
     check_text(path, "path")
     call(self.office, "send", system, kind, path, data_field(data), 1, timeout)
     return true
@@ -1947,7 +1946,6 @@ end)
 -- @treturn number how many; or `nil` and an error, as `send`
 -- @function Bus:send_many
 Bus.send_many = method(nil, function(self, system, kind, items, timeout)
-    check_topic(system, kind)
     local field = batch_field(items)
     if #items > 0 then call(self.office, "send", system, kind, "", field, #items, timeout) end
     return #items
