@@ -289,7 +289,9 @@ end
 local function check_text(value, what)
     if value == nil or value == "" then invalid("%s is required", what) end
     if type(value) ~= "string" then invalid("%s must be a string, not %s", what, type(value)) end
-    if find(value, "\0", 1, true) then invalid("%s %s contains NUL, which separates fields: remove it", what, quoted(value)) end
+    if find(value, "\0", 1, true) then
+        invalid("%s %s contains NUL, which separates fields: remove it", what, quoted(value))
+    end
     if not is_utf8(value) then invalid("%s %s is not UTF-8: encode it first", what, quoted(value)) end
     return value
 end
