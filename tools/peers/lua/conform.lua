@@ -303,8 +303,8 @@ end
 
 function verbs.decode(fields)
     local function given(name) return fields[name] ~= events.null and fields[name] or nil end
-    local decoder = internals.Decoder.new(fields.system, given("kind"), given("limit"))
-    decoder:join(given("announced"), given("joined"))
+    local decoder =
+        internals.Decoder.new(fields.system, given("kind"), given("announced"), given("joined"), given("limit"))
     return {
         frames = each_of(fields.frames, function(row)
             decoder.stamp = nil

@@ -155,14 +155,14 @@ end
 
 local size = ffi.new("size_t[1]")
 
---- Return the values on the stack of a state, from `index` on.
-local function read_results(state, index)
-    local of, value = C.lua_type(state, index), nil
-    if of < 0 then return end
-    if of == 1 then value = C.lua_toboolean(state, index) ~= 0 end
-    if of == 3 then value = C.lua_tonumber(state, index) end
-    if of == 4 then value = ffi.string(C.lua_tolstring(state, index, size), size[0]) end
-    return value, read_results(state, index + 1)
+local function read_result(state, index)
+    local of = C.lua_type(state, index)
+    if of == 1 then return C.lua_toboolean(state, index) ~= 0 end
+    if of == 3 then return C.lua_tonumber(state, index) end
+    if of == 4 then
+        local text = C.lua_tolstring(state, index, size)
+        return ffi.string(text, size[0])
+    end
 end
 
 --- Return a new state that has run this file in a role, and what the file returned.
@@ -173,7 +173,7 @@ local function new_state(role, ...)
     local failed = C.luaL_loadstring(state, SOURCE) ~= 0
     for _, value in ipairs { role, ... } do push(state, value) end
     failed = failed or C.lua_pcall(state, 1 + select("#", ...), 1, 0) ~= 0
-    local result = read_results(state, 1)
+    local result = read_result(state, 1)
     C.lua_settop(state, 0)
     if failed then
         C.lua_close(state)
@@ -189,7 +189,8 @@ local function call(office, name, ...)
     C.lua_getfield(state, -10002, name) -- of the globals
     for i = 1, select("#", ...) do push(state, (select(i, ...))) end
     C.lua_pcall(state, select("#", ...), -1, 0)
-    local ok, r1, r2, r3, r4 = read_results(state, 1)
+    local ok, r1, r2 = read_result(state, 1), read_result(state, 2), read_result(state, 3)
+    local r3, r4 = read_result(state, 4), read_result(state, 5)
     C.lua_settop(state, 0)
     C.pthread_mutex_unlock(office.mutex)
     if ok == true then return r1, r2, r3, r4 end
@@ -469,26 +470,6 @@ do
     end
 end
 
---- Return the data field of a frame (W9).
-local function data_field(data)
-    if data == nil or data == null then return "" end
-    if getmetatable(data) == Bytes then return "\0" .. data.bytes end
-    return json_text(data)
-end
-
---- Return the data field of a batch (W12).
-local function batch_field(items)
-    if type(items) ~= "table" then invalid("items must be a list of {path, data} pairs, not %s", type(items)) end
-    local rows = {}
-    for i = 1, #items do
-        local item = items[i]
-        if type(item) ~= "table" then invalid("item %d must be a {path, data} pair, not %s", i, type(item)) end
-        local path, data = check_text(item[1], "path"), item[2]
-        rows[i] = "[" .. json_text(path) .. (data == nil and "" or "," .. json_text(data, 2)) .. "]"
-    end
-    return "[" .. concat(rows, ",") .. "]"
-end
-
 -- Patterns (W16 to W22) -----------------------------------------------------------------------------------------------
 
 local function split(text, separator)
@@ -598,188 +579,6 @@ do
         end
         sort(heads)
         return heads
-    end
-end
-
--- Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
-
---- Decodes and counts the frames of one channel. `lost` and `malformed` count from the join.
-local Decoder = {}
-Decoder.__index = Decoder
-do
-    function Decoder.new(system, kind, limit)
-        return setmetatable({
-            systems = compile_pattern(system, "system pattern"),
-            kinds = kind and compile_pattern(kind, "kind pattern") or nil,
-            limit = limit or MAX_STREAMS,
-            topics = {}, topic_count = 0,
-            -- When there are `limit` young streams they become the old ones, and those are forgotten.
-            young = {}, young_count = 0, old = nil,
-            forgetful = true, latest_born = 0,
-            lost = 0, malformed = 0,
-            gaps = {}, -- those of the latest frame
-        }, Decoder)
-    end
-
-    --- Note when the channel joined: the times of W38 and W28, in microseconds; `nil` if they are unknown.
-    function Decoder:join(announced, joined)
-        self.announced, self.joined = announced, joined
-        self.forgetful = joined == nil
-    end
-
-    --- Return the topic of `key`, system and kind with a NUL between; `nil` if these are no names.
-    local function find_topic(self, key)
-        local system, kind = match(key, "^(%Z*)%z(%Z*)$")
-        if name_fault(system) or name_fault(kind) or not is_utf8(key) then return nil end
-        if self.topic_count >= MAX_TOPICS then self.topics, self.topic_count = {}, 0 end
-        local wanted = matches(self.systems, system) and (not self.kinds or matches(self.kinds, kind))
-        local topic = { key = key, system = system, kind = kind, wanted = wanted }
-        self.topics[key] = topic
-        self.topic_count = self.topic_count + 1
-        return topic
-    end
-
-    --- Return what a stamp tells, `nil` if it is malformed (W5 to W8).
-    local function read_stamp(text)
-        local origin, seq, more = match(text, "^([0-9a-f]+)%.(%d+)(.*)$")
-        if not origin or #origin < 8 or #origin > 16 or more ~= "" and byte(more) ~= 46 then return nil end
-        seq = decimal(seq)
-        if not seq or seq == 0 then return nil end
-        local born, settled, first, time = match(more .. "....", "^%.([^.]*)%.([^.]*)%.([^.]*)%.([^.]*)")
-        return {
-            origin = origin, seq = seq, born = decimal(born), settled = decimal(settled), first = decimal(first),
-            time = decimal(time),
-        }
-    end
-
-    --- Return which number is due when a stream is first seen, `nil` for nothing (W29).
-    local function first_due(self, stamp)
-        local settled, first = stamp.settled, stamp.first
-        if stamp.born and self.joined and stamp.born > self.joined then return 1 end
-        if not settled then return stamp.seq end
-        if self.announced and settled <= self.announced then return nil end
-        if first and first > 0 and first <= stamp.seq and not self.forgetful then return first end
-        return stamp.seq
-    end
-
-    --- Note that the numbers from `due` to the one before `seq` are lost.
-    local function lose(self, topic, origin, due, seq)
-        if due >= seq then return end
-        local events = tonumber(seq - due)
-        self.lost = self.lost + events
-        self.gaps[#self.gaps + 1] = {
-            origin = origin, system = topic.system, kind = topic.kind, first = due, last = seq - 1, events = events,
-        }
-    end
-
-    local function keep_stream(self, key, stream)
-        if self.young_count >= self.limit then
-            if self.old then -- what is forgotten may come back: then neither 1 nor `first` is due (W34)
-                self.joined = self.joined and max(self.joined, self.latest_born)
-                self.forgetful = true
-            end
-            self.old, self.young, self.young_count = self.young, {}, 0
-        end
-        self.young[key] = stream
-        self.young_count = self.young_count + 1
-    end
-
-    local function find_stream(self, key)
-        local stream = self.young[key] or self.old and self.old[key]
-        if stream and not self.young[key] then
-            self.old[key] = nil
-            keep_stream(self, key, stream)
-        end
-        return stream
-    end
-
-    --- Count what a mark shows that was lost before the stream was counted (W40).
-    local function count_head(self, topic, stream, stamp)
-        local settled, first, begin = stamp.settled, stamp.first, stream.begin
-        if self.forgetful or not settled or not first or first == 0 or first >= begin then return end
-        if self.announced and settled <= self.announced or begin - first > MAX_GAP then return end
-        lose(self, topic, stamp.origin, first, begin)
-        stream.begin = first
-    end
-
-    --- Count a frame of `events` events, a mark if there are none; return false if its number is too high (W41).
-    local function count(self, topic, stamp, events)
-        local seq, key = stamp.seq, topic.key .. stamp.origin
-        local stream = find_stream(self, key)
-        local due
-        if stream then due = stream.due else due = first_due(self, stamp) end
-        if due and seq > due and seq - due > MAX_GAP then return false end
-        if not stream then
-            self.latest_born = max(self.latest_born, tonumber(stamp.born or 0))
-            if not due then return true end
-            stream = { begin = due, due = due }
-            keep_stream(self, key, stream)
-        elseif events == 0 then
-            count_head(self, topic, stream, stamp)
-        end
-        lose(self, topic, stamp.origin, due, seq)
-        if events > 0 or seq > due then stream.due = seq + events end
-        return true
-    end
-
-    local function new_event(topic, path, data, stamp, offset)
-        if data == null then data = nil end
-        if not stamp then return { system = topic.system, kind = topic.kind, path = path, data = data } end
-        return {
-            system = topic.system, kind = topic.kind, path = path, data = data,
-            origin = stamp.origin, seq = stamp.seq + offset, time = stamp.time and tonumber(stamp.time) / 1e6 or nil,
-        }
-    end
-
-    --- Return whether `rows` are those of a batch (W12).
-    local function is_batch(rows, stamped)
-        if type(rows) ~= "table" then return false end
-        if #rows == 0 then return getmetatable(rows) == array_mt and stamped end
-        for _, row in ipairs(rows) do
-            local path = type(row) == "table" and row[1]
-            if type(path) ~= "string" or path == "" or find(path, "%z") or row[3] ~= nil then return false end
-        end
-        return true
-    end
-
-    --- Return the data of an event, and whether it is well-formed (W9).
-    local function read_data(field)
-        if field == "" then return nil, true end
-        if byte(field) == 0 then return setmetatable({ bytes = sub(field, 2) }, Bytes), true end
-        local well, data = pcall(read_json, field)
-        return data, well
-    end
-
-    local function reject(self)
-        self.malformed = self.malformed + 1
-        return nil
-    end
-
-    --- Decode a frame; return its event, or `nil` and the list of events of a batch, or nothing.
-    -- `gaps` then holds what it showed as lost.
-    function Decoder:feed(frame)
-        if self.gaps[1] then self.gaps = {} end
-        if byte(frame) == 0xFF then return nil end
-        local key, path, stamp_text, at = match(frame, "^(%Z*%z%Z*)%z(%Z*)%z(%Z*)%z()")
-        local topic = key and (self.topics[key] or find_topic(self, key))
-        if not topic then return reject(self) end
-        if not topic.wanted then return nil end
-        local stamp
-        if stamp_text ~= "" then
-            stamp = read_stamp(stamp_text)
-            if not stamp then return reject(self) end
-        end
-        self.stamp = stamp
-        local data, well = read_data(sub(frame, at))
-        if not well or not is_utf8(path) then return reject(self) end
-        if path ~= "" then
-            if stamp and not count(self, topic, stamp, 1) then return reject(self) end
-            return new_event(topic, path, data, stamp, 0)
-        end
-        if not is_batch(data, stamp ~= nil) then return reject(self) end
-        if stamp and not count(self, topic, stamp, #data) then return reject(self) end
-        for i, row in ipairs(data) do data[i] = new_event(topic, row[1], row[2], stamp, i - 1) end
-        return nil, data
     end
 end
 
@@ -1741,6 +1540,202 @@ end
 return
 end
 
+-- Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
+
+--- Decodes and counts the frames of one channel. `lost` and `malformed` count from the join.
+local Decoder = {}
+Decoder.__index = Decoder
+
+--- Return a decoder for one channel, which joined at the times of W38 and W28, in microseconds; `nil` if unknown.
+function Decoder.new(system, kind, announced, joined, limit)
+    return setmetatable({
+        systems = compile_pattern(system, "system pattern"),
+        kinds = kind and compile_pattern(kind, "kind pattern") or nil,
+        announced = announced, joined = joined,
+        forgetful = joined == nil, -- whether `first` counts no longer (W34)
+        topics = {}, topic_count = 0,
+        -- When there are `limit` young streams they become the old ones, and those are forgotten.
+        limit = limit or MAX_STREAMS, young = {}, young_count = 0, old = nil, latest_born = 0,
+        lost = 0, malformed = 0,
+        gaps = {}, -- those of the latest frame
+    }, Decoder)
+end
+
+--- Return the topic of `key`, system and kind with a NUL between; `nil` if these are no names.
+local function find_topic(self, key)
+    local system, kind = match(key, "^(%Z*)%z(%Z*)$")
+    if name_fault(system) or name_fault(kind) or not is_utf8(key) then return nil end
+    if self.topic_count >= MAX_TOPICS then self.topics, self.topic_count = {}, 0 end
+    local wanted = matches(self.systems, system) and (not self.kinds or matches(self.kinds, kind))
+    local topic = { key = key, system = system, kind = kind, wanted = wanted }
+    self.topics[key] = topic
+    self.topic_count = self.topic_count + 1
+    return topic
+end
+
+--- Return what a stamp tells, `nil` if it is malformed (W5 to W8).
+local function read_stamp(text)
+    local origin, seq, more = match(text, "^([0-9a-f]+)%.(%d+)(.*)$")
+    if not origin or #origin < 8 or #origin > 16 or more ~= "" and byte(more) ~= 46 then return nil end
+    seq = decimal(seq)
+    if not seq or seq == 0 then return nil end
+    local born, settled, first, time = match(more .. "....", "^%.([^.]*)%.([^.]*)%.([^.]*)%.([^.]*)")
+    return {
+        origin = origin, seq = seq, born = decimal(born), settled = decimal(settled), first = decimal(first),
+        time = decimal(time),
+    }
+end
+
+--- Return which number is due when a stream is first seen, `nil` for nothing (W29).
+local function first_due(self, stamp)
+    local settled, first = stamp.settled, stamp.first
+    if stamp.born and self.joined and stamp.born > self.joined then return 1 end
+    if not settled then return stamp.seq end
+    if self.announced and settled <= self.announced then return nil end
+    if first and first > 0 and first <= stamp.seq and not self.forgetful then return first end
+    return stamp.seq
+end
+
+--- Note that the numbers from `due` to the one before `seq` are lost.
+local function lose(self, topic, origin, due, seq)
+    if due >= seq then return end
+    local events = tonumber(seq - due)
+    self.lost = self.lost + events
+    self.gaps[#self.gaps + 1] = {
+        origin = origin, system = topic.system, kind = topic.kind, first = due, last = seq - 1, events = events,
+    }
+end
+
+local function keep_stream(self, key, stream)
+    if self.young_count >= self.limit then
+        if self.old then -- what is forgotten may come back: then neither 1 nor `first` is due (W34)
+            self.joined = self.joined and max(self.joined, self.latest_born)
+            self.forgetful = true
+        end
+        self.old, self.young, self.young_count = self.young, {}, 0
+    end
+    self.young[key] = stream
+    self.young_count = self.young_count + 1
+end
+
+local function find_stream(self, key)
+    local stream = self.young[key] or self.old and self.old[key]
+    if stream and not self.young[key] then
+        self.old[key] = nil
+        keep_stream(self, key, stream)
+    end
+    return stream
+end
+
+--- Count what a mark shows that was lost before the stream was counted (W40).
+local function count_head(self, topic, stream, stamp)
+    local settled, first, begin = stamp.settled, stamp.first, stream.begin
+    if self.forgetful or not settled or not first or first == 0 or first >= begin then return end
+    if self.announced and settled <= self.announced or begin - first > MAX_GAP then return end
+    lose(self, topic, stamp.origin, first, begin)
+    stream.begin = first
+end
+
+--- Count a frame of `events` events, a mark if there are none; return false if its number is too high (W41).
+local function count(self, topic, stamp, events)
+    local seq, key = stamp.seq, topic.key .. stamp.origin
+    local stream = find_stream(self, key)
+    local due
+    if stream then due = stream.due else due = first_due(self, stamp) end
+    if due and seq > due and seq - due > MAX_GAP then return false end
+    if not stream then
+        self.latest_born = max(self.latest_born, tonumber(stamp.born or 0))
+        if not due then return true end
+        stream = { begin = due, due = due }
+        keep_stream(self, key, stream)
+    elseif events == 0 then
+        count_head(self, topic, stream, stamp)
+    end
+    lose(self, topic, stamp.origin, due, seq)
+    if events > 0 or seq > due then stream.due = seq + events end
+    return true
+end
+
+local function new_event(topic, path, data, stamp, offset)
+    if data == null then data = nil end
+    if not stamp then return { system = topic.system, kind = topic.kind, path = path, data = data } end
+    return {
+        system = topic.system, kind = topic.kind, path = path, data = data,
+        origin = stamp.origin, seq = stamp.seq + offset, time = stamp.time and tonumber(stamp.time) / 1e6 or nil,
+    }
+end
+
+--- Return whether `rows` are those of a batch (W12).
+local function is_batch(rows, stamped)
+    if type(rows) ~= "table" then return false end
+    if #rows == 0 then return getmetatable(rows) == array_mt and stamped end
+    for _, row in ipairs(rows) do
+        local path = type(row) == "table" and row[1]
+        if type(path) ~= "string" or path == "" or find(path, "%z") or row[3] ~= nil then return false end
+    end
+    return true
+end
+
+--- Return the data of an event, and whether it is well-formed (W9).
+local function read_data(field)
+    if field == "" then return nil, true end
+    if byte(field) == 0 then return setmetatable({ bytes = sub(field, 2) }, Bytes), true end
+    local well, data = pcall(read_json, field)
+    return data, well
+end
+
+local function reject(self)
+    self.malformed = self.malformed + 1
+    return nil
+end
+
+--- Decode a frame; return its event, or `nil` and the list of events of a batch, or nothing.
+-- `gaps` then holds what it showed as lost.
+function Decoder:feed(frame)
+    if self.gaps[1] then self.gaps = {} end
+    if byte(frame) == 0xFF then return nil end
+    local key, path, stamp_text, at = match(frame, "^(%Z*%z%Z*)%z(%Z*)%z(%Z*)%z()")
+    local topic = key and (self.topics[key] or find_topic(self, key))
+    if not topic then return reject(self) end
+    if not topic.wanted then return nil end
+    local stamp
+    if stamp_text ~= "" then
+        stamp = read_stamp(stamp_text)
+        if not stamp then return reject(self) end
+    end
+    self.stamp = stamp
+    local data, well = read_data(sub(frame, at))
+    if not well or not is_utf8(path) then return reject(self) end
+    if path ~= "" then
+        if stamp and not count(self, topic, stamp, 1) then return reject(self) end
+        return new_event(topic, path, data, stamp, 0)
+    end
+    if not is_batch(data, stamp ~= nil) then return reject(self) end
+    if stamp and not count(self, topic, stamp, #data) then return reject(self) end
+    for i, row in ipairs(data) do data[i] = new_event(topic, row[1], row[2], stamp, i - 1) end
+    return nil, data
+end
+
+--- Return the data field of a frame (W9).
+local function data_field(data)
+    if data == nil or data == null then return "" end
+    if getmetatable(data) == Bytes then return "\0" .. data.bytes end
+    return json_text(data)
+end
+
+--- Return the data field of a batch (W12).
+local function batch_field(items)
+    if type(items) ~= "table" then invalid("items must be a list of {path, data} pairs, not %s", type(items)) end
+    local rows = {}
+    for i = 1, #items do
+        local item = items[i]
+        if type(item) ~= "table" then invalid("item %d must be a {path, data} pair, not %s", i, type(item)) end
+        local path, data = check_text(item[1], "path"), item[2]
+        rows[i] = "[" .. json_text(path) .. (data == nil and "" or "," .. json_text(data, 2)) .. "]"
+    end
+    return "[" .. concat(rows, ",") .. "]"
+end
+
 -- The user's side: subscriptions --------------------------------------------------------------------------------------
 
 local FORKED = "this process was forked from the one that opened the bus: open one of its own"
@@ -1917,13 +1912,11 @@ Bus.subscribe = method(nil, function(self, system, kind, options)
     if overflow ~= "drop" and overflow ~= "block" then
         invalid("overflow must be 'drop' or 'block', not %s", quoted(overflow))
     end
-    local decoder = Decoder.new(system, kind)
     local id, socket, twins, announced =
         call(self.office, "subscribe", system, kind, overflow, options.capacity or self.capacity)
-    decoder:join(announced, micros())
     local subscription = setmetatable({
-        bus = self, id = id, decoder = decoder, on_gap = options.on_gap, socket = pointer(socket),
-        twins = twins and pointer(twins), held = {}, held_next = 1,
+        bus = self, id = id, decoder = Decoder.new(system, kind, announced, micros()), on_gap = options.on_gap,
+        socket = pointer(socket), twins = twins and pointer(twins), held = {}, held_next = 1,
     }, Subscription)
     self.subscriptions[subscription] = true
     return subscription
