@@ -81,6 +81,21 @@ def test_the_same_events_and_gaps_in_the_same_order(seed: int) -> None:
     assert (one.lost, one.malformed, one.received()) == (other.lost, other.malformed, other.received())
 
 
+def test_what_a_mark_told_meanwhile_comes_first() -> None:
+    decoder = Decoder(Matcher("*", "system pattern"), None)
+    decoder.joined(6, 6)
+    template = frame_template("a", "k", Stamp("0" * 8, 0, 5, 7, 1))
+    read = decoder.undecoded()
+    assert len(read([template % (b"/p", 1, b"123", b"null")])) == 1
+    decoder.decode(template % (b"", 4, b"123", b"[]"))
+    decoder.batch = None
+    [gap, evt] = map(decoded, read([template % (b"/p", 4, b"123", b"null")]))
+    assert gap == Gap("0" * 8, "a", "k", 2, 3)
+    assert isinstance(evt, Event)
+    decoder.decode(template % (b"", 6, b"123", b"[]"))
+    assert read([]) == [Gap("0" * 8, "a", "k", 5, 5)]
+
+
 def test_a_number_below_one_is_malformed() -> None:
     decoder = Decoder(Matcher("*", "system pattern"), None)
     frame = b"a\0k\0/p\x0000000000.%d.5.7.1\0null"

@@ -46,6 +46,7 @@ def reader(
     def read(frames: list[bytes]) -> list[Item]:
         nonlocal stream
         items: list[Item] = []
+        left(items)  # what a mark told that came by another way
         for frame in frames:
             fields = frame.split(b"\0", 4)
             try:

@@ -39,19 +39,27 @@ class Tap(ChannelBase[Any]):
         """
         queue, lock = self._source.queue, self._source.lock
         with lock:
-            frames = self._take()
-            if frames == [] and self._source.must_poll():
-                ready = zmq_poll([(queue.handle, zmq.POLLIN)], int(seconds * 1000))
-            else:
-                ready = []
+            items = self._take()
+            if items != [] or not self._source.must_poll():
+                return items
+            ready = zmq_poll([(queue.handle, zmq.POLLIN)], int(seconds * 1000))
         if ready and not queue.closing:
             sleep(_GATHER_SECONDS)
-            with lock:
-                frames = self._take()
-        return None if frames is None else self._read(frames)
+        with lock:
+            return self._take()
 
-    def _take(self) -> list[bytes] | None:
-        """Return the frames that are there; `None` if there will be none. Hold the lock."""
+    def _take(self) -> list[Item] | None:
+        """Return what is there; `None` if there will be nothing. Hold the lock.
+
+        The frames are read under the lock, too: a mark that another thread accounts for meanwhile would count
+        those that were taken and not yet read as lost.
+        """
+        frames, ended = self._frames()
+        items = self._read(frames)
+        return None if ended and not items else items
+
+    def _frames(self) -> tuple[list[bytes], bool]:
+        """Take the frames that are there; return them, and whether there will be no more."""
         queue = self._source.queue
         frames: list[bytes] = []
         size = 0
@@ -64,8 +72,8 @@ class Tap(ChannelBase[Any]):
         except zmq.Again:
             pass
         except Ended:
-            return frames or None
-        return frames
+            return frames, True
+        return frames, False
 
     def close(self) -> None:
         """Stop new events; those that have arrived can still be read. Closing twice is fine."""
