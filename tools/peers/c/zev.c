@@ -1463,10 +1463,10 @@ struct zev_bus {
     char origin[ID];
     void *topics; /* the tree of those of this origin */
     size_t topic_count;
-    struct topic *all;     /* those of former origins, too */
-    struct topic **cursor; /* into `all`: where to go on sending marks, NULL for nowhere */
-    size_t retired;        /* how many of them are */
-    int refusals;          /* of a mark in a row */
+    struct topic *all, **all_end; /* the oldest first; those of former origins, too */
+    struct topic **cursor;        /* into `all`: where to go on sending marks, NULL for nowhere */
+    size_t retired;               /* how many of them are */
+    int refusals;                 /* of a mark in a row */
     struct text frame, key;
 };
 
@@ -2174,6 +2174,8 @@ static bool send_marks(zev_bus *bus, size_t limit) {
         }
         if (topic->retired && (!topic->doubted || bus->retired > MAX_MARKS)) {
             *bus->cursor = topic->next;
+            if (topic->next == NULL)
+                bus->all_end = bus->cursor;
             bus->retired--;
             free(topic);
         } else {
@@ -2360,8 +2362,8 @@ static struct topic *add_topic(zev_bus *bus, uint64_t born) {
     topic->first = 1;
     add_key(&bus->topics, topic);
     bus->topic_count++;
-    topic->next = bus->all;
-    bus->all = topic;
+    *bus->all_end = topic;
+    bus->all_end = &topic->next;
     return topic;
 }
 
@@ -2372,8 +2374,9 @@ static void retire_copy(zev_bus *bus, const struct topic *topic) {
     *copy = *topic;
     copy->key = key;
     copy->doubted = copy->retired = true;
-    copy->next = bus->all;
-    bus->all = copy;
+    copy->next = NULL;
+    *bus->all_end = copy;
+    bus->all_end = &copy->next;
     bus->retired++;
 }
 
@@ -2722,6 +2725,7 @@ zev_bus *zev_open(const zev_options *options, zev_error *err) {
     bus->clock_known = has_machine_clock();
     bus->thread_prefix = (int)(random_number() % 1000000);
     bus->member_fd = bus->directory.fd = bus->directory.token_fd = -1;
+    bus->all_end = &bus->all;
     new_id(bus->id);
     new_id(bus->origin);
     put_name(bus->member, bus->id, "member");
