@@ -43,7 +43,9 @@ def check(
     bus: str,
     directory: str | None,
 ) -> int:
-    """Compare a bus with thresholds: one line, in the form that Nagios and its kin read.
+    """Compare a bus with thresholds, for monitoring.
+
+    It prints one line, in the form that Nagios and its kin read.
 
     It looks from outside, without joining the bus. Without thresholds it only tells the figures, which
     members publish once a second.

@@ -25,7 +25,9 @@ _COLUMNS = (max(map(len, LEVELS)), len("file system"))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects: check, level, text.")
 @bus_options
 def doctor(fix: bool, as_json: bool, bus: str, directory: str | None) -> int:
-    """Check a bus and its surroundings: each check is ok, a warning or an error.
+    """Check a bus and its surroundings.
+
+    Each check is ok, a warning or an error.
 
     It looks at versions, limits, the bus directory and its rights, its file system, programs that remove old
     files there, what dead processes left, files that are none of a bus, stopped processes and losses. Last it
