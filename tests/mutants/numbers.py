@@ -278,11 +278,11 @@ MUTANTS = [
         (_DECODER + "test_what_is_not_one_event_with_the_number_due_is_not_skipped",),
     ),
     Mutant(
-        "a frame is skipped although the channel does not want it",
+        "a forged number is skipped in a stream that is not counted",
         "protocol/decoder.py",
-        "stream is None or not stream.wanted or rest",
+        "stream is None or stream.next < 1 or rest",
         "stream is None or rest",
-        (_DECODER + "test_no_frame_is_skipped_that_the_channel_does_not_want",),
+        (_DECODER + "test_no_frame_is_skipped_of_a_stream_that_is_not_counted",),
     ),
     Mutant(
         "what a mark told is never told",

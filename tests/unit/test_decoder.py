@@ -127,6 +127,14 @@ def test_no_frame_is_skipped_that_the_channel_does_not_want() -> None:
     assert decoder.skip(frame(2)) is None
 
 
+def test_no_frame_is_skipped_of_a_stream_that_is_not_counted() -> None:
+    """Whatever number is forged."""
+    decoder, _ = made()
+    decoder.decode(frame(7, since=".900.1"))  # for another channel of the process
+    assert decoder.skip(frame(-1)) is None
+    assert decoder.skip(frame(8)) is None
+
+
 def test_decoding_goes_on_after_skipping() -> None:
     decoder, _ = made()
     decoder.decode(frame(1))

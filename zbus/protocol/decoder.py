@@ -102,7 +102,7 @@ class Decoder:
             return None
         origin, _, rest = fields[3].partition(b".")
         stream = self._streams.find((fields[0], fields[1], origin))
-        if stream is None or not stream.wanted or rest.partition(b".")[0] != b"%d" % stream.next:
+        if stream is None or stream.next < 1 or rest.partition(b".")[0] != b"%d" % stream.next:
             return None
         stream.next += 1
         return stream, fields[3]
