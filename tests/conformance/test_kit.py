@@ -34,6 +34,22 @@ def test_the_package_passes_every_vector() -> None:
     assert len(results) > 950
 
 
+def test_the_command_runs_a_part_and_tells_by_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute = replace(PEERS["python"], language="mute", start=["true"])
+    absent = replace(PEERS["python"], language="absent", needs=["no-such-program"])
+    peers = {"python": PEERS["python"], "mute": mute, "absent": absent}
+    monkeypatch.setattr(command, "read_all", lambda: peers)
+    junit = tmp_path / "results.xml"
+    options = ["--vectors", "--junit", str(junit)]
+    assert command.main(["--only", "python,absent", *options]) == 0
+    suites = ElementTree.parse(junit).getroot()
+    assert [suite.get("name") for suite in suites] == ["absent build", "python vectors"]
+    assert command.main(["--only", "python,absent", "--require", "absent", *options]) == 1
+    assert command.main(["--only", "mute", *options]) == 1
+
+
 @pytest.mark.parametrize("peer", PEERS.values(), ids=list(PEERS))
 def test_a_manifest_says_how_to_start_and_why_not(peer: Manifest) -> None:
     assert peer.folder.name == peer.language

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import languages
@@ -19,6 +22,7 @@ __all__ = ["failed", "main"]
 
 _PARTS = ("vectors", "differential", "checks", "live")
 _SEED = 20261127
+_AT_A_TIME = 2  # for each core: most of what runs waits
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -56,21 +60,24 @@ def main(argv: list[str]) -> int:
     results: list[Result] = []
     if args.install:
         install(chosen.values())
-    running = {}
-    for name, peer in chosen.items():
-        why = list(ready(peer))
-        results += why
-        if not why:
-            running[name] = peer
     parts = args.parts or _PARTS
-    with bus_root(args.keep) as root:
-        for peer in running.values():
-            results += prove(peer, peers["python"], parts, root, args.seed, args.full)
+    with bus_root(args.keep) as root, ThreadPoolExecutor(_AT_A_TIME * (os.cpu_count() or 1)) as pool:
+        running = {}
+        for peer, why in zip(chosen.values(), pool.map(ready, chosen.values()), strict=True):
+            results += why
+            if not why:
+                running[peer.language] = peer
+        alone = pool.map(
+            lambda peer: prove(peer, peers["python"], parts, root, args.seed, args.full), running.values()
+        )
+        live: Iterable[Result] = ()
         if "live" in parts:
             everyone = running if "python" in running else {**running, "python": peers["python"]}
-            results += matrix.run(
-                everyone, matrix.pairs(running if args.full else everyone, args.full), root, args.full
-            )
+            chosen_pairs = matrix.pairs(running if args.full else everyone, args.full)
+            live = matrix.run(everyone, chosen_pairs, root, args.full, pool)
+        for told in alone:
+            results += told
+        results += live
     show(results)
     if args.docs:
         languages.write(list(peers.values()), results)

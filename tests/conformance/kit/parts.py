@@ -15,30 +15,31 @@ from .session import Session
 
 __all__ = ["ended", "prove", "ready", "run_checks", "run_differential", "run_vectors"]
 
+_OF_VARIANTS = ("vectors", "differential")
+
 
 def prove(
     peer: Manifest, python: Manifest, parts: Container[str], root: Path, seed: int, full: bool
-) -> Iterator[Result]:
-    """Run these parts for a peer that is built. The checks include the other builds of its driver."""
+) -> list[Result]:
+    """Run these parts for a peer that is built, in a folder of its own. The checks include its variants."""
+    results: list[Result] = []
+    place = root / peer.language
+    place.mkdir()
     if "vectors" in parts:
-        yield from run_vectors(peer, root)
+        results += run_vectors(peer, place)
     if "differential" in parts and peer.language != "python":
-        yield from run_differential(peer, python, root, seed, full)
+        results += run_differential(peer, python, place, seed, full)
     if "checks" in parts:
-        yield from run_checks(peer)
+        results += run_checks(peer)
         for other in peer.others():
-            why = list(ready(other))
-            yield from why
-            if not why:
-                yield from run_vectors(other, root)
-                yield from run_differential(other, python, root, seed, full)
+            results += ready(other) or prove(other, python, _OF_VARIANTS, root, seed, full)
+    return results
 
 
-def ready(peer: Manifest) -> Iterator[Result]:
-    """Build a peer. Yield nothing if it can be run, else why not."""
+def ready(peer: Manifest) -> list[Result]:
+    """Build a peer. Return nothing if it can be run, else why not."""
     result = _ran(peer, "build", "build", peer.missing(), peer.make)
-    if result.verdict != PASS:
-        yield result
+    return [] if result.verdict == PASS else [result]
 
 
 def run_checks(peer: Manifest) -> Iterator[Result]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 
 from ..driver import Broken, PeerError, Unsupported
@@ -44,7 +43,6 @@ CHECKS: dict[str, Callable[[Stage], None]] = {
 }
 _LONG = {"many"}  # in the long form only
 _REPEATS = 3  # in the long form
-_AT_A_TIME = 2  # for each core: most of them wait
 
 
 def pairs(peers: dict[str, Manifest], full: bool) -> list[tuple[str, str]]:
@@ -64,9 +62,9 @@ def pairs(peers: dict[str, Manifest], full: bool) -> list[tuple[str, str]]:
 
 
 def run(
-    peers: dict[str, Manifest], chosen: list[tuple[str, str]], root: Path, full: bool
+    peers: dict[str, Manifest], chosen: list[tuple[str, str]], root: Path, full: bool, pool: Executor
 ) -> Iterator[Result]:
-    """Yield the result of each check of each pair."""
+    """Have `pool` play each check of each pair; return the results in order, to be waited for."""
     jobs = [
         (pair, name, number)
         for number in range(_REPEATS if full else 1)
@@ -74,8 +72,7 @@ def run(
         if full or name not in _LONG
         for pair in chosen
     ]
-    with ThreadPoolExecutor(_AT_A_TIME * (os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda job: _job(peers, *job, root, full), jobs)
+    return pool.map(lambda job: _job(peers, *job, root, full), jobs)
 
 
 def _job(
