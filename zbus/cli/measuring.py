@@ -17,7 +17,7 @@ from rich.live import Live
 from ..observe.arrivals import Arrivals, Measured
 from ..observe.tap import Tap, TapBus
 from .arrival_table import Column, arrival_table
-from .options import bus_options, notice
+from .options import bus_options, notice, seconds_option
 from .plain import plain
 from .signals import ignore_signals
 from .standard_streams import check_stdout
@@ -33,22 +33,8 @@ def measuring_options(command: _Function) -> _Function:
     decorators = (
         click.argument("pattern"),
         click.argument("kind", required=False),
-        click.option(
-            "--window",
-            metavar="S",
-            type=click.FloatRange(0.1, 3600.0),
-            default=10.0,
-            show_default=True,
-            help="How many seconds to look back.",
-        ),
-        click.option(
-            "--interval",
-            metavar="S",
-            type=click.FloatRange(0.1, 3600.0),
-            default=1.0,
-            show_default=True,
-            help="How often to show it, in seconds.",
-        ),
+        seconds_option("--window", 10.0, "How many seconds to look back."),
+        seconds_option("--interval", 1.0, "How often to show it, in seconds."),
         click.option("--once", is_flag=True, help="Show one whole window, and end: 1 if nothing arrived."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object each time."),
         bus_options,

@@ -14,7 +14,7 @@ import zbus
 from ..roster.process_info import visible
 from .signals import ignore_signals
 
-__all__ = ["bus_options", "notice", "on_the_command_line", "open_bus", "recordings"]
+__all__ = ["bus_options", "notice", "on_the_command_line", "open_bus", "recordings", "seconds_option"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,6 +39,13 @@ def bus_options(command: _Function) -> _Function:
         help="The directory of all buses.  [default: $XDG_RUNTIME_DIR/zbus]",
     )
     return name(root(command))
+
+
+def seconds_option(name: str, default: float, help: str) -> Callable[[_Function], _Function]:
+    """Return an option for a number of seconds, from a tenth to an hour."""
+    return click.option(
+        name, metavar="S", type=click.FloatRange(0.1, 3600.0), default=default, show_default=True, help=help
+    )
 
 
 def on_the_command_line(option: str) -> bool:

@@ -16,7 +16,7 @@ from ..observe.snapshot import Look, Snapshot, look, snapshot
 from ..runtime.threads import sleep
 from .keys import keys
 from .nobody import nobody
-from .options import bus_options, notice
+from .options import bus_options, notice, seconds_option
 from .plain import plain
 from .standard_streams import check_stdout
 from .top_table import view
@@ -39,13 +39,8 @@ _ANY_WIDTH = 10_000
     show_default=True,
     help="What the rows are sorted by: events out and in, or one of the columns.",
 )
-@click.option(
-    "--interval",
-    metavar="S",
-    type=click.FloatRange(0.1, 3600.0),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two looks. From 2 on, rates are of the time between them.",
+@seconds_option(
+    "--interval", 1.0, "Seconds between two looks. From 2 on, rates are of the time between them."
 )
 @click.option("--once", is_flag=True, help="Look once, show all rows, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each look.")
