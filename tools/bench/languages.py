@@ -1,6 +1,6 @@
 """How fast the peers in other languages are, each beside the package itself.
 
-One run measures Python to X, X to Python and Python to Python in turn. The peers are driven by
+One run measures Python to X and X to Python, each right after Python to Python. The peers are driven by
 the drivers of `tools/conform`, and do the work in loops of their own.
 """
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ BACK = {"system": "echo", "kind": "tick"}
 TARGETS = {"go": 1.0, "rust": 1.0, "c": 1.0}
 OTHERS = 0.5
 FIRST_EVENT_MS = 20.0
+PYTHON = "python -> python"
 
-Figures = dict[str, float]
 Row = dict[str, Any]
+# By names of the pair and of the case: each figure and its ratio to Python to Python.
+Found = dict[tuple[str, str], list[tuple[float, float | None]]]
 
 
 @contextmanager
@@ -106,48 +109,56 @@ def measure_languages(
     there = [peers[language] for language in languages if not peers[language].missing()]
     for peer in there:
         peer.make()
-    found: dict[tuple[str, str], list[float]] = {}
+    found: Found = {}
 
-    def add(name: str, row: str, figure: float) -> None:
-        found.setdefault((name, row), []).append(figure)
-        note(f"{name} {row}: {figure:,.1f}")
+    def add(name: str, what: str, figure: float, base: float | None = None) -> None:
+        found.setdefault((name, what), []).append((figure, figure / base if base else None))
+        note(f"{name}, {what}: {figure:,.1f}" + (f", {figure / base:.2f} x" if base else ""))
+
+    def compare(sender: Manifest, receiver: Manifest) -> None:
+        # The speed of the machine changes within a run, so Python to Python runs right before each.
+        for what, case in (("rate", partial(throughput, events=events)), ("latency", latency)):
+            base = case(python, python)
+            add(PYTHON, what, base)
+            add(f"{sender.language} -> {receiver.language}", what, case(sender, receiver), base)
 
     for _ in range(rounds):
-        add("python", "rate", throughput(python, python, events))
-        add("python", "latency", latency(python, python))
         for peer in there:
             if peer is not python:
-                add(peer.language, "rate to", throughput(python, peer, events))
-                add(peer.language, "rate from", throughput(peer, python, events))
-                add(peer.language, "latency to", latency(python, peer))
-                add(peer.language, "latency from", latency(peer, python))
+                compare(python, peer)
+                compare(peer, python)
             add(peer.language, "first event", first_event(python, peer))
     return [row for peer in there for row in _rows(peer.language, found)]
 
 
-def _rows(language: str, found: dict[tuple[str, str], list[float]]) -> list[Row]:
-    middle = {row: statistics.median(values) for (name, row), values in found.items() if name == language}
-    base = {row: statistics.median(found["python", row]) for row in ("rate", "latency")}
+def _rows(language: str, found: Found) -> list[Row]:
     target = TARGETS.get(language, OTHERS)
+    pairs = [PYTHON] if language == "python" else [f"python -> {language}", f"{language} -> python"]
     rows: list[Row] = []
-    for row, name in (("to", f"python -> {language}"), ("from", f"{language} -> python")):
-        if f"rate {row}" in middle:
-            rate, micros = middle[f"rate {row}"], middle[f"latency {row}"]
-            ratio = rate / base["rate"]
-            rows.append({"name": name, "value": rate, "unit": "events/s", "ratio": ratio})
-            rows[-1] |= {"target": f">= {target:g} x", "holds": ratio >= target}
-            ratio = micros / base["latency"]
-            rows.append({"name": f"{name}, latency p50", "value": micros, "unit": "us", "ratio": ratio})
-            rows[-1] |= {"target": f"<= {1 / target:g} x", "holds": ratio <= 1 / target}
-    if language == "python":
-        rows = [
-            {"name": "python -> python", "value": base["rate"], "unit": "events/s"},
-            {"name": "python -> python, latency p50", "value": base["latency"], "unit": "us"},
-        ]
-        rows = [row | {"ratio": 1.0, "target": "", "holds": True} for row in rows]
-    first = middle["first event"]
-    row = {"name": f"first event to a busy {language}, p99", "value": first, "unit": "ms", "ratio": None}
-    return [*rows, row | {"target": f"<= {FIRST_EVENT_MS:g} ms", "holds": first <= FIRST_EVENT_MS}]
+    for pair in pairs:
+        if (pair, "rate") in found:
+            rows.append(_row(pair, "events/s", found[pair, "rate"]))
+            rows.append(_row(f"{pair}, latency p50", "us", found[pair, "latency"]))
+            if pair != PYTHON:
+                ratio = rows[-2]["ratio"]
+                rows[-2] |= {"target": f">= {target:g} x", "holds": ratio >= target}
+                ratio = rows[-1]["ratio"]
+                rows[-1] |= {"target": f"<= {1 / target:g} x", "holds": ratio <= 1 / target}
+    first = _row(f"first event to a busy {language}, p99", "ms", found[language, "first event"])
+    return [*rows, first | {"target": f"<= {FIRST_EVENT_MS:g} ms", "holds": first["value"] <= FIRST_EVENT_MS}]
+
+
+def _row(name: str, unit: str, measured: list[tuple[float, float | None]]) -> Row:
+    """Return the medians of the figures and of their ratios to the runs right before them."""
+    ratios = [ratio for _, ratio in measured if ratio is not None]
+    return {
+        "name": name,
+        "value": statistics.median(figure for figure, _ in measured),
+        "unit": unit,
+        "ratio": statistics.median(ratios) if ratios else None,
+        "target": "",
+        "holds": True,
+    }
 
 
 def show_languages(rows: list[Row]) -> None:
