@@ -305,6 +305,30 @@ MUTANTS = [
         "rate=part.events / seconds",
         ("unit/test_arrivals.py",),
     ),
+    *(
+        Mutant(name, "cli/exposition.py", old, new, ("live/test_cli_metrics.py::" + test,))
+        for name, old, new, test in (
+            (
+                "a page of another site may read metrics",
+                '.partition(":")[0] not in _OWN_NAMES',
+                ".partition(\":\")[0] == ''",
+                "test_only_this_machine_is_served_and_only_by_its_own_name",
+            ),
+            (
+                "one request at a time",
+                "class _Server(socketserver.ThreadingMixIn, WSGIServer):",
+                "class _Server(WSGIServer):",
+                "test_only_this_machine_is_served_and_only_by_its_own_name",
+            ),
+        )
+    ),
+    Mutant(
+        "names of others break the lines of metrics",
+        "observe/metrics.py",
+        "(bus, peer.id, visible(peer.process))",
+        "(bus, peer.id, peer.process)",
+        ("live/test_cli_metrics.py::test_names_that_others_chose_are_valid_labels",),
+    ),
     Mutant(
         "a dead subscriber still selects topics",
         "observe/snapshot.py",

@@ -16,6 +16,7 @@ from .demo import demo
 from .doctor import doctor
 from .hz import hz
 from .ls import ls
+from .metrics import metrics
 from .options import notice
 from .record import record
 from .replay import replay
@@ -58,7 +59,7 @@ def cli() -> None:
     """
 
 
-for _command in (bw, check, demo, doctor, hz, ls, record, replay, send, sub, top, why):
+for _command in (bw, check, demo, doctor, hz, ls, metrics, record, replay, send, sub, top, why):
     cli.add_command(_command)
 
 
