@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import zbus
 
-from .cli import SECONDS, ended, run, started
+from .cli import SECONDS, ZBUS, ended, run, started
 from .numbers import numbers
 from .process import directory, receive
 
@@ -117,6 +118,20 @@ def test_only_this_machine_is_served_and_only_by_its_own_name() -> None:
             connection.close()
 
 
+def test_a_client_that_breaks_off_is_no_news() -> None:
+    with serving() as (process, port):
+        for begun in (b"", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(begun)
+            assert fetched(port)[0] == 200  # so the one before has been accepted
+            # Closed with a reset, so that reading from it is an error.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+            assert fetched(port)[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert ended(process) == ("", "", 130)
+
+
 def test_a_bus_that_cannot_be_looked_at_is_an_answer_too() -> None:
     with zbus.Bus() as bus:
         place = directory(bus)
@@ -126,9 +141,8 @@ def test_a_bus_that_cannot_be_looked_at_is_an_answer_too() -> None:
                 status, _, text = fetched(port)
             finally:
                 place.chmod(0o700)
-            if os.geteuid():
-                assert status == 503
-                assert str(place) in text
+            assert status == 503
+            assert str(place) in text
             assert fetched(port)[0] == 200
 
 
@@ -138,6 +152,14 @@ def test_a_port_in_use_is_one_line_and_an_exit_code() -> None:
         failed = run("metrics", "--port", str(port))
     said = f"zbus: port {port} of 127.0.0.1 is in use: give another --port\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", said, 1)
+
+
+def test_a_full_disk_is_one_line_and_an_exit_code() -> None:
+    with counted(), open("/dev/full", "w") as full:
+        failed = subprocess.run(
+            [*ZBUS, "metrics"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS
+        )
+    assert (failed.stderr, failed.returncode) == ("zbus: No space left on device\n", 1)
 
 
 def test_nobody_on_the_bus_is_a_valid_answer_with_a_notice_and_an_exit_code() -> None:

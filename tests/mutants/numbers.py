@@ -320,6 +320,12 @@ MUTANTS = [
                 "class _Server(WSGIServer):",
                 "test_only_this_machine_is_served_and_only_by_its_own_name",
             ),
+            (
+                "a client that breaks off leaves a traceback",
+                "if not isinstance(sys.exc_info()[1], OSError):",
+                "if True:",
+                "test_a_client_that_breaks_off_is_no_news",
+            ),
         )
     ),
     Mutant(

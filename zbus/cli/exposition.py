@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socketserver
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -65,6 +66,17 @@ def text(families: Iterable[Family]) -> str:
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Bind, without asking the name service what this machine is called: that may take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = _ADDRESS, self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that went away or sent no request; other exceptions are shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(WSGIRequestHandler):

@@ -51,7 +51,7 @@ def metrics(port: int | None, bus: str, directory: str | None) -> int:
 
     if port is not None:
         with server(port, lambda: families(look(bus, directory))) as serving:
-            notice(f"serving http://{serving.server_name}:{serving.server_port}/metrics")
+            notice(f"serving http://127.0.0.1:{serving.server_port}/metrics")
             serving.serve_forever()
     found = look(bus, directory)
     click.echo(text(families(found)), nl=False)

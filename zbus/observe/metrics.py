@@ -8,7 +8,7 @@ from typing import NamedTuple
 import zbus
 
 from ..roster.process_info import visible
-from .snapshot import Look
+from .snapshot import Look, channels
 
 __all__ = ["Family", "families"]
 
@@ -58,7 +58,7 @@ def families(look: Look) -> Iterator[Family]:
     telling = [(member, member.numbers) for member in members if member.numbers is not None]
     yield from _member_numbers(telling)
     yield from _topics(telling)
-    yield from _channels(telling)
+    yield from _channels(telling, look)
 
 
 def _info(members: list[_Member]) -> Family:
@@ -99,12 +99,7 @@ def _member_numbers(telling: Telling) -> Iterator[Family]:
         ("zbus_sent_topics", "gauge", "Topics that a member has sent to.", "topics"),
         ("zbus_open_channels", "gauge", "Channels that a member has open.", "channels"),
         ("zbus_joins", "counter", "How often a subscriber joined that a member sends to.", "joins"),
-        (
-            "zbus_published_timestamp_seconds",
-            "gauge",
-            "When a member last had news.",
-            "time",
-        ),
+        ("zbus_published_timestamp_seconds", "gauge", "When a member last had news.", "time"),
     ):
         samples = {member.labels: float(getattr(numbers, field)) for member, numbers in telling}
         yield Family(name, kind, text, _MEMBER, samples)
@@ -122,11 +117,11 @@ def _topics(telling: Telling) -> Iterator[Family]:
     yield Family("zbus_topic_sent_bytes", "counter", "Bytes sent by a member to a topic.", _TOPIC, size)
 
 
-def _channels(telling: Telling) -> Iterator[Family]:
+def _channels(telling: Telling, look: Look) -> Iterator[Family]:
     rows = {
-        (*member.labels, str(row.id), visible(row.system), visible(row.kind), visible(row.overflow)): row
+        (*member.labels, str(row.id), *map(visible, (row.system, row.kind, row.overflow))): (row, age)
         for member, numbers in telling
-        for row in numbers.by_channel
+        for row, age in channels(numbers, look)
     }
     for name, text, field in (
         ("zbus_channel_received_events", "Events that a channel has received.", "received"),
@@ -135,8 +130,8 @@ def _channels(telling: Telling) -> Iterator[Family]:
         ("zbus_channel_superseded_events", "Events that a newer one has replaced.", "superseded"),
         ("zbus_channel_mismatched_events", "Events whose data was not of the type asked for.", "mismatched"),
     ):
-        samples = {labels: float(getattr(row, field)) for labels, row in rows.items()}
+        samples = {labels: float(getattr(row, field)) for labels, (row, _) in rows.items()}
         yield Family(name, "counter", text, _CHANNEL, samples)
-    unread = {labels: row.unread for labels, row in rows.items() if row.unread is not None}
+    unread = {labels: age for labels, (_, age) in rows.items() if age is not None}
     text = "How long the oldest unread event of a channel has waited."
     yield Family("zbus_channel_unread_seconds", "gauge", text, _CHANNEL, unread)

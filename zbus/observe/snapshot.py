@@ -19,7 +19,7 @@ from ..roster.process_info import Pattern
 from .rates import Rates, TopicRates, latest_rates, rates
 from .selection import Selection, Topic
 
-__all__ = ["Look", "MemberRow", "Snapshot", "TopicRow", "look", "snapshot"]
+__all__ = ["Look", "MemberRow", "Snapshot", "TopicRow", "channels", "look", "snapshot"]
 
 # Who has unread events publishes once a second how long they have waited, unless the process stands still.
 _STANDS_STILL = 3.0
@@ -158,7 +158,7 @@ def _patterns(peers: zbus.Peers) -> dict[str, tuple[Pattern, ...]]:
 
 def _member(peer: zbus.Peer, now: Look, told: Rates | None, patterns: tuple[Pattern, ...]) -> MemberRow:
     numbers = now.publications[peer.id].latest if peer.id in now.publications else None
-    ages = [age for row in _channels(numbers) if (age := _aged(row, numbers, now)) is not None]
+    ages = [age for _, age in channels(numbers, now) if age is not None]
     return MemberRow(
         id=peer.id,
         process=peer.process,
@@ -179,14 +179,19 @@ def _member(peer: zbus.Peer, now: Look, told: Rates | None, patterns: tuple[Patt
     )
 
 
-def _channels(numbers: zbus.Numbers | None) -> tuple[zbus.ChannelNumbers, ...]:
-    return numbers.by_channel if numbers else ()
+def channels(numbers: zbus.Numbers | None, now: Look) -> Iterator[tuple[zbus.ChannelNumbers, float | None]]:
+    """Yield each open channel of a member, and how long its oldest unread event has waited by now.
 
+    A process that stands still says nothing new, but what it has not read gets older.
 
-def _aged(row: zbus.ChannelNumbers, numbers: zbus.Numbers | None, now: Look) -> float | None:
-    """Return how long the oldest unread event of a channel has waited by now."""
-    silent = now.time - numbers.time if numbers else 0.0
-    return row.unread + silent if row.unread and silent > _STANDS_STILL else row.unread
+    Args:
+        numbers: what the member published last.
+        now: the look that found them.
+    """
+    if numbers:
+        silent = now.time - numbers.time
+        for row in numbers.by_channel:
+            yield row, row.unread + silent if row.unread and silent > _STANDS_STILL else row.unread
 
 
 class _Sent:
@@ -270,8 +275,8 @@ def _selecting(now: Look, members: list[MemberRow]) -> dict[tuple[str, str], _Se
             for system, kind, _ in member.patterns:
                 found[system, kind].owners.add(member.id)
             numbers = now.publications[member.id].latest if member.id in now.publications else None
-            for row in _channels(numbers):
-                channels = found[row.system, row.kind]
-                channels.owners.add(member.id)
-                channels.add(_aged(row, numbers, now), row.lost)
+            for row, age in channels(numbers, now):
+                selecting = found[row.system, row.kind]
+                selecting.owners.add(member.id)
+                selecting.add(age, row.lost)
     return found
