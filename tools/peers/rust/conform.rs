@@ -5,7 +5,8 @@ use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use serde_json::{json, Map, Value};
+use serde::Deserialize;
+use serde_json::{json, Value};
 use zbus_events::{
     default_root, is_bus_name, parse_sentinel, Bus, Data, Decoder, Error, Event, FileName, Options, Overflow, Pattern,
     Payload, Selection, Subscription,
@@ -13,27 +14,53 @@ use zbus_events::{
 
 type Answer = Result<Value, Failure>;
 
-/// Why a request has no answer.
-enum Failure {
-    Library(Error),
-    Other(&'static str, String),
-    Unsupported(String),
+/// The answer to a request that fails.
+struct Failure(Value);
+
+impl Failure {
+    fn new(kind: &str, message: impl ToString, retryable: bool) -> Self {
+        Failure(json!({"error": {"kind": kind, "message": message.to_string(), "retryable": retryable}}))
+    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure::Library(error)
+        Failure::new(&format!("{:?}", error.kind), error.message, error.retryable)
     }
 }
 
 fn wrong(message: impl ToString) -> Failure {
-    Failure::Other("Invalid", message.to_string())
+    Failure::new("Invalid", message, false)
 }
+
+type Verb = fn(&mut Driver, &Value) -> Answer;
+
+const VERBS: [(&str, Verb); 19] = [
+    ("hello", hello),
+    ("open", Driver::open),
+    ("subscribe", Driver::subscribe),
+    ("receive", Driver::receive),
+    ("slow", Driver::receive),
+    ("busy", busy),
+    ("send", Driver::send),
+    ("burst", Driver::burst),
+    ("stream", Driver::stream),
+    ("joins", Driver::joins),
+    ("churn", Driver::churn),
+    ("close", Driver::close),
+    ("speed", Driver::speed),
+    ("echo", Driver::echo),
+    ("ping", Driver::ping),
+    ("patterns", patterns),
+    ("decode", decode),
+    ("encode", encode),
+    ("names", names),
+];
 
 fn main() -> io::Result<()> {
     let mut driver = Driver::default();
     for line in io::stdin().lock().lines() {
-        let said = answer(&mut driver, &line?);
+        let said = answer(&mut driver, &line?).unwrap_or_else(|Failure(said)| said);
         let mut out = io::stdout().lock();
         writeln!(out, "{said}")?;
         out.flush()?;
@@ -41,49 +68,34 @@ fn main() -> io::Result<()> {
     Ok(()) // dropping the driver closes the bus
 }
 
-fn answer(driver: &mut Driver, line: &str) -> Value {
-    let told =
-        |kind: String, message, retryable| json!({"error": {"kind": kind, "message": message, "retryable": retryable}});
-    let request = match serde_json::from_str(line) {
-        Ok(fields) => Request(fields),
-        Err(error) => return told("Invalid".into(), error.to_string(), false),
-    };
-    match driver.obey(&request) {
-        Ok(mut said) => {
-            said["ok"] = json!(true);
-            said
-        }
-        Err(Failure::Library(error)) => told(format!("{:?}", error.kind), error.message, error.retryable),
-        Err(Failure::Other(kind, message)) => told(kind.into(), message, false),
-        Err(Failure::Unsupported(why)) => json!({ "unsupported": why }),
-    }
+fn answer(driver: &mut Driver, line: &str) -> Answer {
+    let request: Value = serde_json::from_str(line).map_err(wrong)?;
+    let name: &str = request.field("verb").unwrap_or_default();
+    let unknown = || Failure(json!({"unsupported": format!("there is no verb {name}")}));
+    let (_, verb) = VERBS.iter().find(|(own, _)| *own == name).ok_or_else(unknown)?;
+    let mut said = verb(driver, &request)?;
+    said["ok"] = json!(true);
+    Ok(said)
 }
 
-struct Request(Map<String, Value>);
+/// The fields of a request, or of a row of it.
+trait Fields {
+    fn field<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T>;
 
-impl Request {
-    fn text(&self, field: &str) -> Result<String, Failure> {
-        text_of(&self.0, field)
+    /// A text that may have come in hex; empty if it is missing. A Rust text is UTF-8, so nobody could send another.
+    fn text(&self, name: &str) -> Result<String, Failure> {
+        match self.field(&format!("{name}_hex")) {
+            Some(hex) => String::from_utf8(unhex(hex)).map_err(wrong),
+            None => Ok(self.field(name).unwrap_or_default()),
+        }
     }
 
-    fn number(&self, field: &str) -> Option<u64> {
-        self.0.get(field)?.as_u64()
+    fn count(&self) -> u64 {
+        self.field("count").unwrap_or(0)
     }
 
-    fn seconds(&self, field: &str) -> Option<f64> {
-        self.0.get(field)?.as_f64()
-    }
-
-    fn pause(&self, field: &str) -> Duration {
-        Duration::from_secs_f64(self.seconds(field).unwrap_or(0.0))
-    }
-
-    fn flag(&self, field: &str) -> bool {
-        self.0.get(field).and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    fn rows(&self, field: &str) -> impl Iterator<Item = &Map<String, Value>> {
-        self.0.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
+    fn pause(&self, name: &str) -> Duration {
+        Duration::from_secs_f64(self.field(name).unwrap_or(0.0))
     }
 
     /// System, kind and path of what to send.
@@ -91,20 +103,25 @@ impl Request {
         let path = self.text("path")?;
         Ok((self.text("system")?, self.text("kind")?, if path.is_empty() { "/conform".into() } else { path }))
     }
-}
 
-/// A field that may have come in hex; a missing one is empty. A Rust text is UTF-8, so nobody could send another.
-fn text_of(fields: &Map<String, Value>, field: &str) -> Result<String, Failure> {
-    match fields.get(&format!("{field}_hex")).and_then(Value::as_str) {
-        Some(hex) => String::from_utf8(unhex(hex)).map_err(wrong),
-        None => Ok(fields.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()),
+    /// The data as a user would have it, in JSON.
+    fn data(&self) -> Answer {
+        let Some(text) = self.field("json") else { return Ok(Value::Null) };
+        serde_json::from_str(text).or_else(|_| deep(text)).map_err(wrong)
     }
+
+    /// Answers each row.
+    fn each<T>(&self, name: &str, answer: impl FnMut(&Value) -> T) -> Vec<T>;
 }
 
-/// The data of a request as a user would have it, in JSON.
-fn value_of(fields: &Map<String, Value>) -> Result<Value, Failure> {
-    let Some(text) = fields.get("json").and_then(Value::as_str) else { return Ok(Value::Null) };
-    serde_json::from_str(text).or_else(|_| deep(text)).map_err(wrong)
+impl Fields for Value {
+    fn field<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
+        T::deserialize(self.get(name)?).ok()
+    }
+
+    fn each<T>(&self, name: &str, answer: impl FnMut(&Value) -> T) -> Vec<T> {
+        self[name].as_array().into_iter().flatten().map(answer).collect()
+    }
 }
 
 /// Parses what is deeper than serde_json takes by default, up to a depth at which the stack is large enough.
@@ -113,7 +130,7 @@ fn deep(text: &str) -> serde_json::Result<Value> {
     if text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() < 5000 {
         parser.disable_recursion_limit();
     }
-    let value = serde::Deserialize::deserialize(&mut parser)?;
+    let value = Value::deserialize(&mut parser)?;
     parser.end()?;
     Ok(value)
 }
@@ -147,11 +164,17 @@ extern "C" {
     fn zmq_version(major: *mut i32, minor: *mut i32, patch: *mut i32);
 }
 
-fn libzmq_version() -> String {
+fn hello(_: &mut Driver, _: &Value) -> Answer {
     let (mut major, mut minor, mut patch) = (0, 0, 0);
     // SAFETY: all three are written to.
     unsafe { zmq_version(&mut major, &mut minor, &mut patch) };
-    format!("{major}.{minor}.{patch}")
+    let library = format!("libzmq {major}.{minor}.{patch}");
+    Ok(json!({"language": "rust", "library": library, "pid": std::process::id()}))
+}
+
+fn busy(_: &mut Driver, request: &Value) -> Answer {
+    std::thread::sleep(request.pause("seconds"));
+    Ok(json!({}))
 }
 
 /// CLOCK_MONOTONIC, as the kit takes it.
@@ -237,89 +260,66 @@ struct Driver {
 }
 
 impl Driver {
-    fn obey(&mut self, request: &Request) -> Answer {
-        match request.text("verb")?.as_str() {
-            "hello" => {
-                let library = format!("libzmq {}", libzmq_version());
-                Ok(json!({"language": "rust", "library": library, "pid": std::process::id()}))
-            }
-            "open" => self.open(request),
-            "subscribe" => {
-                let sub = self.subscribe(request)?;
-                self.subscriptions.insert(request.text("name")?, Received { sub, open: true });
-                Ok(json!({}))
-            }
-            "receive" => self.receive(request, request.flag("tally")),
-            "slow" => self.receive(request, true),
-            "busy" => {
-                std::thread::sleep(request.pause("seconds"));
-                Ok(json!({}))
-            }
-            "send" => self.send(request),
-            "burst" => self.burst(request),
-            "stream" => self.stream(request),
-            "joins" => self.joins(request),
-            "churn" => self.churn(request),
-            "close" => self.close(request),
-            "speed" => self.speed(request),
-            "echo" => self.echo(request),
-            "ping" => self.ping(request),
-            "patterns" => Ok(patterns(request)),
-            "decode" => decode(request),
-            "encode" => encoded(request),
-            "names" => Ok(names(request)),
-            verb => Err(Failure::Unsupported(format!("there is no verb {verb}"))),
-        }
-    }
-
     fn bus(&self) -> Result<&Bus, Failure> {
-        let closed = || Failure::Other("Canceled", "no bus is open: open one first".into());
-        self.bus.as_ref().ok_or_else(closed)
+        self.bus.as_ref().ok_or_else(|| Failure::new("Canceled", "no bus is open: open one first", false))
     }
 
-    fn named(&mut self, request: &Request) -> Result<&mut Received, Failure> {
+    fn named(&mut self, request: &Value) -> Result<&mut Received, Failure> {
         let name = request.text("name")?;
         self.subscriptions.get_mut(&name).ok_or_else(|| wrong(format!("there is no subscription {name:?}")))
     }
 
-    fn open(&mut self, request: &Request) -> Answer {
-        let mut options = Options::default();
-        if request.0.contains_key("bus") {
-            options.bus = request.text("bus")?;
-        }
-        for (field, value) in [("capacity", &mut options.capacity), ("max_event_bytes", &mut options.max_event_bytes)] {
-            *value = request.number(field).map_or(*value, |number| number as usize);
-        }
-        for (field, value) in [("linger", &mut options.linger), ("send_timeout", &mut options.send_timeout)] {
-            *value = request.seconds(field).map_or(*value, Duration::from_secs_f64);
-        }
-        self.options = options.clone();
-        self.bus = Some(options.open()?);
+    /// The bus and a subscription.
+    fn both(&self, request: &Value) -> Result<(&Bus, &Subscription), Failure> {
+        let name = request.text("name")?;
+        let ours = self.subscriptions.get(&name).ok_or_else(|| wrong(format!("there is no subscription {name:?}")))?;
+        Ok((self.bus()?, &ours.sub))
+    }
+
+    fn open(&mut self, request: &Value) -> Answer {
+        let default = Options::default();
+        let seconds = |field, otherwise| request.field(field).map_or(otherwise, Duration::from_secs_f64);
+        self.options = Options {
+            bus: request.field("bus").unwrap_or(default.bus),
+            capacity: request.field("capacity").unwrap_or(default.capacity),
+            max_event_bytes: request.field("max_event_bytes").unwrap_or(default.max_event_bytes),
+            linger: seconds("linger", default.linger),
+            send_timeout: seconds("send_timeout", default.send_timeout),
+            ..default
+        };
+        self.bus = Some(self.options.clone().open()?);
         Ok(json!({}))
     }
 
-    fn subscribe(&self, request: &Request) -> Result<Subscription, Failure> {
+    fn join(&self, request: &Value) -> Result<Subscription, Failure> {
         let (system, kind) = (request.text("system")?, request.text("kind")?);
         let overflow = if request.text("overflow")? == "block" { Overflow::Block } else { Overflow::Drop };
-        let capacity = request.number("capacity").map(|frames| frames as usize);
+        let capacity = request.field("capacity");
         Ok(self.bus()?.subscribe_with(&Selection { system: &system, kind: &kind, overflow, capacity })?)
     }
 
-    fn close(&mut self, request: &Request) -> Answer {
-        match request.0.contains_key("name") {
-            true => self.named(request)?.sub.close(),
-            false => self.bus = None,
+    fn subscribe(&mut self, request: &Value) -> Answer {
+        let sub = self.join(request)?;
+        self.subscriptions.insert(request.text("name")?, Received { sub, open: true });
+        Ok(json!({}))
+    }
+
+    fn close(&mut self, request: &Value) -> Answer {
+        match request.get("name") {
+            Some(_) => self.named(request)?.sub.close(),
+            None => self.bus = None,
         }
         Ok(json!({}))
     }
 
-    /// Serves `slow` too: with a pause after each event.
-    fn receive(&mut self, request: &Request, tallied: bool) -> Answer {
-        let (most, until) = (request.number("count"), request.number("until"));
+    /// Serves `slow` too: with a pause after each event, and a tally.
+    fn receive(&mut self, request: &Value) -> Answer {
+        let (most, until) = (request.field("count").unwrap_or(u64::MAX), request.field("until").unwrap_or(u64::MAX));
         let (timeout, pause) = (request.pause("timeout"), request.pause("pause"));
+        let tallied = request.field("tally").unwrap_or(false) || request.text("verb")? == "slow";
         let ours = self.named(request)?;
         let (mut events, mut tally) = (Vec::new(), Tally::default());
-        ours.each(most.unwrap_or(u64::MAX), until.unwrap_or(u64::MAX), timeout, |evt| {
+        ours.each(most, until, timeout, |evt| {
             if tallied {
                 tally.add(&evt);
             } else {
@@ -336,10 +336,10 @@ impl Driver {
         }))
     }
 
-    fn churn(&self, request: &Request) -> Answer {
+    fn churn(&mut self, request: &Value) -> Answer {
         let mut rounds = Vec::new();
-        for _ in 0..request.number("count").unwrap_or(0) {
-            let sub = self.subscribe(request)?;
+        for _ in 0..request.count() {
+            let sub = self.join(request)?;
             let joined = micros();
             let evt = sub.receive_timeout(request.pause("timeout"))?;
             let data: Value = evt.json()?;
@@ -348,21 +348,21 @@ impl Driver {
         Ok(json!({ "rounds": rounds }))
     }
 
-    fn send(&self, request: &Request) -> Answer {
+    fn send(&mut self, request: &Value) -> Answer {
         let bus = self.bus()?;
         let (system, kind, path) = (request.text("system")?, request.text("kind")?, request.text("path")?);
-        match request.0.get("hex").and_then(Value::as_str) {
+        match request.field("hex") {
             Some(raw) => bus.send_bytes(&system, &kind, &path, &unhex(raw))?,
-            None => bus.send(&system, &kind, &path, &value_of(&request.0)?)?,
+            None => bus.send(&system, &kind, &path, &request.data()?)?,
         }
         Ok(json!({}))
     }
 
-    fn burst(&self, request: &Request) -> Answer {
+    fn burst(&mut self, request: &Value) -> Answer {
         let bus = self.bus()?;
         let (system, kind, path) = request.topic()?;
-        let (count, batch) = (request.number("count").unwrap_or(0), request.number("batch").unwrap_or(0));
-        let (pad, interval) = ("x".repeat(request.number("bytes").unwrap_or(0) as usize), request.pause("interval"));
+        let (count, batch) = (request.count(), request.field("batch").unwrap_or(0));
+        let (pad, interval) = ("x".repeat(request.field("bytes").unwrap_or(0)), request.pause("interval"));
         let (began, mut next) = (Instant::now(), 1);
         let data = |n| if pad.is_empty() { Counted { n, pad: None } } else { Counted { n, pad: Some(&pad) } };
         while next <= count {
@@ -380,7 +380,7 @@ impl Driver {
         Ok(json!({"sent": count, "seconds": began.elapsed().as_secs_f64()}))
     }
 
-    fn stream(&self, request: &Request) -> Answer {
+    fn stream(&mut self, request: &Value) -> Answer {
         let bus = self.bus()?;
         let (system, kind, path) = request.topic()?;
         let (until, mut before) = (request.text("until")?, 0);
@@ -396,10 +396,10 @@ impl Driver {
         Ok(json!({}))
     }
 
-    fn joins(&self, request: &Request) -> Answer {
+    fn joins(&mut self, request: &Value) -> Answer {
         let (system, kind, path) = request.topic()?;
         let mut took = Vec::new();
-        for n in 1..=request.number("count").unwrap_or(0) {
+        for n in 1..=request.count() {
             let began = Instant::now();
             let bus = self.options.clone().open()?;
             bus.send(&system, &kind, &path, &Counted { n, pad: None })?;
@@ -408,11 +408,11 @@ impl Driver {
         Ok(json!({ "seconds": took }))
     }
 
-    fn speed(&mut self, request: &Request) -> Answer {
+    fn speed(&mut self, request: &Value) -> Answer {
         if request.text("role")? == "send" {
             return self.burst(request);
         }
-        let count = request.number("count").unwrap_or(0) as usize;
+        let count = request.count() as usize;
         let mut events = &self.named(request)?.sub;
         events.next().transpose()?;
         let began = Instant::now();
@@ -422,11 +422,10 @@ impl Driver {
         Ok(json!({ "seconds": began.elapsed().as_secs_f64() }))
     }
 
-    fn echo(&mut self, request: &Request) -> Answer {
+    fn echo(&mut self, request: &Value) -> Answer {
         let (system, kind, _) = request.topic()?;
-        let (name, count) = (request.text("name")?, request.number("count").unwrap_or(0) as usize);
-        let (bus, ours) = (self.bus()?, self.subscriptions.get(&name).ok_or_else(|| wrong("no such subscription"))?);
-        for evt in (&ours.sub).take(count) {
+        let (bus, sub) = self.both(request)?;
+        for evt in sub.take(request.count() as usize) {
             let evt = evt?;
             let data: &serde_json::value::RawValue = evt.json()?;
             bus.send(&system, &kind, evt.path(), data)?;
@@ -434,14 +433,13 @@ impl Driver {
         Ok(json!({}))
     }
 
-    fn ping(&mut self, request: &Request) -> Answer {
+    fn ping(&mut self, request: &Value) -> Answer {
         let (system, kind, path) = request.topic()?;
-        let (name, mut took) = (request.text("name")?, Vec::new());
-        let (bus, ours) = (self.bus()?, self.subscriptions.get(&name).ok_or_else(|| wrong("no such subscription"))?);
-        for n in 0..request.number("count").unwrap_or(0) {
+        let ((bus, sub), mut took) = (self.both(request)?, Vec::new());
+        for n in 0..request.count() {
             let began = Instant::now();
             bus.send(&system, &kind, &path, &Counted { n, pad: None })?;
-            ours.sub.receive()?;
+            sub.receive()?;
             took.push(began.elapsed().as_nanos() as f64 / 1000.0);
         }
         Ok(json!({ "micros": took }))
@@ -468,88 +466,84 @@ impl serde::Serialize for Counted<'_> {
 
 // The rules, without a bus
 
-fn patterns(request: &Request) -> Value {
-    let parse = |row: &Map<String, Value>, field| row[field].as_str().unwrap_or_default().parse::<Pattern>();
-    let matches: Vec<_> = request
-        .rows("cases")
-        .map(|row| parse(row, "pattern").ok().map(|pattern| pattern.matches(row["name"].as_str().unwrap_or_default())))
-        .collect();
-    let prefixes: Vec<_> = request
-        .rows("prefixes")
-        .map(|row| {
-            let system = parse(row, "system").ok()?;
-            let kind = match row.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty()) {
-                Some(kind) => Some(kind.parse().ok()?),
-                None => None,
-            };
-            Some(Pattern::prefixes(&system, kind.as_ref()).iter().map(|prefix| hex(prefix)).collect::<Vec<_>>())
-        })
-        .collect();
-    let refused: Vec<_> = request.rows("invalid").map(|row| parse(row, "pattern").is_err()).collect();
-    json!({"matches": matches, "prefixes": prefixes, "refused": refused})
+fn patterns(_: &mut Driver, request: &Value) -> Answer {
+    let parse = |row: &Value, field| row.field::<&str>(field).unwrap_or_default().parse::<Pattern>();
+    let matches = request.each("cases", |row| Some(parse(row, "pattern").ok()?.matches(row.field("name")?)));
+    let prefixes = request.each("prefixes", |row| {
+        let kind = match row.field("kind").unwrap_or_default() {
+            "" => None,
+            kind => Some(kind.parse().ok()?),
+        };
+        let prefixes = Pattern::prefixes(&parse(row, "system").ok()?, kind.as_ref());
+        Some(prefixes.iter().map(|prefix| hex(prefix)).collect::<Vec<_>>())
+    });
+    let refused = request.each("invalid", |row| parse(row, "pattern").is_err());
+    Ok(json!({"matches": matches, "prefixes": prefixes, "refused": refused}))
 }
 
-fn decode(request: &Request) -> Answer {
+fn raw(row: &Value) -> Vec<u8> {
+    unhex(row.field("hex").unwrap_or_default())
+}
+
+fn decode(_: &mut Driver, request: &Value) -> Answer {
     let kind = request.text("kind")?;
     let kind = if kind.is_empty() { None } else { Some(kind.parse()?) };
-    let (announced, joined) = (request.number("announced"), request.number("joined"));
-    let limit = request.number("limit").unwrap_or(65_536) as usize;
+    let (announced, joined) = (request.field("announced"), request.field("joined"));
+    let limit = request.field("limit").unwrap_or(65_536);
     let mut decoder = Decoder::new(request.text("system")?.parse()?, kind, announced, joined, limit);
-    let mut rows = Vec::new();
-    for frame in request.rows("frames") {
-        decoder.decode(&unhex(frame["hex"].as_str().unwrap_or_default()));
+    let rows = request.each("frames", |row| {
+        decoder.decode(&raw(row));
         let gaps: Vec<_> = decoder.gaps.iter().map(|gap| (gap.first, gap.last)).collect();
         let events: Vec<_> = decoder.events.iter().map(told).collect();
         let stamp = &decoder.stamp;
-        rows.push(json!({
+        json!({
             "events": events, "gaps": gaps, "lost": decoder.lost, "malformed": decoder.malformed,
             "born": stamp.born, "settled": stamp.settled, "first": stamp.first,
-        }));
-    }
+        })
+    });
     Ok(json!({ "frames": rows }))
 }
 
-fn encoded(request: &Request) -> Answer {
+fn encode(_: &mut Driver, request: &Value) -> Answer {
     let (system, kind, path) = (request.text("system")?, request.text("kind")?, request.text("path")?);
-    let items: Vec<_> =
-        request.rows("items").map(|row| Ok((text_of(row, "path")?, value_of(row)?))).collect::<Result<_, Failure>>()?;
-    let payload = if request.0.contains_key("items") {
+    let payload = if request.get("items").is_some() {
+        let items = request.each("items", |row| Ok((row.text("path")?, row.data()?)));
+        let items = items.into_iter().collect::<Result<Vec<_>, Failure>>()?;
         Payload::batch(items.iter().map(|(path, data)| (path.as_str(), data)))?
-    } else if let Some(raw) = request.0.get("hex").and_then(Value::as_str) {
-        Payload::bytes(&path, &unhex(raw))?
+    } else if request.get("hex").is_some() {
+        Payload::bytes(&path, &raw(request))?
     } else {
-        Payload::json(&path, &value_of(&request.0)?)?
+        Payload::json(&path, &request.data()?)?
     };
     Ok(json!({ "hex": hex(&payload.encode(&system, &kind, &request.text("stamp")?)?) }))
 }
 
-fn names(request: &Request) -> Value {
-    let raw = |row: &Map<String, Value>| unhex(row["hex"].as_str().unwrap_or_default());
-    let file = |name: &[u8]| match FileName::parse(name)? {
-        FileName::Entry { id, epoch, overflow } => {
-            let overflow = if overflow == Overflow::Drop { "drop" } else { "block" };
-            Some(json!({"id": id, "epoch": epoch, "overflow": overflow}))
-        }
-        FileName::Socket(_) => Some(json!({"is": "socket"})),
-        FileName::Member(_) => Some(json!({"is": "member"})),
-        FileName::New(_) => Some(json!({"is": "new"})),
-        FileName::Token => Some(json!({"is": "token"})),
+fn names(_: &mut Driver, request: &Value) -> Answer {
+    let file = |row: &Value| {
+        Some(match FileName::parse(&raw(row))? {
+            FileName::Entry { id, epoch, overflow } => json!({"id": id, "epoch": epoch, "overflow": overflow.name()}),
+            FileName::Socket(_) => json!({"is": "socket"}),
+            FileName::Member(_) => json!({"is": "member"}),
+            FileName::New(_) => json!({"is": "new"}),
+            FileName::Token => json!({"is": "token"}),
+        })
     };
-    let sentinel = |topic: &[u8]| parse_sentinel(topic).map(|(id, epoch)| json!({"ingress": id, "epoch": epoch}));
-    let files: Vec<_> = request.rows("files").map(|row| file(&raw(row))).collect();
-    let sentinels: Vec<_> = request.rows("sentinels").map(|row| sentinel(&raw(row))).collect();
-    let buses: Vec<_> =
-        request.rows("buses").map(|row| is_bus_name(row["name"].as_str().unwrap_or_default())).collect();
-    let roots: Vec<_> = request.rows("roots").filter_map(|row| row["env"].as_object()).map(root).collect();
-    json!({"files": files, "sentinels": sentinels, "buses": buses, "roots": roots})
+    let sentinel = |row: &Value| {
+        let (id, epoch) = parse_sentinel(&raw(row))?;
+        Some(json!({"ingress": id, "epoch": epoch}))
+    };
+    let buses = request.each("buses", |row| is_bus_name(row.field("name").unwrap_or_default()));
+    let roots = request.each("roots", |row| root(row.field("env").unwrap_or_default()));
+    let (files, sentinels) = (request.each("files", file), request.each("sentinels", sentinel));
+    Ok(json!({"files": files, "sentinels": sentinels, "buses": buses, "roots": roots}))
 }
 
-fn root(environment: &Map<String, Value>) -> String {
+fn root(environment: HashMap<&str, &str>) -> String {
     let variables = ["ZBUS_DIR", "XDG_RUNTIME_DIR", "TMPDIR", "TMP", "TEMP", "HOME"];
     let before = variables.map(|name| (name, std::env::var_os(name)));
     variables.iter().for_each(|name| std::env::remove_var(name));
     for (name, value) in environment {
-        std::env::set_var(name, value.as_str().unwrap_or_default());
+        std::env::set_var(name, value);
     }
     let root = default_root().to_string_lossy().into_owned();
     for (name, value) in before {

@@ -40,7 +40,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{mpsc, Arc, Mutex, MutexGuard, Once, OnceLock, Weak};
+use std::sync::{mpsc, Arc, Mutex, MutexGuard, Once, OnceLock, RwLock, RwLockReadGuard, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -184,7 +184,7 @@ pub enum ErrorKind {
     Invalid,
     /// Time ran out. Nothing was sent, and nothing was lost.
     Timeout,
-    /// The bus or the subscription is closed, the process has forked, or the bus was removed from the disk.
+    /// The bus or the subscription is closed, or the process has forked.
     Canceled,
     /// The directory of the bus is not safe to use, or not this user's.
     PermissionDenied,
@@ -1052,15 +1052,17 @@ fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Creates what is missing of the path of a bus, and checks the rest (R3); returns the mode of the bus.
-fn make_bus(root: &Path, path: &Path, by_default: bool) -> Result<u32> {
-    let above = root.parent().unwrap_or(root);
+fn make_bus(path: &Path, by_default: bool) -> Result<u32> {
+    let mut ancestors = path.ancestors().skip(1);
+    let mut next = || ancestors.next().unwrap_or(path);
+    let (version, root, above) = (next(), next(), next());
     if fs::symlink_metadata(root).is_err() {
         check_parents(root)?;
         fs::create_dir_all(above).doing(format_args!("create {}", above.display()))?;
     }
     let closed = |mode: &u32| mode & 0o007 == 0 && !by_default;
     let mut mode = fs::metadata(above).ok().as_ref().and_then(group_mode).filter(closed).unwrap_or(PRIVATE);
-    for directory in [root, path.parent().unwrap_or(root), path] {
+    for directory in [root, version, path] {
         make_directory(directory, mode).doing(format_args!("create {}", directory.display()))?;
         mode = check_directory(directory, by_default && directory == root, directory == path)?;
     }
@@ -1081,36 +1083,32 @@ fn check_parents(root: &Path) -> Result<()> {
     }
 }
 
-/// The open directory of a bus, with a shared lock (R35), and its token.
+/// The directory of a bus.
 struct Roster {
     path: PathBuf,
+    by_default: bool,
+    handles: RwLock<Vec<Handle>>, // the last is in use; others may still have the tokens of the former ones mapped
+}
+
+/// An open bus directory, with a shared lock (R35), and its token.
+struct Handle {
     directory: File,
     token: File,
     mapped: memmap2::Mmap,
     file_mode: u32,
 }
 
-impl Roster {
-    fn open(root: &Path, bus: &str, by_default: bool) -> Result<Self> {
-        if !is_bus_name(bus) {
-            let rules = "use letters, digits, '_', '-', '.', at most 64";
-            return Err(Error::invalid(format!("{bus:?} is not a bus name: {rules}")));
-        }
-        let root = std::path::absolute(root).doing("find the working directory")?;
-        let path = root.join("v1").join(bus);
-        let length = path.as_os_str().len() + "/0123456789abcdef.sock".len();
-        if length > 107 {
-            return Err(Error::invalid(format!(
-                "{} is too long: its sockets would have {length} bytes of at most 107; shorten ZBUS_DIR, or the bus name",
-                path.display()
-            )));
-        }
+/// The state of a bus directory: which handle, and its token. Who knows the same view has nothing to look at.
+type View = (usize, u64);
+
+impl Handle {
+    /// Opens what is at the path of a bus, and creates what is missing.
+    fn open(path: &Path, by_default: bool) -> Result<Self> {
         for _ in 0..10 {
-            let mode = make_bus(&root, &path, by_default)?;
-            let roster = Self::open_once(&path, mode).doing(format_args!("open {}", path.display()))?;
-            if roster.is_current() {
-                lock(&DIRECTORIES).insert(fs::canonicalize(&path).unwrap_or(path));
-                return Ok(roster);
+            let mode = make_bus(path, by_default)?;
+            let handle = Self::open_once(path, mode).doing(format_args!("open {}", path.display()))?;
+            if handle.is_at(path) {
+                return Ok(handle);
             } // otherwise somebody has created or removed it at the same time
         }
         Err(Error::new(ErrorKind::Unavailable, format!("{} is removed again and again: by whom?", path.display())))
@@ -1134,7 +1132,7 @@ impl Roster {
         }
         // SAFETY: nobody makes the file shorter (R10).
         let mapped = unsafe { memmap2::MmapOptions::new().len(8).map(&token)? };
-        Ok(Roster { path: path.to_owned(), directory, token, mapped, file_mode })
+        Ok(Handle { directory, token, mapped, file_mode })
     }
 
     fn token(&self) -> u64 {
@@ -1142,14 +1140,67 @@ impl Roster {
         unsafe { self.mapped.as_ptr().cast::<AtomicU64>().as_ref() }.map_or(0, |token| token.load(Relaxed))
     }
 
-    /// Writes a new token, so that everybody looks again.
-    fn touch(&self) -> Result<()> {
-        self.token.write_all_at(&random(), 0).doing("write the token")
+    fn touch(&self) -> io::Result<()> {
+        self.token.write_all_at(&random(), 0)
     }
 
     /// Whether others who open the bus find this directory and this token.
+    fn is_at(&self, path: &Path) -> bool {
+        leads_to(path, &self.directory) && leads_to(&path.join("token"), &self.token)
+    }
+}
+
+impl Roster {
+    fn open(root: &Path, bus: &str, by_default: bool) -> Result<Self> {
+        if !is_bus_name(bus) {
+            let rules = "use letters, digits, '_', '-', '.', at most 64";
+            return Err(Error::invalid(format!("{bus:?} is not a bus name: {rules}")));
+        }
+        let path = std::path::absolute(root).doing("find the working directory")?.join("v1").join(bus);
+        let length = path.as_os_str().len() + "/0123456789abcdef.sock".len();
+        if length > 107 {
+            return Err(Error::invalid(format!(
+                "{} is too long: its sockets would have {length} bytes of at most 107; shorten ZBUS_DIR, or the bus name",
+                path.display()
+            )));
+        }
+        let handle = Handle::open(&path, by_default)?;
+        lock(&DIRECTORIES).insert(fs::canonicalize(&path).unwrap_or(path.clone()));
+        Ok(Roster { path, by_default, handles: vec![handle].into() })
+    }
+
+    fn handles(&self) -> RwLockReadGuard<'_, Vec<Handle>> {
+        self.handles.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn view(&self) -> View {
+        let handles = self.handles();
+        (handles.len(), handles.last().map_or(0, Handle::token))
+    }
+
+    /// Writes a new token, so that everybody looks again; the former ones, too (R38).
+    fn touch(&self) -> Result<()> {
+        let handles = self.handles();
+        let results: Vec<_> = handles.iter().rev().map(Handle::touch).collect();
+        results.into_iter().next().unwrap_or(Ok(())).doing("write the token")
+    }
+
     fn is_current(&self) -> bool {
-        leads_to(&self.path, &self.directory) && leads_to(&self.path.join("token"), &self.token)
+        self.handles().last().is_some_and(|handle| handle.is_at(&self.path))
+    }
+
+    /// Opens what is at the path now, if somebody has removed or replaced it (R38); returns whether.
+    fn follow(&self) -> Result<bool> {
+        if self.is_current() {
+            return Ok(false);
+        }
+        let handle = Handle::open(&self.path, self.by_default)?;
+        self.handles.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push(handle);
+        Ok(true)
+    }
+
+    fn file_mode(&self) -> u32 {
+        self.handles().last().map_or(0o600, |handle| handle.file_mode)
     }
 
     fn socket(&self, id: &str) -> PathBuf {
@@ -1159,7 +1210,8 @@ impl Roster {
     /// Lets a file appear whole, and locked while it is open (R8, R29).
     fn create(&self, id: &str, name: &str, content: &[u8]) -> Result<File> {
         let path = self.path.join(name);
-        make_file(&self.path, id, self.file_mode, content, |scratch| fs::rename(scratch, &path))
+        let mode = self.file_mode();
+        make_file(&self.path, id, mode, content, |scratch| fs::rename(scratch, &path))
             .doing(format_args!("write {}", path.display()))
     }
 
@@ -1173,8 +1225,8 @@ impl Roster {
     /// The newest entry of each ingress, as of one moment (R7, R13).
     fn entries(&self) -> Result<HashMap<String, (u64, Overflow)>> {
         loop {
-            let (before, names) = (self.token(), self.list()?);
-            if self.token() != before {
+            let (before, names) = (self.view(), self.list()?);
+            if self.view() != before {
                 continue;
             }
             let mut newest = HashMap::new();
@@ -1262,8 +1314,13 @@ fn describe<const N: usize>(more: [(&str, Value); N]) -> Vec<u8> {
 struct Member {
     id: String,
     path: PathBuf,
+    state: Mutex<MemberState>,
+}
+
+struct MemberState {
     file: File,
-    state: Mutex<([u64; 4], Vec<String>)>, // counters and origins
+    counts: [u64; 4],
+    origins: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -1276,28 +1333,47 @@ enum Counter {
 
 impl Member {
     fn create(roster: &Roster) -> Result<Self> {
-        let (id, text) = (new_id(), describe([("origins", json!([]))]));
-        let name = format!("{id}.member");
-        let file = roster.create(&id, &name, &[vec![0; 128], text].concat())?;
-        Ok(Member { id, path: roster.path.join(name), file, state: Mutex::default() })
+        let id = new_id();
+        let path = roster.path.join(format!("{id}.member"));
+        let (counts, origins) = ([0; 4], Vec::new());
+        let file = Self::write(roster, &id, &counts, &origins)?;
+        Ok(Member { id, path, state: Mutex::new(MemberState { file, counts, origins }) })
+    }
+
+    fn write(roster: &Roster, id: &str, counts: &[u64; 4], origins: &[String]) -> Result<File> {
+        let mut content: Vec<_> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+        content.resize(128, 0);
+        content.extend(describe([("origins", json!(origins))]));
+        roster.create(id, &format!("{id}.member"), &content)
+    }
+
+    /// Creates the file again if somebody has removed it; returns whether.
+    fn restore(&self, roster: &Roster) -> Result<bool> {
+        let state = &mut *lock(&self.state);
+        let missing = !leads_to(&self.path, &state.file);
+        if missing {
+            state.file = Self::write(roster, &self.id, &state.counts, &state.origins)?;
+        }
+        Ok(missing)
     }
 
     /// Nobody depends on what is written here and below, and the disk may be full.
     fn add(&self, counter: Counter, n: u64) {
         if n > 0 {
-            let counts = &mut lock(&self.state).0;
-            counts[counter as usize] += n;
-            let _ = self.file.write_all_at(&counts[counter as usize].to_le_bytes(), 8 * counter as u64);
+            let state = &mut *lock(&self.state);
+            let count = &mut state.counts[counter as usize];
+            *count += n;
+            let _ = state.file.write_all_at(&count.to_le_bytes(), 8 * counter as u64);
         }
     }
 
     fn new_origin(&self) -> Arc<str> {
-        let (origin, origins) = (new_id(), &mut lock(&self.state).1);
-        if origins.len() == 100 {
-            origins.remove(0); // the text does not get shorter (R53)
+        let (origin, state) = (new_id(), &mut *lock(&self.state));
+        if state.origins.len() == 100 {
+            state.origins.remove(0); // the text does not get shorter (R53)
         }
-        origins.push(origin.clone());
-        let _ = self.file.write_all_at(&describe([("origins", json!(origins))]), 128);
+        state.origins.push(origin.clone());
+        let _ = state.file.write_all_at(&describe([("origins", json!(state.origins))]), 128);
         origin.into()
     }
 }
@@ -1594,6 +1670,7 @@ struct Channel {
     capacity: usize,
     wake: Wake,
     stop: AtomicBool,
+    removed: AtomicBool, // files of it
     events: crossbeam_channel::Receiver<Event>,
     frames: AtomicUsize, // that wait in it
     bytes: AtomicUsize,
@@ -1631,22 +1708,59 @@ impl Channel {
 /// The files of an ingress. When it is dropped, it leaves the roster (R18).
 struct Place {
     roster: Arc<Roster>,
-    entry: PathBuf,
-    socket: PathBuf,
+    id: String,
+    entry: String,
+    text: Vec<u8>,
+    left: Mutex<bool>,
+}
+
+impl Place {
+    fn is_whole(&self) -> bool {
+        let exists = |path: &Path| path.try_exists().unwrap_or(true);
+        exists(&self.roster.socket(&self.id)) && exists(&self.roster.path.join(&self.entry))
+    }
+
+    /// Creates what is missing: the socket gets its name once it listens (R9), and then comes the entry.
+    fn appear(&self, socket: &Socket) -> Result<()> {
+        let (left, roster, path) = (lock(&self.left), &self.roster, self.roster.socket(&self.id));
+        if *left {
+            return Ok(());
+        }
+        if !path.try_exists().unwrap_or(true) {
+            let (scratch, rights) = (roster.path.join(format!("{}.new", self.id)), roster.file_mode());
+            let named = socket
+                .at(&scratch, ffi::zmq_bind)
+                .and_then(|()| fs::set_permissions(&scratch, fs::Permissions::from_mode(rights)))
+                .and_then(|()| fs::rename(&scratch, &path));
+            named.inspect_err(|_| _ = remove_ours(&scratch)).doing(format_args!("listen at {}", path.display()))?;
+        }
+        if !roster.path.join(&self.entry).try_exists().unwrap_or(true) {
+            roster.create(&self.id, &self.entry, &self.text)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&self) {
+        if !mem::replace(&mut *lock(&self.left), true) {
+            let removed =
+                [self.roster.path.join(&self.entry), self.roster.socket(&self.id)].map(|path| remove_ours(&path));
+            if removed.contains(&true) {
+                let _ = self.roster.touch();
+            }
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let removed = [remove_ours(&self.entry), remove_ours(&self.socket)];
-        if removed.contains(&true) {
-            let _ = self.roster.touch();
-        }
+        self.leave();
     }
 }
 
 /// The thread of a subscription.
 struct Receiver {
     channel: Arc<Channel>,
+    place: Arc<Place>,
     events: crossbeam_channel::Sender<Event>,
     socket: Socket,
     buffer: Vec<u8>,
@@ -1659,11 +1773,20 @@ impl Receiver {
     /// Takes what arrives until the subscription ends, and then what had arrived.
     fn run(mut self) {
         while !self.channel.stop.load(Relaxed) {
+            self.restore();
             if !self.take() {
                 poll(&[&self.socket], Some(&self.channel.wake), -1);
             }
         }
         while self.take() {}
+    }
+
+    /// Announces the subscription again if files of it were removed. The keeper asks for it, but only this thread may
+    /// use the socket.
+    fn restore(&self) {
+        if self.channel.removed.swap(false, Relaxed) && self.place.appear(&self.socket).is_ok() {
+            let _ = self.place.roster.touch();
+        }
     }
 
     /// Takes some frames; returns whether there were any.
@@ -1712,6 +1835,7 @@ impl Receiver {
     fn wait_for_room(&mut self, bytes: usize) {
         while !self.channel.has_room(bytes) && !self.channel.stop.load(Relaxed) {
             self.count();
+            self.restore();
             self.socket.serve();
             poll(&[], Some(&self.channel.wake), 2);
         }
@@ -1751,10 +1875,10 @@ impl Subscription {
     /// # Errors
     ///
     /// [`ErrorKind::Canceled`] if the subscription or its bus is closed and everything that had arrived was
-    /// received, the process has forked, or the bus was removed from the disk. A retry fails as well.
+    /// received, or the process has forked. A retry fails as well.
     pub fn receive(&self) -> Result<Event> {
         self.inner.check_fork()?;
-        self.channel.events.recv().map(|evt| self.channel.taken(evt)).map_err(|_| self.ended())
+        self.channel.events.recv().map(|evt| self.channel.taken(evt)).map_err(|_| Self::ended())
     }
 
     /// Waits for the next event for that long; with zero, takes what has arrived.
@@ -1767,7 +1891,7 @@ impl Subscription {
         match self.channel.events.recv_timeout(timeout) {
             Ok(evt) => Ok(self.channel.taken(evt)),
             Err(error) if error.is_timeout() => Err(Error::new(ErrorKind::Timeout, "no event arrived in time")),
-            Err(_) => Err(self.ended()),
+            Err(_) => Err(Self::ended()),
         }
     }
 
@@ -1794,9 +1918,8 @@ impl Subscription {
         }
     }
 
-    fn ended(&self) -> Error {
-        let closed = Error::new(ErrorKind::Canceled, "the subscription is closed: open one");
-        self.inner.check_gone().err().unwrap_or(closed)
+    fn ended() -> Error {
+        Error::new(ErrorKind::Canceled, "the subscription is closed: open one")
     }
 }
 
@@ -1903,6 +2026,7 @@ fn put(marks: &mut Marks, period: Arc<Period>) {
 /// The connection to one ingress.
 struct Link {
     overflow: Overflow,
+    home: usize, // the handle of the directory in which it was listed
     epoch: u64,
     shown: u64,
     missed: u64, // the epoch that was given up, until it is shown
@@ -1914,10 +2038,10 @@ struct Link {
 }
 
 impl Link {
-    fn new(epoch: u64, overflow: Overflow) -> Self {
+    fn new(epoch: u64, overflow: Overflow, home: usize) -> Self {
         let (since, pause) = (Instant::now(), Duration::from_millis(5));
         let due = since + pause;
-        Link { overflow, epoch, shown: 0, missed: 0, full: false, since, due, pause, silence: Duration::ZERO }
+        Link { overflow, home, epoch, shown: 0, missed: 0, full: false, since, due, pause, silence: Duration::ZERO }
     }
 
     fn is_awaited(&self) -> bool {
@@ -1927,7 +2051,7 @@ impl Link {
     /// Begins to wait for an epoch.
     fn expect(&mut self, epoch: u64) {
         let (shown, missed, full) = (self.shown, self.missed, self.full);
-        *self = Link { shown, missed, full, ..Link::new(epoch, self.overflow) };
+        *self = Link { shown, missed, full, ..Link::new(epoch, self.overflow, self.home) };
     }
 
     /// Whether a joiner has had its time (R21). What we see late ourselves does not count: the machine is slow.
@@ -1965,8 +2089,8 @@ struct Publisher {
 /// How far the links are up to date with the roster (R20).
 #[derive(Default)]
 struct Settled {
-    token: Option<u64>,        // at which they are settled
-    listed: Option<u64>,       // the token of the latest listing
+    view: Option<View>,        // at which they are settled
+    listed: Option<View>,      // of the latest listing
     asof: Option<u64>,         // the time of W37
     generation: u64,           // counts
     progress: Option<Instant>, // when a joiner last answered
@@ -2019,7 +2143,7 @@ impl Publisher {
             Some(period) => period.born,
             None => check_topic(system, kind).map(|()| clock())?, // before the token is compared (W8)
         };
-        if self.settled.token != Some(self.roster.token()) && !self.settle()? {
+        if self.settled.view != Some(self.roster.view()) && !self.settle()? {
             return Ok(false);
         }
         if period.as_ref().map_or(true, |period| period.generation != self.settled.generation) {
@@ -2103,10 +2227,13 @@ impl Publisher {
     fn settle(&mut self) -> Result<bool> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let (asof, token) = (clock(), self.roster.token());
-            if self.settled.listed != Some(token) {
-                self.list()?;
-                self.settled.listed = Some(token);
+            let (asof, view) = (clock(), self.roster.view());
+            if self.settled.listed != Some(view) {
+                if !self.roster.is_current() {
+                    return Ok(false); // the bus follows, and tries again
+                }
+                self.list(view.0)?;
+                self.settled.listed = Some(view);
             }
             self.read_subscriptions();
             self.check_awaited();
@@ -2115,29 +2242,35 @@ impl Publisher {
                     return Ok(false);
                 }
                 poll(&self.sockets.each_ref(), None, 5);
-            } else if self.settled.listed.is_some() && self.roster.token() == token {
-                (self.settled.asof, self.settled.token) = (asof, Some(token));
+            } else if self.settled.listed.is_some() && self.roster.view() == view {
+                (self.settled.asof, self.settled.view) = (asof, Some(view));
                 self.settled.generation += 1;
                 return Ok(true);
             }
         }
     }
 
-    /// Connects the ingresses that are new on the roster, and lets go of those that are gone.
-    fn list(&mut self) -> Result<()> {
+    /// Connects the ingresses that are new on the roster, and lets go of those that are gone. Those that are listed in
+    /// a former directory, and still there, have yet to move to this one (R39).
+    fn list(&mut self, home: usize) -> Result<()> {
         let entries = self.roster.entries()?;
-        let gone: Vec<_> = self.links.keys().filter(|id| !entries.contains_key(*id)).cloned().collect();
+        let is_gone = |id: &String, link: &Link| !entries.contains_key(id) && (link.home == home || link.shown == 0);
+        let gone: Vec<_> = self.links.iter().filter(|(id, link)| is_gone(id, link)).map(|(id, _)| id.clone()).collect();
         gone.iter().for_each(|id| self.unlink(id));
         for (id, (epoch, overflow)) in entries {
             match self.links.get_mut(&id) {
-                Some(link) if epoch > link.epoch => link.expect(epoch),
-                Some(_) => {}
+                Some(link) => {
+                    link.home = home;
+                    if epoch > link.epoch {
+                        link.expect(epoch);
+                    }
+                }
                 None if answers(&self.roster.socket(&id)) => {
                     let path = self.roster.socket(&id);
                     let socket = &self.sockets[overflow as usize];
                     socket.at(&path, ffi::zmq_connect).doing(format_args!("connect to {}", path.display()))?;
                     self.counts[overflow as usize] += 1;
-                    self.links.insert(id, Link::new(epoch, overflow));
+                    self.links.insert(id, Link::new(epoch, overflow, home));
                 }
                 None => self.roster.bury(&id),
             }
@@ -2169,7 +2302,7 @@ impl Publisher {
                 } else if epoch == link.shown {
                     link.shown = 0; // the connection has ended
                     link.expect(link.epoch);
-                    self.settled.token = None;
+                    self.settled.view = None;
                 }
             }
         }
@@ -2449,7 +2582,6 @@ impl Drop for Bus {
 struct Inner {
     options: Options,
     forks: u32,                          // when it was opened
-    gone: AtomicBool,                    // from the disk
     publisher: Mutex<Option<Publisher>>, // until the bus is closed
     state: Mutex<Option<State>>,         // likewise
     member: Arc<Member>,
@@ -2463,7 +2595,7 @@ struct State {
 }
 
 struct Listener {
-    place: Place,
+    place: Arc<Place>,
     channel: Arc<Channel>,
     thread: JoinHandle<()>,
 }
@@ -2489,7 +2621,6 @@ impl Inner {
         let inner = Arc::new(Inner {
             options,
             forks: FORKS.load(Relaxed),
-            gone: AtomicBool::new(false),
             publisher: Mutex::new(Some(publisher)),
             state: Mutex::new(Some(State { listeners: Vec::new(), keeper: None, context })),
             member,
@@ -2510,18 +2641,9 @@ impl Inner {
         Err(Error::new(ErrorKind::Canceled, "this bus belongs to the parent process: open one after the fork"))
     }
 
-    fn check_gone(&self) -> Result<()> {
-        if !self.gone.load(Relaxed) {
-            return Ok(());
-        }
-        let what = "somebody has removed or replaced the directory of the bus, or files in it: open the bus again";
-        Err(Error::new(ErrorKind::Canceled, what))
-    }
-
     /// Tries until the payload is sent or time is over.
     fn publish(&self, system: &str, kind: &str, payload: &Payload<'_>) -> Result<()> {
         self.check_fork()?;
-        self.check_gone()?;
         if payload.events == 0 {
             return check_topic(system, kind);
         }
@@ -2544,6 +2666,7 @@ impl Inner {
             }
             drop(guard);
             thread::yield_now(); // others want the lock, too
+            self.restore(lock(&self.state).as_ref(), true)?;
         }
     }
 
@@ -2554,20 +2677,25 @@ impl Inner {
         let capacity = wanted.capacity.unwrap_or(self.options.capacity);
         check_range("capacity", capacity, 1)?;
         self.check_fork()?;
-        self.check_gone()?;
         let mut state = lock(&self.state);
         let state = state.as_mut().ok_or_else(Error::closed)?;
+        self.restore(Some(state), true)?;
         let (id, roster) = (new_id(), &self.roster);
-        let (socket, entry) = (roster.socket(&id), format!("{id}.1.{}", wanted.overflow.name()));
-        let place = Place { roster: roster.clone(), entry: roster.path.join(&entry), socket };
         let hwm = match wanted.overflow {
             Overflow::Drop => capacity.max(LEAST_HWM),
             Overflow::Block => capacity.min(BLOCK_HWM),
         };
-        let socket = self.listen(&state.context, &id, hwm, &Pattern::prefixes(&system, kind.as_ref()))?;
+        let socket = self.ingress(&state.context, &id, hwm, &Pattern::prefixes(&system, kind.as_ref()))?;
         let pattern = [wanted.system, if kind.is_some() { wanted.kind } else { "*" }, wanted.overflow.name()];
         let more = [("member", json!(self.member.id)), ("patterns", json!([pattern])), ("channels", json!(1))];
-        roster.create(&id, &entry, &describe(more))?;
+        let place = Arc::new(Place {
+            roster: roster.clone(),
+            id: id.clone(),
+            entry: format!("{id}.1.{}", wanted.overflow.name()),
+            text: describe(more),
+            left: Mutex::new(false),
+        });
+        place.appear(&socket)?;
         let announced = clock();
         roster.touch()?;
         let decoder = Decoder::new(system, kind, announced, clock(), MAX_TOPICS);
@@ -2578,6 +2706,7 @@ impl Inner {
             capacity,
             wake: Wake::new()?,
             stop: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             events: taken,
             frames: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -2586,7 +2715,16 @@ impl Inner {
             malformed: AtomicU64::new(0),
         });
         let (buffer, member, pending) = (vec![0; self.options.max_event_bytes], self.member.clone(), Vec::new());
-        let receiver = Receiver { channel: channel.clone(), events, socket, buffer, decoder, member, pending };
+        let receiver = Receiver {
+            channel: channel.clone(),
+            place: place.clone(),
+            events,
+            socket,
+            buffer,
+            decoder,
+            member,
+            pending,
+        };
         let thread = spawn("zbus-receiver", move || receiver.run())?;
         state.listeners.push(Listener { place, channel: channel.clone(), thread });
         if state.listeners.len() == 1 {
@@ -2595,8 +2733,8 @@ impl Inner {
         Ok(Subscription { channel, inner: self.clone() })
     }
 
-    /// Binds the socket of a subscription, and gives it its name once it listens (R9).
-    fn listen(&self, context: &Context, id: &str, hwm: usize, prefixes: &[Vec<u8>]) -> Result<Socket> {
+    /// Makes the socket of a subscription.
+    fn ingress(&self, context: &Context, id: &str, hwm: usize, prefixes: &[Vec<u8>]) -> Result<Socket> {
         let options = [(ffi::LINGER, 0), (ffi::SNDHWM, 0), (ffi::RCVHWM, hwm as i32), (ffi::BACKLOG, 4096)];
         let socket = Socket::new(context, ffi::SUB, &options)?;
         socket.set(ffi::MAXMSGSIZE, &(self.options.max_event_bytes as i64).to_ne_bytes());
@@ -2604,13 +2742,6 @@ impl Inner {
             socket.set(ffi::SUBSCRIBE, prefix);
         }
         socket.set(ffi::SUBSCRIBE, &[&[CONTROL], id.as_bytes(), b".1"].concat());
-        let (scratch, path) = (self.roster.path.join(format!("{id}.new")), self.roster.socket(id));
-        let rights = fs::Permissions::from_mode(self.roster.file_mode);
-        let named = socket
-            .at(&scratch, ffi::zmq_bind)
-            .and_then(|()| fs::set_permissions(&scratch, rights))
-            .and_then(|()| fs::rename(&scratch, &path));
-        named.inspect_err(|_| _ = remove_ours(&scratch)).doing(format_args!("listen at {}", path.display()))?;
         Ok(socket)
     }
 
@@ -2621,7 +2752,7 @@ impl Inner {
             Some(state.listeners.swap_remove(at))
         });
         if let Some(Listener { place, channel, thread }) = listener {
-            drop(place);
+            place.leave();
             channel.end();
             let _ = thread.join();
         }
@@ -2629,14 +2760,13 @@ impl Inner {
 
     fn close(&self) {
         let Some(state) = lock(&self.state).take() else { return };
-        let unlisted = state.listeners.into_iter().map(|own| (own.channel, own.thread)); // this drops its place
-        let unlisted: Vec<_> = unlisted.collect();
+        state.listeners.iter().for_each(|own| own.place.leave());
         let deadline = Instant::now() + self.options.linger;
         let publisher = lock(&self.publisher).take();
         let held = publisher.map_or(Vec::new(), |publisher| publisher.close(deadline));
-        for (channel, thread) in unlisted {
-            channel.end();
-            let _ = thread.join();
+        for own in state.listeners {
+            own.channel.end();
+            let _ = own.thread.join();
         }
         drop(state.context);
         for socket in held {
@@ -2650,16 +2780,21 @@ impl Inner {
         remove_ours(&self.member.path);
     }
 
-    /// Looks whether others still find this process, and ends the subscriptions if they don't.
-    fn check_disk(&self) {
-        let state = lock(&self.state);
-        let Some(state) = &*state else { return };
-        let exists = |path: &Path| path.try_exists().unwrap_or(true);
-        let is_there = |own: &Listener| exists(&own.place.entry) && exists(&own.place.socket);
-        if !self.roster.is_current() || !state.listeners.iter().all(is_there) {
-            self.gone.store(true, Relaxed);
-            state.listeners.iter().for_each(|own| own.channel.end());
+    /// Is found again if somebody has removed or replaced the directory, the token, or files of this process (R36 to
+    /// R38). It creates a directory only if asked to.
+    fn restore(&self, state: Option<&State>, create: bool) -> Result<()> {
+        let Some(state) = state else { return Ok(()) };
+        if !create && !self.roster.path.try_exists().unwrap_or(true) {
+            return Ok(()); // nobody has a use for it
         }
+        if self.roster.follow()? | self.member.restore(&self.roster)? {
+            self.roster.touch()?;
+        }
+        for own in state.listeners.iter().filter(|own| !own.place.is_whole()) {
+            own.channel.removed.store(true, Relaxed);
+            own.channel.wake.signal();
+        }
+        Ok(())
     }
 }
 
@@ -2671,7 +2806,7 @@ fn keep(bus: &Weak<Inner>, woken: &mpsc::Receiver<()>) {
         let Some(inner) = bus.upgrade() else { return };
         let looked = lock(&inner.publisher).as_mut().map(Publisher::look);
         pause = looked.and_then(Result::ok).unwrap_or(REST);
-        inner.check_disk();
+        let _ = inner.restore(lock(&inner.state).as_ref(), false); // the next call says what is wrong
     }
 }
 
