@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ from .kit import __main__ as command
 from .kit import languages
 from .kit.commands import CommandFailed
 from .kit.live.matrix import pairs
+from .kit.lock import alone
 from .kit.manifest import Manifest, read_all
 from .kit.parts import ready, run_checks, run_vectors
 from .kit.report import table, write_junit
@@ -48,6 +50,44 @@ def test_the_command_runs_a_part_and_tells_by_its_status(
     assert [suite.get("name") for suite in suites] == ["absent build", "python vectors"]
     assert command.main(["--only", "python,absent", "--require", "absent", *options]) == 1
     assert command.main(["--only", "mute", *options]) == 1
+
+
+def test_the_command_plays_the_live_checks_that_are_named(tmp_path: Path) -> None:
+    junit = tmp_path / "results.xml"
+    assert command.main(["--only", "python", "--live", "closed,order", "--junit", str(junit)]) == 0
+    cases = ElementTree.parse(junit).getroot().findall(".//testcase")
+    assert [case.get("classname") for case in cases] == [
+        "python → python.live.closed",
+        "python → python.live.order",
+    ]
+
+
+def test_a_live_check_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--live", "closed,blok"])
+    assert "no check blok: there are order, data" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_build_one_peer_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peers = [Manifest(f"x-locked-{name}", tmp_path, build=[["true"]]) for name in "ab"]
+    entered = threading.Event()
+
+    def second() -> None:
+        with alone(reversed(peers)):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    with alone(peers):
+        thread.start()
+        said = ""
+        while "waiting for another run" not in said:
+            said += capsys.readouterr().err
+        assert "x-locked-a" in said
+        assert not entered.is_set()
+        with alone([replace(peers[0], build=[])]):
+            pass
+    thread.join()
+    assert entered.is_set()
 
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=list(PEERS))
@@ -87,14 +127,15 @@ def test_the_table_of_a_run_names_the_checks_and_the_variants() -> None:
         Result("go", "checks", "lint", "lint", MISSING),
         Result("go-race", "vectors", "json", "j001", PASS),
         Result("go-race", "vectors", "numbers", "m001", UNSUPPORTED),
+        Result("python → go-race", "live", "block", "block", PASS),
+        Result("go-new → python", "live", "block", "block", FAIL),
+        Result("go-new", "vectors", "json", "j001", PASS),
         Result("go-old", "differential", "loss", "seed 1", FAIL),
     ]
-    go = replace(PEERS["python"], language="go", variants={"race": {}, "old": {}, "new": {}})
+    go = replace(PEERS["python"], language="go", variants={"race": {}, "old": {}, "new": {}, "none": {}})
     row = languages.verdicts([go], results).splitlines()[-1]
-    assert (
-        row
-        == "| go | - | - | vet, **format: fail**, lint: missing, race, **old: fail**, new: missing | - | - |"
-    )
+    told = "vet, **format: fail**, lint: missing, race, **old: fail**, **new: fail**, none: missing"
+    assert row == f"| go | - | - | {told} | - | - |"
 
 
 def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ..conformance.kit import parts
 from ..conformance.kit.differential import run as run_differential
 from ..conformance.kit.driver import Broken, Driver
 from ..conformance.kit.live import losses, matrix
@@ -86,11 +87,16 @@ def test_what_the_manifest_lists_is_not_supported(root: Path) -> None:
     assert not failed(results)
 
 
-def test_a_variant_is_found_out(root: Path) -> None:
-    variants = {"lax": {"start": [sys.executable, str(WRONG), "counts_malformed_twice"]}}
+def test_a_variant_is_found_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stage, "patience", 3.0)
+    monkeypatch.setattr(parts, "LIVE_OF_VARIANTS", ["loss-batch"])
+    variants = {"lax": {"start": [sys.executable, str(WRONG), "counts_no_loss"]}}
     results = list(prove(replace(PYTHON, variants=variants), PYTHON, ["checks"], root, 1, False))
-    assert {result.row for result in results} == {"python-lax"}
-    assert {result.part for result in results if result.verdict == FAIL} == {"vectors", "differential"}
+    verdicts = {(result.row, result.part, result.verdict == FAIL) for result in results}
+    assert ("python-lax", "vectors", True) in verdicts
+    assert ("python-lax", "differential", True) in verdicts
+    assert ("python → python-lax", "live", True) in verdicts
+    assert ("python-lax → python", "live", False) in verdicts
 
 
 DIFFERENT = ["counts_no_loss", "takes_any_json", "leaves_kinds_out", "ignores_case", "counts_malformed_twice"]
@@ -135,12 +141,13 @@ LIVE = {
 def test_a_wrong_driver_fails_live(mistake: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stage, "patience", 3.0)
     peer = wrong(mistake)
-    assert matrix.play(LIVE[mistake], peer, peer, PYTHON, root)[0] == FAIL
+    assert matrix.play(LIVE[mistake], peer, peer, PYTHON, root).verdict == FAIL
 
 
 @pytest.mark.parametrize("check", sorted({*LIVE.values()}))
 def test_the_package_passes_the_same(check: str, root: Path) -> None:
-    assert matrix.play(check, PYTHON, PYTHON, PYTHON, root) == (PASS, "")
+    result = matrix.play(check, PYTHON, PYTHON, PYTHON, root)
+    assert (result.verdict, result.message) == (PASS, "")
 
 
 def test_an_origin_with_too_many_topics_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,4 +157,5 @@ def test_an_origin_with_too_many_topics_fails(root: Path, monkeypatch: pytest.Mo
     for path, mistake in ((good, "has_small_origins"), (bad, "keeps_its_origin")):
         path.mkdir()
         peer = wrong(mistake)
-        assert matrix.play("many", peer, PYTHON, PYTHON, path)[0] == (PASS if path == good else FAIL)
+        verdict = matrix.play("many", peer, PYTHON, PYTHON, path).verdict
+        assert verdict == (PASS if path == good else FAIL)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conformance.kit.driver import Driver, Unsupported
+from tests.conformance.kit.live.stage import Stage
+from tests.conformance.kit.lock import alone
 from tests.conformance.kit.manifest import Manifest, read_all
+from tests.conformance.kit.session import bus_root
 
 __all__ = ["LANGUAGES", "measure_languages", "show_languages"]
 
@@ -44,17 +46,9 @@ Found = dict[tuple[str, str], list[tuple[float, float | None]]]
 @contextmanager
 def pair(sender: Manifest, receiver: Manifest) -> Iterator[tuple[Driver, Driver]]:
     """Run a driver of each on a bus of their own."""
-    with (
-        tempfile.TemporaryDirectory(prefix="zb-") as directory,
-        Driver(sender, Path(directory)) as sends,
-        Driver(receiver, Path(directory)) as receives,
-    ):
-        for driver in (sends, receives):
-            driver.ask("open", bus="bench")
-        yield sends, receives
-        for driver in (sends, receives):
-            driver.ask("close")
-            driver.end()
+    with bus_root() as root, Stage(sender, receiver, sender, root, full=False) as stage:
+        yield stage.publisher(), stage.another()
+        stage.finish()
 
 
 def subscribe(driver: Driver, topic: dict[str, str], events: int) -> str:
@@ -105,10 +99,17 @@ def measure_languages(
 ) -> list[Row]:
     """Return the rows of the peers whose toolchain is here."""
     peers = read_all()
-    python = peers["python"]
     there = [peers[language] for language in languages if not peers[language].missing()]
-    for peer in there:
-        peer.make()
+    with alone(there):
+        for peer in there:
+            peer.make()
+        found = _measured(there, peers["python"], rounds, events, note)
+    return [row for peer in there for row in _rows(peer.language, found)]
+
+
+def _measured(
+    peers: list[Manifest], python: Manifest, rounds: int, events: int, note: Callable[[str], None]
+) -> Found:
     found: Found = {}
 
     def add(name: str, what: str, figure: float, base: float | None = None) -> None:
@@ -123,12 +124,12 @@ def measure_languages(
             add(f"{sender.language} -> {receiver.language}", what, case(sender, receiver), base)
 
     for _ in range(rounds):
-        for peer in there:
+        for peer in peers:
             if peer is not python:
                 compare(python, peer)
                 compare(peer, python)
             add(peer.language, "first event", first_event(python, peer))
-    return [row for peer in there for row in _rows(peer.language, found)]
+    return found
 
 
 def _rows(language: str, found: Found) -> list[Row]:

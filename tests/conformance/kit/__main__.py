@@ -11,16 +11,16 @@ from pathlib import Path
 
 from . import languages
 from .live import matrix
-from .manifest import read_all
+from .lock import alone
+from .manifest import Manifest, read_all
 from .packages import install
 from .parts import prove, ready
 from .report import show, write_junit
-from .results import FAIL, MISSING, Result
+from .results import FAIL, MISSING, PARTS, Result
 from .session import bus_root
 
-__all__ = ["failed", "main"]
+__all__ = ["failed", "main", "run"]
 
-_PARTS = ("vectors", "differential", "checks", "live")
 _SEED = 20261127
 _AT_A_TIME = 2  # for each core: most of what runs waits
 
@@ -32,10 +32,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--require", type=_list, default=[], metavar="LANG[,LANG]", help="fail if one is missing"
     )
-    for part in _PARTS:
-        parser.add_argument(
-            f"--{part}", action="append_const", dest="parts", const=part, help="this part only"
-        )
+    for part in PARTS[:-1]:
+        parser.add_argument(f"--{part}", action="store_true", help="this part only")
+    parser.add_argument(
+        "--live",
+        nargs="?",
+        type=_live,
+        const=[],
+        metavar="CHECK[,CHECK]",
+        help="this part only, or these checks of it",
+    )
     parser.add_argument("--full", action="store_true", help="the long form: more cases, repeats and pairs")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of the random cases (default {_SEED})")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
@@ -49,6 +55,14 @@ def _list(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
+def _live(text: str) -> list[str]:
+    unknown = {*_list(text)} - matrix.CHECKS.keys()
+    if unknown:
+        told = f"no check {', '.join(sorted(unknown))}: there are {', '.join(matrix.CHECKS)}"
+        raise argparse.ArgumentTypeError(told)
+    return _list(text)
+
+
 def main(argv: list[str]) -> int:
     """Run what `argv` asks for; return 0 if nothing fails."""
     args = parse(argv)
@@ -57,33 +71,41 @@ def main(argv: list[str]) -> int:
     if unknown:
         sys.exit(f"no peer {', '.join(unknown)}: there are {', '.join(peers)}")
     chosen = {name: peer for name, peer in peers.items() if args.only is None or name in args.only}
-    results: list[Result] = []
     if args.install:
         install(chosen.values())
-    parts = args.parts or _PARTS
-    with bus_root(args.keep) as root, ThreadPoolExecutor(_AT_A_TIME * (os.cpu_count() or 1)) as pool:
-        running = {}
-        for peer, why in zip(chosen.values(), pool.map(ready, chosen.values()), strict=True):
-            results += why
-            if not why:
-                running[peer.language] = peer
-        alone = pool.map(
-            lambda peer: prove(peer, peers["python"], parts, root, args.seed, args.full), running.values()
-        )
-        live: Iterable[Result] = ()
-        if "live" in parts:
-            everyone = running if "python" in running else {**running, "python": peers["python"]}
-            chosen_pairs = matrix.pairs(running if args.full else everyone, args.full)
-            live = matrix.run(everyone, chosen_pairs, root, args.full, pool)
-        for told in alone:
-            results += told
-        results += live
+    with alone(chosen.values()), bus_root(args.keep) as root:
+        results = run(chosen, peers["python"], args, root)
     show(results)
     if args.docs:
         languages.write(list(peers.values()), results)
     if args.junit:
         write_junit(results, args.junit)
     return int(failed(results, args.require))
+
+
+def run(chosen: dict[str, Manifest], python: Manifest, args: argparse.Namespace, root: Path) -> list[Result]:
+    """Build the chosen peers and run the parts that are asked for, of all peers at once."""
+    parts = [part for part in PARTS if getattr(args, part) not in (None, False)] or PARTS
+    results: list[Result] = []
+    with ThreadPoolExecutor(_AT_A_TIME * (os.cpu_count() or 1)) as pool:
+        running = {}
+        for peer, why in zip(chosen.values(), pool.map(ready, chosen.values()), strict=True):
+            results += why
+            if not why:
+                running[peer.language] = peer
+        proofs = pool.map(
+            lambda peer: prove(peer, python, parts, root, args.seed, args.full), running.values()
+        )
+        live: Iterable[Result] = ()
+        if "live" in parts:
+            everyone = running if "python" in running else {**running, "python": python}
+            pairs = matrix.pairs(running if args.full else everyone, args.full)
+            checks = args.live or (list(matrix.CHECKS) if args.full else matrix.SHORT)
+            live = matrix.run(everyone, pairs, checks, root, args.full, pool)
+        for told in proofs:
+            results += told
+        results += live
+    return results
 
 
 def failed(results: list[Result], require: list[str]) -> bool:

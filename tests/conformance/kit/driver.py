@@ -89,6 +89,11 @@ class Driver:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def answered(self) -> bool:
+        """Whether it has answered something that nobody has taken yet, or has ended."""
+        return not self._lines.empty()
+
     def __enter__(self) -> Driver:
         return self
 

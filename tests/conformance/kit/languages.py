@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .manifest import ROOT, Manifest
-from .results import FAIL, MISSING, PASS, Result, tell
+from .results import FAIL, MISSING, PARTS, PASS, Result, tell
 
 __all__ = ["PAGE", "limits", "replaced", "verdicts", "write"]
 
 PAGE = ROOT / "docs" / "languages.md"
-_PARTS = ("vectors", "differential", "checks", "live")
 _FACTS = "limits"
 _RUN = "run"
 
@@ -28,14 +27,17 @@ def limits(peers: Iterable[Manifest]) -> str:
 
 def verdicts(peers: Iterable[Manifest], results: list[Result]) -> str:
     """Return the table of a run: what passed, of the cases that a language took part in."""
+    peers = list(peers)
+    variants = {other.language for peer in peers for other in peer.others()}
+    live = [result for result in results if result.part == "live"]
+    live = [result for result in live if variants.isdisjoint(result.row.split(" → "))]
     rows = [
         "| language | vectors | random cases | checks | live, as publisher | live, as subscriber |",
         "|---|---|---|---|---|---|",
     ]
     for peer in peers:
-        told = [_summary(_of(results, peer.language, part)) for part in _PARTS[:2]]
+        told = [_summary(_of(results, peer.language, part)) for part in PARTS[:2]]
         told.append(_checks(peer, results))
-        live = [result for result in results if result.part == "live"]
         told += [
             _summary([result for result in live if result.row.split(" → ")[side] == peer.language])
             for side in (0, 1)
@@ -52,7 +54,7 @@ def _checks(peer: Manifest, results: list[Result]) -> str:
     """Return the names of the checks that passed, and of the variants; of the others, how they ended."""
     verdicts = {result.check: result.verdict for result in _of(results, peer.language, "checks")}
     for name, variant in zip(peer.variants, peer.others(), strict=True):
-        verdicts[name] = tell([result for result in results if result.row == variant.language])
+        verdicts[name] = tell([result for result in results if variant.language in result.row.split(" → ")])
     bold = {FAIL: "**{}: fail**", PASS: "{}"}
     return (
         ", ".join(bold.get(verdict, f"{{}}: {verdict}").format(name) for name, verdict in verdicts.items())
@@ -89,6 +91,6 @@ def replaced(page: str, name: str, table: str) -> str:
 def write(peers: list[Manifest], results: list[Result], path: Path = PAGE) -> None:
     """Write both tables to the page; the one of the run only if there was a run of all parts."""
     page = replaced(path.read_text(encoding="utf-8"), _FACTS, limits(peers))
-    if {*_PARTS} <= {result.part for result in results}:
+    if {*PARTS} <= {result.part for result in results}:
         page = replaced(page, _RUN, verdicts(peers, results))
     path.write_text(page, encoding="utf-8")

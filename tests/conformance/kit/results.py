@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FAIL", "MISSING", "PASS", "UNSUPPORTED", "Result", "tell"]
+__all__ = ["FAIL", "MISSING", "PARTS", "PASS", "UNSUPPORTED", "Result", "tell"]
 
 PASS, FAIL, UNSUPPORTED, MISSING = "pass", "FAIL", "not supported", "missing"
+PARTS = ("vectors", "differential", "checks", "live")
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Result:
 
     Attributes:
         row: a language, or a pair of them: `go → python`.
-        part: `vectors`, `differential` or `live`.
+        part: one of `PARTS`, or `build`.
         check: what the case belongs to, for example `json`.
         case: its id.
         verdict: one of the four.

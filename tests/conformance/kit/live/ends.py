@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from ..driver import Driver
-from .stage import Stage, alive, check, complete, exact, until
+from .stage import TOPIC, Stage, alive, check, complete, exact, until
 
 __all__ = [
     "closed",
@@ -16,7 +16,6 @@ __all__ = [
     "stopped_subscriber",
 ]
 
-_TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 _OTHER = {"system": "s", "kind": "other", "path": "/p"}
 _CAPACITY = 65_536  # of a subscription, unless it says otherwise
 
@@ -25,7 +24,7 @@ def closed(stage: Stage) -> None:
     """A peer that closes the bus leaves nothing there, and can open it again."""
     sub, pub = stage.subscriber(), stage.publisher()
     for _ in range(2):
-        pub.ask("burst", count=10, **_TOPIC)
+        pub.ask("burst", count=10, **TOPIC)
         told = stage.tally(sub, 10)
         check("the events arrive", (told["received"], told["lost"]) == (10, 0), told)
         for driver in (pub, sub):
@@ -46,7 +45,7 @@ def _reaped(stage: Stage) -> None:
 def _streaming(stage: Stage, sub: Driver) -> Driver:
     """Start a publisher that sends until it is killed; return once something has arrived."""
     pub = stage.publisher()
-    pub.begin("stream", until=str(stage.root / "never"), interval=0.0005, **_TOPIC)
+    pub.begin("stream", until=str(stage.root / "never"), interval=0.0005, **TOPIC)
     told = sub.ask("receive", name="sub", count=50, timeout=stage.patience, tally=True)
     check("events arrive", told["received"] == 50, told)
     return pub
@@ -78,7 +77,7 @@ def killed_subscriber(stage: Stage) -> None:
     sub, doomed = stage.subscriber(), stage.subscriber()
     pub = stage.publisher()
     sent = stage.times(2000, 10_000)
-    pub.begin("burst", count=sent, interval=0.0002, **_TOPIC)
+    pub.begin("burst", count=sent, interval=0.0002, **TOPIC)
     told = doomed.ask("receive", name="sub", count=20, timeout=stage.patience, tally=True)
     check("events arrive", told["received"] == 20, told)
     stage.kill(doomed)
@@ -95,7 +94,7 @@ def stopped_publisher(stage: Stage) -> None:
     sub = stage.subscriber()
     pub = stage.publisher()
     stop = stage.root / "stop"
-    pub.begin("stream", until=str(stop), interval=0.001, **_TOPIC)
+    pub.begin("stream", until=str(stop), interval=0.001, **TOPIC)
     told = sub.ask("receive", name="sub", count=50, timeout=stage.patience, tally=True)
     check("events arrive", told["received"] == 50, told)
     pub.stop()
@@ -115,11 +114,11 @@ def stopped_subscriber(stage: Stage) -> None:
     """A publisher goes on while a subscriber is stopped, which is told later what it lost."""
     sub, stopped = stage.subscriber(), stage.subscriber(kind="k", capacity=5)
     pub = stage.publisher()
-    pub.ask("burst", count=1, **_TOPIC)
+    pub.ask("burst", count=1, **TOPIC)
     stopped.stop()
     sent = stage.times(5000, 200_000)
     sub.begin("receive", name="sub", until=sent + 1, timeout=stage.patience, tally=True)
-    pub.ask("burst", count=sent, bytes=200, **_TOPIC)
+    pub.ask("burst", count=sent, bytes=200, **TOPIC)
     exact(told := sub.answer(), sent + 1)
     check("the other loses nothing that its queue has room for", sent > _CAPACITY or told["lost"] == 0, told)
     late = stage.publisher()
@@ -134,12 +133,12 @@ def remade(stage: Stage) -> None:
     """Once somebody has removed the directory, those who were there and newcomers meet in a new one."""
     sub, pub = stage.subscriber(kind="k"), stage.publisher()
     sub.ask("subscribe", name="news", system="s", kind="other")
-    pub.ask("burst", count=10, **_TOPIC)
+    pub.ask("burst", count=10, **TOPIC)
     complete(stage.tally(sub, 10), 10)
     gone = stage.directory.rename(stage.root / "gone")  # at once: nobody creates a file while it is removed
     shutil.rmtree(gone)
     late, other = stage.subscriber(kind="k"), stage.publisher()
-    sent = _met(stage, pub, late, "sub", _TOPIC)
+    sent = _met(stage, pub, late, "sub", TOPIC)
     _met(stage, other, sub, "news", _OTHER)
     exact(told := stage.tally(sub, 10 + sent), 10 + sent)
     check("those who were there lose nothing", told["lost"] == 0, told)

@@ -7,11 +7,10 @@ from typing import Any
 
 from ..driver import Driver, PeerError
 from ..values import parse, same
-from .stage import Stage, check, complete, exact
+from .stage import TOPIC, Stage, check, complete, exact
 
 __all__ = ["batches", "block", "block_at_close", "data", "order", "sizes", "topics"]
 
-_TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 
 _VALUES: tuple[dict[str, str], ...] = (
     {"json": '{"total":9.5,"items":["a","é","😀"],"none":null,"yes":true}'},
@@ -34,7 +33,7 @@ def order(stage: Stage) -> None:
     """Events arrive in order and completely."""
     sub, pub = stage.subscriber(), stage.publisher()
     sent = stage.times(3000, 30_000)
-    pub.ask("burst", count=sent, **_TOPIC)
+    pub.ask("burst", count=sent, **TOPIC)
     complete(stage.tally(sub, sent), sent)
 
 
@@ -42,16 +41,14 @@ def data(stage: Stage) -> None:
     """Every form of data arrives as it was sent, bytes and no data too."""
     sub, pub = stage.subscriber(), stage.publisher()
     for value in _VALUES:
-        pub.ask("send", **_TOPIC, **value)
+        pub.ask("send", **TOPIC, **value)
     told = sub.ask("receive", name="sub", count=len(_VALUES), timeout=stage.patience)
     events = told["events"]
     check("every event arrives", len(events) == len(_VALUES), told)
     for number, (event, value) in enumerate(zip(events, _VALUES, strict=True), 1):
         check("the data is what was sent", _same(event, value), value, event)
         check("numbers count from 1", event["seq"] == number, number, event)
-        check(
-            "topic and path are those of the event", {name: event[name] for name in _TOPIC} == _TOPIC, event
-        )
+        check("topic and path are those of the event", {name: event[name] for name in TOPIC} == TOPIC, event)
     origins = {event["origin"] for event in events}
     check(
         "all have the origin of the publisher",
@@ -90,10 +87,10 @@ def topics(stage: Stage) -> None:
 def batches(stage: Stage) -> None:
     """Batches and single events share the numbers of their topic."""
     sub, pub = stage.subscriber(), stage.publisher()
-    pub.ask("burst", count=1000, batch=7, **_TOPIC)
+    pub.ask("burst", count=1000, batch=7, **TOPIC)
     complete(stage.tally(sub, 1000), 1000)
-    pub.ask("burst", count=100, **_TOPIC)
-    pub.ask("burst", count=10, batch=10, **_TOPIC)
+    pub.ask("burst", count=100, **TOPIC)
+    pub.ask("burst", count=10, batch=10, **TOPIC)
     exact(told := stage.tally(sub, 1110), 1110)
     check("nothing is lost", told["lost"] == 0, told)
 
@@ -112,7 +109,7 @@ def sizes(stage: Stage) -> None:
         else:
             bad = size
     check("nearly as many bytes as a frame may have are sent", good > limit - 150, good)
-    pub.ask("send", **_TOPIC, hex="ff")
+    pub.ask("send", **TOPIC, hex="ff")
     told = sub.ask("receive", name="sub", count=len(sent) + 1, timeout=stage.patience)
     found = [len(event["hex"]) // 2 for event in told["events"]]
     check("each arrives, and the connection stays", found == [*sent, 1], sent, found)
@@ -121,7 +118,7 @@ def sizes(stage: Stage) -> None:
 
 def _sends(pub: Driver, size: int) -> bool:
     try:
-        pub.ask("send", **_TOPIC, hex="78" * size)
+        pub.ask("send", **TOPIC, hex="78" * size)
         return True
     except PeerError as error:
         check("what is too large is Invalid", error.kind == "invalid", error)
@@ -133,7 +130,7 @@ def block(stage: Stage) -> None:
     sub = stage.subscriber(overflow="block", capacity=10)
     pub = stage.publisher(send_timeout=100)
     sent = stage.times(4000, 20_000)
-    pub.begin("burst", count=sent, bytes=300, **_TOPIC)
+    pub.begin("burst", count=sent, bytes=300, **TOPIC)
     slow = sub.ask("slow", name="sub", pause=0.001, until=200, timeout=stage.patience)
     check("a slow reader loses nothing", (slow["received"], slow["lost"]) == (200, 0), slow)
     told = stage.tally(sub, sent)
@@ -146,7 +143,7 @@ def block(stage: Stage) -> None:
 def _times_out(stage: Stage, sub: Driver) -> None:
     pub = stage.publisher(send_timeout=0.3)
     try:
-        pub.ask("burst", count=10**6, bytes=300, **_TOPIC)
+        pub.ask("burst", count=10**6, bytes=300, **TOPIC)
         check("a send that nobody makes room for times out", False)
     except PeerError as error:
         check("it is a Timeout, and retryable", error.kind == "timeout" and error.retryable is True, error)
@@ -182,6 +179,6 @@ def block_at_close(stage: Stage) -> None:
     pub = stage.publisher(send_timeout=100)
     sent = stage.times(1500, 5000)
     sub.begin("slow", name="sub", pause=0.001, until=sent, timeout=stage.patience)
-    pub.ask("burst", count=sent, bytes=300, **_TOPIC)
+    pub.ask("burst", count=sent, bytes=300, **TOPIC)
     stage.end(pub)
     complete(sub.answer(), sent)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..driver import Driver
-from .stage import Stage, check, exact
+from .stage import TOPIC, Stage, check, exact
 
 __all__ = ["MAX_TOPICS", "loss_at_close", "loss_at_rest", "loss_in_batches", "loss_of_slow", "many_topics"]
 
-_TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 _CAPACITY = 5
 _SENT = 20_000
 _AT_ONCE = 1000
@@ -19,20 +18,20 @@ MAX_TOPICS = 65_536  # of an origin
 def loss_at_rest(stage: Stage) -> None:
     """A reader that takes nothing until the publisher rests is told what it lost, of each topic."""
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
-    pub.ask("burst", count=_SENT, **_TOPIC)
+    pub.ask("burst", count=_SENT, **TOPIC)
     told = stage.tally(sub, _SENT)
     exact(told, _SENT)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
-    pub.ask("burst", count=_SENT, **_TOPIC)
+    pub.ask("burst", count=_SENT, **TOPIC)
     for kind in ("few", "fewer"):
-        pub.ask("burst", count=3, **{**_TOPIC, "kind": kind})
+        pub.ask("burst", count=3, **{**TOPIC, "kind": kind})
     exact(stage.tally(sub, 2 * _SENT + 6), 2 * _SENT + 6)
 
 
 def loss_at_close(stage: Stage) -> None:
     """It is told, too, once the publisher has closed and ended."""
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
-    pub.ask("burst", count=_SENT, **_TOPIC)
+    pub.ask("burst", count=_SENT, **TOPIC)
     stage.end(pub)
     told = stage.tally(sub, _SENT)
     exact(told, _SENT)
@@ -42,7 +41,7 @@ def loss_at_close(stage: Stage) -> None:
 def loss_in_batches(stage: Stage) -> None:
     """A batch counts for as many events as it holds."""
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
-    pub.ask("burst", count=10 * _SENT, batch=10, **_TOPIC)
+    pub.ask("burst", count=10 * _SENT, batch=10, **TOPIC)
     told = stage.tally(sub, 10 * _SENT)
     exact(told, 10 * _SENT)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
@@ -53,7 +52,7 @@ def loss_of_slow(stage: Stage) -> None:
     sub, pub = stage.subscriber(capacity=_CAPACITY), stage.publisher()
     sent = stage.times(3000, 20_000)
     sub.begin("slow", name="sub", pause=0.002, until=sent, timeout=stage.patience)
-    pub.ask("burst", count=sent, **_TOPIC)
+    pub.ask("burst", count=sent, **TOPIC)
     exact(sub.answer(3600), sent)
 
 

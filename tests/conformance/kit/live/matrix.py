@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
-from ..driver import Broken, PeerError, Unsupported
 from ..manifest import Manifest
-from ..results import FAIL, PASS, UNSUPPORTED, Result
+from ..results import Result
+from ..session import Judge
 from . import ends, flows, losses, measures, meetings
 from .stage import Stage, Wrong, unsupported
 
-__all__ = ["CHECKS", "pairs", "play", "run"]
+__all__ = ["CHECKS", "SHORT", "pairs", "play", "run"]
 
 CHECKS: dict[str, Callable[[Stage], None]] = {
     "order": flows.order,
@@ -41,7 +41,8 @@ CHECKS: dict[str, Callable[[Stage], None]] = {
     "echo": measures.echo,
     "speed": measures.speed,
 }
-_LONG = {"many"}  # in the long form only
+SHORT = [name for name in CHECKS if name != "many"]
+"""The checks of the short form."""
 _REPEATS = 3  # in the long form
 
 
@@ -62,14 +63,18 @@ def pairs(peers: dict[str, Manifest], full: bool) -> list[tuple[str, str]]:
 
 
 def run(
-    peers: dict[str, Manifest], chosen: list[tuple[str, str]], root: Path, full: bool, pool: Executor
+    peers: dict[str, Manifest],
+    chosen: list[tuple[str, str]],
+    checks: list[str],
+    root: Path,
+    full: bool,
+    pool: Executor,
 ) -> Iterator[Result]:
     """Have `pool` play each check of each pair; return the results in order, to be waited for."""
     jobs = [
         (pair, name, number)
         for number in range(_REPEATS if full else 1)
-        for name in CHECKS
-        if full or name not in _LONG
+        for name in checks
         for pair in chosen
     ]
     return pool.map(lambda job: _job(peers, *job, root, full), jobs)
@@ -83,30 +88,23 @@ def _job(
     )
     place.mkdir()
     publisher, subscriber = (peers[language] for language in pair)
-    began = time.monotonic()
-    verdict, message = play(name, publisher, subscriber, peers["python"], place, full)
-    seconds = time.monotonic() - began
-    case = f"{name} {number + 1}" if full else name
-    return Result(" → ".join(pair), "live", name, case, verdict, message, seconds)
+    result = play(name, publisher, subscriber, peers["python"], place, full)
+    return replace(result, case=f"{name} {number + 1}") if full else result
 
 
 def play(
     name: str, publisher: Manifest, subscriber: Manifest, python: Manifest, root: Path, full: bool = False
-) -> tuple[str, str]:
-    """Run one check; return the verdict, and why."""
-    stage = Stage(publisher, subscriber, python, root, full)
-    try:
-        unsupported(name, publisher, subscriber)
-        CHECKS[name](stage)
-        stage.finish()
-        return PASS, ""
-    except Unsupported as error:
-        return UNSUPPORTED, str(error)
-    except PeerError as error:
-        return FAIL, f"raised {error}"
-    except (Wrong, Broken) as error:
-        return FAIL, str(error)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return FAIL, f"an answer has another form: {type(error).__name__}: {error}"
-    finally:
-        stage.kill_all()
+) -> Result:
+    """Run one check in a directory of its own."""
+
+    def action() -> str | None:
+        with Stage(publisher, subscriber, python, root, full) as stage:
+            try:
+                unsupported(name, publisher, subscriber)
+                CHECKS[name](stage)
+                stage.finish()
+            except Wrong as error:
+                return str(error)
+        return None
+
+    return Judge(f"{publisher.language} → {subscriber.language}", "live").result(name, name, action)

@@ -9,12 +9,13 @@ from typing import Any
 from ..driver import LIMIT, Broken, Driver, Unsupported
 from ..manifest import Manifest
 
-__all__ = ["Stage", "Wrong", "check", "until"]
+__all__ = ["TOPIC", "Stage", "Wrong", "alive", "check", "complete", "exact", "unsupported", "until"]
 
 BUS = "live"
+TOPIC = {"system": "s", "kind": "k", "path": "/p"}
 _LINGER = 60.0  # on a busy machine, a second is too short to hand over what was sent
 _LONG = 1200.0
-PATIENCE = 60.0
+_PATIENCE = 60.0
 
 
 class Wrong(Exception):
@@ -36,20 +37,27 @@ def until(what: str, condition: Any, limit: float = LIMIT) -> None:
 
 
 class Stage:
-    """Publishers of one language, subscribers of another, and their bus.
+    """Publishers of one language, subscribers of another, and their bus. They end with the context.
 
     Attributes:
         full: whether this is the long form.
         patience: how many seconds a receiver waits without progress before a check fails.
     """
 
-    patience = PATIENCE
+    patience = _PATIENCE
 
     def __init__(self, publisher: Manifest, subscriber: Manifest, python: Manifest, root: Path, full: bool):
         self._publisher, self._subscriber, self._python = publisher, subscriber, python
         self.root = root
         self.full = full
         self._drivers: list[Driver] = []
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for driver in self._drivers:
+            driver.kill()
 
     @property
     def directory(self) -> Path:
@@ -113,12 +121,6 @@ class Stage:
         """Check that nothing but the token is in the directory."""
         left = sorted(path.name for path in self.directory.iterdir() if path.name != "token")
         check(promise, not left, *left)
-
-    def kill_all(self) -> None:
-        """End whatever still runs."""
-        for driver in self._drivers:
-            driver.kill()
-        self._drivers.clear()
 
 
 def unsupported(name: str, publisher: Manifest, subscriber: Manifest) -> None:
