@@ -16,7 +16,7 @@ from .session import Session
 
 __all__ = ["LIVE_OF_VARIANTS", "ended", "prove", "ready", "run_checks", "run_differential", "run_vectors"]
 
-LIVE_OF_VARIANTS = ("batches", "block", "block-close", "loss-close", "strict", "joins", "stop-sub", "closed")
+LIVE_OF_VARIANTS = ("block", "block-close", "loss-close", "strict", "joins", "stop-sub")
 
 
 def prove(
