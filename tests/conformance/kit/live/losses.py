@@ -60,9 +60,10 @@ def many_topics(stage: Stage) -> None:
     """A publisher takes a new origin before topic 65,537, and what is lost is still counted exactly."""
     topics = [{"system": "s", "kind": f"old.{n}", "path": "/p"} for n in range(MAX_TOPICS - 100)]
     topics += [{"system": "s", "kind": f"new.{n}", "path": "/p"} for n in range(200)]
-    sub = stage.subscriber(capacity=2 * MAX_TOPICS)
+    room = 3 * MAX_TOPICS  # for the events, and for a mark of each topic, should the publisher rest amid them
+    sub = stage.subscriber(capacity=room)
     full = stage.subscriber(kind="new.*", capacity=_CAPACITY)
-    pub = stage.publisher(capacity=2 * MAX_TOPICS)
+    pub = stage.publisher(capacity=room)
     for first in range(0, len(topics), _AT_ONCE):
         pub.ask_all("send", topics[first : first + _AT_ONCE])
     events = _received(stage, sub, len(topics))
