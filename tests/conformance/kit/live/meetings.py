@@ -26,10 +26,16 @@ def strict_joins(stage: Stage) -> None:
 
 
 def joins(stage: Stage) -> None:
-    """The first event of each new publisher arrives."""
-    subs = _three(stage)
+    """The first event of each new publisher arrives, while the subscribers get a stream of others."""
+    subs, stop = _three(stage), stage.root / "stop"
+    for sub in subs:
+        sub.ask("subscribe", name="others", system="others")
+    others = stage.publisher()
+    others.begin("stream", until=str(stop), interval=0.0005, **{**TOPIC, "system": "others"})
     count = stage.times(10, 100)
     stage.publisher().ask("joins", count=count, within=3600, **TOPIC)
+    stop.touch()
+    others.answer()
     for sub in subs:
         told = stage.tally(sub, count)
         check("each first event arrives", (told["received"], told["lost"]) == (count, 0), count, told)
