@@ -12,6 +12,8 @@ from .stage import TOPIC, Stage, check, complete, exact
 __all__ = ["batches", "block", "block_at_close", "data", "order", "sizes", "topics"]
 
 
+_SLOW = 600.0  # seconds that a slow reader may take on a busy machine
+
 _VALUES: tuple[dict[str, str], ...] = (
     {"json": '{"total":9.5,"items":["a","é","😀"],"none":null,"yes":true}'},
     {"json": "[1,2,[3,{}]]"},
@@ -176,9 +178,9 @@ def _drained(stage: Stage, pub: Driver, sub: Driver) -> list[dict[str, Any]]:
 def block_at_close(stage: Stage) -> None:
     """What a `block` publisher has sent arrives, though it closes and ends while the reader is slow."""
     sub = stage.subscriber(overflow="block", capacity=10)
-    pub = stage.publisher(send_timeout=100)
+    pub = stage.publisher(send_timeout=100, linger=_SLOW)
     sent = stage.times(1500, 5000)
     sub.begin("slow", name="sub", pause=0.001, until=sent, timeout=stage.patience)
     pub.ask("burst", count=sent, bytes=300, **TOPIC)
-    stage.end(pub)
-    complete(sub.answer(), sent)
+    stage.end(pub, 2 * _SLOW)
+    complete(sub.answer(_SLOW), sent)

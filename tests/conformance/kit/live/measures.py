@@ -16,10 +16,10 @@ def echo(stage: Stage) -> None:
     """`ping` waits for each echo, and `echo` sends back what it receives."""
     echoes, pings, heard = stage.subscriber(kind="there"), stage.publisher(), stage.witness()
     pings.ask("subscribe", name="sub", **_BACK)
-    count = stage.times(50, 1000)
+    count, limit = stage.times(50, 1000), stage.times(1, 10) * stage.patience
     echoes.begin("echo", name="sub", count=count, **_BACK)
-    micros = pings.ask("ping", name="sub", count=count, within=stage.patience, **_THERE)["micros"]
-    echoes.answer(stage.patience)
+    micros = pings.ask("ping", name="sub", count=count, within=limit, **_THERE)["micros"]
+    echoes.answer(limit)
     check("each round trip is told", len(micros) == count and min(micros) > 0, micros)
     events = heard.ask("receive", name="sub", count=2 * count, timeout=stage.patience)["events"]
     there, back = ([event["json"] for event in events if event["kind"] == kind] for kind in ("there", "back"))

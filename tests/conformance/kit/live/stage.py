@@ -105,11 +105,11 @@ class Stage:
         driver.kill()
         self._drivers.remove(driver)
 
-    def end(self, driver: Driver) -> None:
+    def end(self, driver: Driver, limit: float = LIMIT) -> None:
         """End a driver as its user would."""
         self._drivers.remove(driver)
         with driver:
-            driver.end()
+            driver.end(limit)
 
     def finish(self) -> None:
         """End all drivers in order; nothing but the token may be left of them."""
