@@ -58,6 +58,8 @@ def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path, zbus_dir: st
     # What it depends on is that of this environment, behind its own.
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     assert (site / "zbus" / "py.typed").exists()
+    pages = {path.name for path in (ROOT / "zbus" / "web" / "static").iterdir()}
+    assert pages == {path.name for path in (site / "zbus" / "web" / "static").iterdir()}
     where = "import os, zbus, zbus.testing; print(os.path.dirname(zbus.__file__))"
     assert run(python, "-I", "-c", where).strip() == str(site / "zbus")
     command = home / "bin" / "zbus"

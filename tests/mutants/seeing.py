@@ -8,12 +8,48 @@ __all__ = ["MUTANTS"]
 
 _PEERS = "live/test_peers.py::"
 _CLI = "live/test_cli_"
+_WEB = "live/test_cli_web.py::"
 _BLOCKERS = "live/test_blockers.py::"
 _STOPPED = (_BLOCKERS + "test_a_stopped_subscriber_is_named_with_all_that_is_known_of_it",)
 _ONE = (_BLOCKERS + "test_of_several_only_the_one_is_named_that_is_full",)
 _FLUSH = (_BLOCKERS + "test_a_flush_names_who_has_not_read_everything",)
 
 MUTANTS = [
+    Mutant(
+        "any token is as good as the right one",
+        "web/server.py",
+        'if not hmac.compare_digest(token.encode(errors="replace"), self._token.encode()) and',
+        "if not token and",
+        (_WEB + "test_every_path_but_the_static_files_needs_the_token",),
+    ),
+    Mutant(
+        "a page that has its name resolve to this machine is answered",
+        "web/server.py",
+        "not in _OWN_NAMES:",
+        "is None:",
+        (_WEB + "test_no_other_name_is_answered",),
+    ),
+    Mutant(
+        "pages of other sites are answered",
+        "web/server.py",
+        "if origin is not None and",
+        "if origin is None and",
+        (_WEB + "test_pages_of_other_sites_are_not_answered",),
+    ),
+    Mutant(
+        "the latest topics to change come first",
+        "web/viewer.py",
+        "self._pending.update(dict.fromkeys(changed))",
+        "self._pending = dict.fromkeys([*changed, *self._pending])",
+        ("unit/test_web_model.py::test_of_many_topics_each_gets_its_turn",),
+    ),
+    Mutant(
+        "topics are never forgotten",
+        "web/model.py",
+        "if len(self._topics) >= TOPICS_KEPT:",
+        "if False:",
+        ("unit/test_web_model.py::test_topics_that_are_silent_for_longest_are_forgotten",),
+    ),
     Mutant(
         "a new origin is not told",
         "roster/members.py",

@@ -27,13 +27,14 @@ LAYERS = (
     ("logging",),
     ("__init__",),
     ("observe", "recording"),
+    ("web",),
     ("testing", "cli"),
     ("__main__",),
 )
 PURE = ("errors", "event", "options", "policy", "protocol")
 # The packages that users may rely on. The others say in their first line that they are internal.
 FACES = ("aio", "testing", "cli")
-INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node", "observe", "recording")
+INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node", "observe", "recording", "web")
 # What the pure core may use of the world. `policy` opens the file it is told to, no more.
 HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}
 ALSO = {
@@ -182,6 +183,7 @@ def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
         "runtime/threads.py": {"threading", "concurrent"},
         "testing/faults.py": {"subprocess"},
         "cli/demo.py": {"subprocess"},
+        "web/server.py": {"socket"},
     }
     for path in FILES:
         name = str(path.relative_to(ROOT))

@@ -24,6 +24,7 @@ from .send import send
 from .standard_streams import mute
 from .sub import sub
 from .top import top
+from .web import web
 from .why import why
 
 __all__ = ["cli", "run"]
@@ -59,7 +60,7 @@ def cli() -> None:
     """
 
 
-for _command in (bw, check, demo, doctor, hz, ls, metrics, record, replay, send, sub, top, why):
+for _command in (bw, check, demo, doctor, hz, ls, metrics, record, replay, send, sub, top, web, why):
     cli.add_command(_command)
 
 
