@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             _Guard(_routes(feed), token),
             log_config=None,
-            log_level="critical",  # what fails is answered with 500, and that a browser has gone is no failure
+            log_level="critical",  # what fails is answered with 500; that a browser has gone is no failure
             access_log=False,
             loop="asyncio",
             http="h11",
