@@ -127,4 +127,44 @@ MUTANTS = [
             ),
         )
     ),
+    *(
+        Mutant(name, file, old, new, ("unit/test_graph.py::" + test,))
+        for name, file, old, new, test in (
+            (
+                "the graph takes what a filter left out for never sent",
+                "observe/graph.py",
+                "_unsent(members, whole.topics)",
+                "_unsent(members, bus.topics)",
+                "test_what_was_left_out_is_not_taken_for_unsent_and_others_that_select_a_topic_stay",
+            ),
+            (
+                "the graph has more edges than Mermaid draws",
+                "observe/graph.py",
+                " and len(found.sends) + len(found.receives) <= _MOST_EDGES",
+                "",
+                "test_many_members_that_do_different_things_need_few_edges_too",
+            ),
+            (
+                "members of different programs are one node",
+                "observe/graph.py",
+                "alike[row.process, row.alive, ",
+                "alike[row.alive, ",
+                "test_a_pattern_that_nobody_has_sent_anything_for_is_shown_and_who_is_dead_waits_for_nothing",
+            ),
+            (
+                "names are code for Mermaid",
+                "observe/drawing.py",
+                'f"#{ord(found[0])};"',
+                "found[0]",
+                "test_mermaid_labels_have_no_character_that_mermaid_gives_a_meaning",
+            ),
+            (
+                "names are tags of the SVG",
+                "observe/graph_svg.py",
+                "{escape(text)}</text>",
+                "{text}</text>",
+                "test_svg_is_xml_and_shows_every_name",
+            ),
+        )
+    ),
 ]

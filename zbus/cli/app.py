@@ -14,6 +14,7 @@ from .bw import bw
 from .check import check
 from .demo import demo
 from .doctor import doctor
+from .graph import graph
 from .hz import hz
 from .ls import ls
 from .metrics import metrics
@@ -60,7 +61,7 @@ def cli() -> None:
     """
 
 
-for _command in (bw, check, demo, doctor, hz, ls, metrics, record, replay, send, sub, top, web, why):
+for _command in (bw, check, demo, doctor, graph, hz, ls, metrics, record, replay, send, sub, top, web, why):
     cli.add_command(_command)
 
 

@@ -85,6 +85,7 @@ class TopicRow(NamedTuple):
         lag: of the channels that select it, seconds for which the oldest unread event has waited, whatever
             its topic; `None` if unknown.
         lost: of these channels, events lost so far, whatever their topic.
+        publisher_rates: events a second that each of the publishers sends; `None` if nobody can tell yet.
     """
 
     system: str
@@ -97,6 +98,7 @@ class TopicRow(NamedTuple):
     subscribers: tuple[str, ...]
     lag: float | None
     lost: int
+    publisher_rates: tuple[float | None, ...] = ()
 
 
 class Snapshot(NamedTuple):
@@ -198,17 +200,18 @@ class _Sent:
     """What all members together have sent to one topic."""
 
     def __init__(self) -> None:
-        self.publishers: list[str] = []
+        self.publishers: dict[str, float | None] = {}
         self.events = self.bytes = 0
         self.rate = self.byte_rate = 0.0
         self.known = False
 
     def add(self, member: str, row: zbus.TopicNumbers) -> None:
-        self.publishers.append(member)
+        self.publishers[member] = None
         self.events += row.events
         self.bytes += row.bytes
 
-    def add_rates(self, row: TopicRates) -> None:
+    def add_rates(self, member: str, row: TopicRates) -> None:
+        self.publishers[member] = row.events
         self.rate += row.events
         self.byte_rate += row.bytes
         self.known = True
@@ -240,7 +243,7 @@ def _topics(now: Look, told: dict[str, Rates], members: list[MemberRow]) -> Iter
         for row in latest.by_topic if latest else ():
             sent[row.system, row.kind].add(member, row)
         for rate in told[member].by_topic if member in told else ():
-            sent[rate.system, rate.kind].add_rates(rate)
+            sent[rate.system, rate.kind].add_rates(member, rate)
     selecting = _selecting(now, members)
     selection = Selection(sent)
     keys: dict[Topic, list[Topic]] = defaultdict(list)
@@ -264,6 +267,7 @@ def _topics(now: Look, told: dict[str, Rates], members: list[MemberRow]) -> Iter
             subscribers=subscribers,
             lag=lag,
             lost=lost,
+            publisher_rates=tuple(of.publishers.values()),
         )
 
 
