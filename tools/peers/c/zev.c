@@ -2723,7 +2723,7 @@ zev_bus *zev_open(const zev_options *options, zev_error *err) {
     bus->pid = getpid();
     bus->options = options != NULL ? *options : zev_defaults();
     bus->clock_known = has_machine_clock();
-    bus->thread_prefix = (int)(random_number() % 1000000);
+    bus->thread_prefix = (int)(random_number() % 10000); /* the kernel cuts the name of a thread at 15 bytes */
     bus->member_fd = bus->directory.fd = bus->directory.token_fd = -1;
     bus->all_end = &bus->all;
     new_id(bus->id);
