@@ -11,7 +11,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from .cli import ZBUS
@@ -70,14 +70,20 @@ def bare(text: str) -> str:
 
 
 @contextmanager
-def terminal(*args: str, columns: int = 80, lines: int = 30, **env: str) -> Iterator[Terminal]:
-    """Start `zbus ARGS` on a terminal."""
+def terminal(
+    *args: str, command: Sequence[str] = ZBUS, columns: int = 80, lines: int = 30, **env: str
+) -> Iterator[Terminal]:
+    """Start `zbus ARGS`, or another command, on a terminal."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     try:
         with subprocess.Popen(
-            [*ZBUS, *args], stdin=theirs, stdout=theirs, stderr=theirs, env={**kept, "TERM": "xterm", **env}
+            [*command, *args],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**kept, "TERM": "xterm", **env},
         ) as process:
             try:
                 yield Terminal(process, ours)

@@ -71,7 +71,7 @@ def commands() -> list[tuple[str, click.Command]]:
 
 
 def test_all_commands_are_there() -> None:
-    known = "bw check demo doctor graph hz ls metrics record replay send sub top web why"
+    known = "bw check completion demo doctor graph hz ls metrics record replay send sub top web why"
     assert set(cli.commands) == {*known.split()}
 
 
@@ -82,6 +82,7 @@ def test_every_command_has_help_with_an_example(name: str, command: click.Comman
     assert purpose.endswith("."), f"{name}: the first line of its help is not its purpose"
     assert purpose.rstrip(".") in command.get_short_help_str(80), f"{name}: its purpose is cut short"
     assert re.search(rf"Examples?\b.*:\n +(.*\| )?{name}\b", command.help), f"{name}: no example"
+    assert command is cli or re.search(r"^ +Exit codes: [0-9]", command.help, re.M), f"{name}: no exit codes"
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, f"{name} {option.name} has no help"

@@ -1,4 +1,4 @@
-"""The page: every public module with what it offers, and every command with its options."""
+"""The page about the Python API: every public module with what it offers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 from types import ModuleType
 from typing import Any, Literal, get_origin
 
-from commands import commands
 from docstring import markdown, summary
 from signatures import fenced, members, of_callable, of_property
 
@@ -20,8 +19,8 @@ MODULES = (zbus, aio, errors, logging, zbus.testing)
 _HEAD = """\
 # Reference
 
-The public API and the command line, from the signatures and docstrings of the package. The
-[guide](guide.md) explains how the parts work together.
+The public API, from the signatures and docstrings of the package. The [guide](guide.md) explains how the
+parts work together, and [the commands](cli.md) have a page of their own.
 
 <!-- Written by `python tools/reference`. Change the docstrings, not this page. -->
 """
@@ -29,9 +28,8 @@ The public API and the command line, from the signatures and docstrings of the p
 
 def reference() -> str:
     """Return the whole page."""
-    titles = [*(module.__name__ for module in MODULES), "The command line"]
-    contents = "\n".join(f"- [{title}](#{_anchor(title)})" for title in titles)
-    return "\n".join([_HEAD, contents, "", *map(_module, MODULES), commands()])
+    contents = "\n".join(f"- [{module.__name__}](#{_anchor(module.__name__)})" for module in MODULES)
+    return "\n".join([_HEAD, contents, "", *map(_module, MODULES)])
 
 
 def _anchor(title: str) -> str:

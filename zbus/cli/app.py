@@ -12,6 +12,7 @@ import zbus
 
 from .bw import bw
 from .check import check
+from .completion import completion
 from .demo import demo
 from .doctor import doctor
 from .graph import graph
@@ -61,7 +62,24 @@ def cli() -> None:
     """
 
 
-for _command in (bw, check, demo, doctor, graph, hz, ls, metrics, record, replay, send, sub, top, web, why):
+for _command in (
+    bw,
+    check,
+    completion,
+    demo,
+    doctor,
+    graph,
+    hz,
+    ls,
+    metrics,
+    record,
+    replay,
+    send,
+    sub,
+    top,
+    web,
+    why,
+):
     cli.add_command(_command)
 
 

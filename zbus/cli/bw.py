@@ -22,10 +22,11 @@ def bw(**options: Any) -> int:
     are one frame. RATE/S counts events, received and lost. LOST is what this command itself missed, which the
     numbers of events prove, and whose bytes nobody knows.
 
-    On a terminal the table stays in place; elsewhere one follows the other. The JSON object has `time` and
-    `topics`, as that of `zbus hz`.
+    On a terminal the table stays in place; elsewhere one follows the other.
 
-    Exit code 1 means that --once saw no event. Ctrl-C ends the command with 130.
+    The JSON object is that of `zbus hz`.
+
+    Exit codes: 0 --once has seen events, 1 it has seen none, 130 for Ctrl-C.
 
     \b
     Examples:

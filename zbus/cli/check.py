@@ -24,15 +24,13 @@ _BEYOND, _UNKNOWN = 2, 3
 )
 @click.option(
     "--max-lag",
-    metavar="SECONDS",
+    metavar="S",
     type=click.FloatRange(0),
-    help="No event has waited unread for longer than SECONDS.",
+    help="No event has waited unread for longer than S seconds.",
 )
 @click.option("--min-members", metavar="N", type=click.IntRange(0), help="At least N members are on the bus.")
 @click.option("--min-subscribers", metavar="N", type=click.IntRange(0), help="At least N subscribers are.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object: status, problems, and the figures."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @bus_options
 def check(
     max_lost: int | None,
@@ -50,8 +48,11 @@ def check(
     It looks from outside, without joining the bus. Without thresholds it only tells the figures, which
     members publish once a second.
 
-    The exit code is 0 if all thresholds hold, 2 if one does not (or the command line is wrong), and 3 if the
-    bus cannot be looked at.
+    The JSON object has `status` (ok, beyond or unknown), `problems` (texts), `members`, `subscribers`,
+    `lost` and `lag`; the last four are null if the bus cannot be looked at.
+
+    Exit codes: 0 all thresholds hold, 2 one does not, or the command line is wrong, 3 the bus cannot be
+    looked at.
 
     \b
     Examples:
@@ -62,7 +63,7 @@ def check(
     try:
         now = figures(zbus.peers(bus, dir=directory))
     except (zbus.PermissionDenied, zbus.Unavailable) as error:
-        unknown = {"status": "unknown", "problems": [error.message]}
+        unknown = {"status": "unknown", "problems": [error.message], **dict.fromkeys(Figures.__annotations__)}
         click.echo(orjson.dumps(unknown).decode() if as_json else f"UNKNOWN: {error.message}")
         return _UNKNOWN
     limits = (max_lost, max_lag, min_members, min_subscribers)

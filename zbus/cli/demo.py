@@ -54,6 +54,8 @@ def demo(seconds: float, publishers: int, subscribers: int) -> None:
     They use a bus of their own, in a temporary directory that is removed afterwards. Ctrl-C ends the demo
     early.
 
+    Exit codes: 0 it ran, also if Ctrl-C ended it; 1 its processes could not start.
+
     \b
     Example:
       zbus demo --seconds 20 --publishers 3

@@ -22,7 +22,7 @@ _COLUMNS = (max(map(len, LEVELS)), len("file system"))
 @click.option(
     "--fix", is_flag=True, help="Remove what dead processes left; first, so that the checks see it gone."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects: check, level, text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @bus_options
 def doctor(fix: bool, as_json: bool, bus: str, directory: str | None) -> int:
     """Check a bus and its surroundings.
@@ -33,7 +33,9 @@ def doctor(fix: bool, as_json: bool, bus: str, directory: str | None) -> int:
     files there, what dead processes left, files that are none of a bus, stopped processes and losses. Last it
     sends events to itself, on a bus of its own below the same root, and tells how long they take.
 
-    The exit code is 1 if there is an error, else 0.
+    The JSON array has an object for each check, with `check`, `level` (ok, warning or error) and `text`.
+
+    Exit codes: 0 no error, though there may be warnings; 1 an error.
 
     \b
     Examples:

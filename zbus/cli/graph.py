@@ -48,9 +48,11 @@ def graph(
     of the bus, in more detail. It is what `zbus top` takes: a part of a name, or a pattern of systems.
 
     The JSON object has `bus`, `path`, `time`, the nodes `members` and `topics`, and the edges `sends` (from
-    members to topics) and `receives` (from topics to members). Rates are per second, and null if unknown.
+    members to topics) and `receives` (from topics to members). A member has `id` (in this graph), `process`,
+    `pids`, `members` (ids) and `alive`. A topic has `id`, `system`, `kind`, `topics` (how many), `rate` and
+    `sent_total`. An edge has `source`, `target` and `rate`. Rates are per second, and null if unknown.
 
-    Exit code 1 means that nobody was on the bus, or that nothing on it is what FILTER says.
+    Exit codes: 0 drawn, 1 nobody was on the bus, or nothing on it is what FILTER says.
 
     \b
     Examples:

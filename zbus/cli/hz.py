@@ -22,10 +22,14 @@ def hz(**options: Any) -> int:
     MIN, MAX and STDEV are of the time between two frames, as they were sent. P50 and P99 are the latency,
     from the send until this command has the event. An event that does not tell its time has no latency.
 
-    On a terminal the table stays in place; elsewhere one follows the other. The JSON object has `time` and
-    `topics`; there, times are seconds, `bytes` a second, `size` of a frame, and what is unknown is null.
+    On a terminal the table stays in place; elsewhere one follows the other.
 
-    Exit code 1 means that --once saw no event. Ctrl-C ends the command with 130.
+    The JSON object has `time` and `topics`. A topic has `system`, `kind`, `seconds` (the window so far),
+    `received`, `lost`, `rate`, `bytes` (a second), `size`, `size_min` and `size_max` (bytes of a frame),
+    `period`, `period_min`, `period_max` and `period_stdev` (between two frames), `latency_p50`, `latency_p99`
+    and `latency_max`. Times are seconds, and what is unknown is null.
+
+    Exit codes: 0 --once has seen events, 1 it has seen none, 130 for Ctrl-C.
 
     \b
     Examples:

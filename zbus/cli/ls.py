@@ -35,7 +35,7 @@ _SECONDS = 2.0
     is_flag=False,
     flag_value=_SECONDS,
     type=click.FloatRange(1.0, 3600.0),
-    metavar="[SECONDS]",
+    metavar="[S]",
     help=f"Look twice, {_SECONDS:g} seconds apart if no number is given, and show what happened in between.",
 )
 @bus_options
@@ -50,6 +50,13 @@ def ls(as_json: bool, seconds: float | None, bus: str, directory: str | None) ->
     With --rates, each process is shown with the events and bytes per second that it sends and receives, the
     events it lost meanwhile, and how long the oldest unread event has waited; below it the topics it sends to
     (>) and its subscriptions (<), the busiest 10 of each. Bytes received are an estimate.
+
+    The JSON array has an object for each row, with `process`, `pid`, `language`, `role`, `overflow`,
+    `patterns`, `alive`, `counters`, `id`, `user`, `origins`, `member` and `numbers`, which are the fields of
+    zbus.Peer in the Python reference. With --rates each also has `rates`: `seconds`, `events`, `bytes`,
+    `received`, `received_bytes`, `lost`, `unread`, `by_topic` and `by_channel`.
+
+    Exit codes: 0, also if nobody is on the bus; 1 it cannot be looked at.
 
     \b
     Examples:

@@ -33,8 +33,9 @@ def metrics(port: int | None, bus: str, directory: str | None) -> int:
     All metrics begin with `zbus_`. Each has the label `bus`, and most have `member` and `process`; those of
     topics and channels have `system` and `kind` too. `zbus_member_info` says who a member is.
 
-    It needs the extra `metrics`, which is the package prometheus-client. Exit code 1 means that nobody was on
-    the bus, or that the port is in use.
+    It needs the extra `metrics`, which is the package prometheus-client.
+
+    Exit codes: 0 printed, 1 nobody was on the bus, or the port is in use, 130 for Ctrl-C.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ import zbus
 
 from ..roster.process_info import visible
 from .signals import ignore_signals
+from .suggestions import bus_names
 
 __all__ = ["bus_options", "notice", "on_the_command_line", "open_bus", "recordings", "seconds_option"]
 
@@ -28,12 +29,14 @@ def bus_options(command: _Function) -> _Function:
         envvar="ZBUS_BUS",
         show_default=True,
         show_envvar=True,
+        shell_complete=bus_names,
         help="The name of the bus.",
     )
     root = click.option(
         "--dir",
         "directory",
         metavar="DIR",
+        type=click.Path(file_okay=False),
         envvar="ZBUS_DIR",
         show_envvar=True,
         help="The directory of all buses.  [default: $XDG_RUNTIME_DIR/zbus]",

@@ -62,7 +62,7 @@ _LOSSES_SHOWN = 20
     help="When the recorder cannot keep up, make publishers wait, or lose events and record which.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print what was recorded, or found, as one JSON object."
+    "--json", "as_json", is_flag=True, help="Print one JSON object at the end: what was recorded, or found."
 )
 @bus_options
 def record(
@@ -88,6 +88,11 @@ def record(
     An event is in the file within a second, so a recorder that is killed loses that second and no more. If
     the disk is full, what was written stays readable. PATTERN and KIND select events as for `zbus sub`. With
     --split or --last, FILE.mcap stands for FILE-0001.mcap, FILE-0002.mcap and so on.
+
+    The JSON object has `files`, `size`, `events`, `lost` and `topics`. That of --verify has `verdict`
+    (complete, lossy or damaged), `events`, `topics`, `begin`, `end`, `lost`, `losses`, `malformed`, `damage`,
+    `readable` (up to which byte), `size` and `recording`. A loss has `origin`, `system`, `kind`, `events`,
+    `gaps`, `first`, `last` and `after`.
 
     Exit codes: 0 ended by Ctrl-C, 143 by SIGTERM, 1 the file could not be written. With --verify: 0 complete,
     1 lossy, 3 damaged.

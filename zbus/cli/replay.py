@@ -8,11 +8,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from .keys import keys
 from .options import bus_options, notice, open_bus, recordings
+from .standard_streams import check_stdout
 
 if TYPE_CHECKING:
     from ..recording.reader import Reading
@@ -38,6 +40,7 @@ _EXIT_DAMAGED = 3
 )
 @click.option("--as-fast-as-possible", "fast", is_flag=True, help="Send without pauses.")
 @click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end: what was sent.")
 @bus_options
 def replay(
     file: str,
@@ -46,6 +49,7 @@ def replay(
     speed: float,
     fast: bool,
     loop: bool,
+    as_json: bool,
     bus: str,
     directory: str | None,
 ) -> int:
@@ -56,6 +60,9 @@ def replay(
     `zbus ls`, and the origin of each event that it sends begins with ec40ed, so everybody can tell that it is
     replayed. Events that the recording lacks are not sent, and subscribers do not miss them.
 
+    The JSON object has `events`, `lost` (those that the recording lacks), `refused` and `damage` (a text,
+    empty if the file is whole).
+
     Exit codes: 0 all was sent, 1 it could not be sent, 3 the recording is damaged, and was sent up to there.
 
     \b
@@ -63,6 +70,8 @@ def replay(
       zbus replay today.mcap
       zbus replay today.mcap 'orders.**' --speed 10 --bus test
     """
+    if as_json:
+        check_stdout()
     with recordings(file):
         from ..recording.replay import Pace, Replay, mark_replayed
 
@@ -79,6 +88,9 @@ def replay(
 
             sent = Replay(opened, pace, pattern, kind, look)
             damage = _run(file, sent, loop)
+    if as_json:
+        counted = {"events": sent.events, "lost": sent.lost, "refused": sent.refused, "damage": damage}
+        click.echo(orjson.dumps(counted).decode())
     return _tell(file, sent, damage)
 
 

@@ -32,6 +32,8 @@ def send(system: str, kind: str, path: str, data: str | None, bus: str, director
 
     The data is JSON text, or `-` to read it from stdin. Without it, the event has no data.
 
+    Exit codes: 0 the event was sent, also if there is no subscriber; 1 it was not.
+
     \b
     Examples:
       zbus send orders order.created /orders/123 '{"total": 9.5}'

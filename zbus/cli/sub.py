@@ -62,6 +62,11 @@ def sub(
     either; a lone `*` matches everything. Only events go to stdout; notices, for example of lost events, go
     to stderr.
 
+    The JSON object has `system`, `kind`, `path`, `data`, `origin`, `seq` and `time`. Data that was sent as
+    bytes is `{"base64": ...}`.
+
+    Exit codes: 0 after --count events, 1 if none came for --timeout seconds, 130 for Ctrl-C.
+
     \b
     Examples:
       zbus sub 'orders.**'

@@ -72,10 +72,14 @@ def top(
     Rates are of the last second: between the last two publications of each process. So --once need not wait.
     A process that has published only once has no rates yet.
 
-    The JSON object has `bus`, `path`, `time`, `members` and `topics`. Rates are per second, ages in seconds,
-    and what is unknown is null.
+    The JSON object has `bus`, `path` (the bus directory), `time`, `members` and `topics`. A member has `id`,
+    `process`, `pid`, `user`, `language`, `alive`, `out`, `out_bytes`, `received`, `received_bytes`, `lost`
+    (so far), `losing` (a second), `lag`, `sent_total`, `received_total`, and `patterns` with `system`, `kind`
+    and `overflow`. A topic has `system`, `kind`, `out`, `out_bytes`, `size`, `sent_total`, `publishers` and
+    `subscribers` (ids of members), `publisher_rates` (events a second of each publisher), and `lag` and
+    `lost` of the channels that select it. Rates are per second, ages in seconds, and what is unknown is null.
 
-    Exit code 1 means that nobody was on the bus.
+    Exit codes: 0 for q or after --once, 1 nobody was on the bus, 130 for Ctrl-C.
 
     \b
     Examples:

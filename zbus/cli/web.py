@@ -48,8 +48,9 @@ def web(pattern: str, kind: str | None, port: int, no_token: bool, bus: str, dir
     It subscribes with `drop`: it never holds a publisher back, and the page shows what it missed. It never
     sends. It keeps the latest 8 KiB of a topic's value, and 5,000 topics.
 
-    It needs the extra `web`, which is the packages starlette and uvicorn. Exit codes: 130 ended by Ctrl-C,
-    143 by SIGTERM, 1 the port is in use or the bus cannot be joined.
+    It needs the extra `web`, which is the packages starlette and uvicorn.
+
+    Exit codes: 130 for Ctrl-C, 143 for SIGTERM, 1 the port is in use or the bus cannot be joined.
 
     \b
     Examples:

@@ -14,6 +14,7 @@ from ..observe.verdicts import NO_MATCH, RECEIVES, Listener, Report, explain
 from ..roster.process_info import visible
 from .options import bus_options, notice
 from .standard_streams import check_stdout
+from .suggestions import member_names
 
 __all__ = ["why"]
 
@@ -22,16 +23,26 @@ __all__ = ["why"]
 @click.argument("system")
 @click.argument("kind")
 @click.option(
-    "--from", "sender", metavar="MEMBER", help="Look only at this sender: an id, process id or name."
+    "--from",
+    "sender",
+    metavar="MEMBER",
+    shell_complete=member_names,
+    help="Look only at this sender: an id, process id or name.",
 )
-@click.option("--to", "receiver", metavar="MEMBER", help="Look only at the subscribers of this member.")
+@click.option(
+    "--to",
+    "receiver",
+    metavar="MEMBER",
+    shell_complete=member_names,
+    help="Look only at the subscribers of this member.",
+)
 @click.option(
     "--policy",
     metavar="FILE",
     type=click.Path(dir_okay=False),
     help="Also say whether this policy, a TOML file that your programs use, allows it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the same facts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @bus_options
 def why(
     system: str,
@@ -49,7 +60,14 @@ def why(
     queue is full, or does not get it: no pattern matches (with the nearest one that would), it is stopped,
     dead, does not answer, or is on another bus. What has been sent so far is told, too.
 
-    The exit code is 0 if somebody receives it, else 1.
+    The JSON object has `system`, `kind`, `receives`, `directory`, `subscribers`, `publishers`, `similar`
+    (topics that are sent), `elsewhere` (subscribers of other buses) and `denied` (by --policy). A subscriber
+    has `process`, `pid`, `user`, `id`, `member`, `overflow`, `system` and `kind` (its patterns), `verdict`,
+    `detail`, `instead` (patterns that would select it), `lost` and `unread`. The verdict is receives, losing,
+    waiting, stopped, dead, not-settled or no-match. A publisher has `process`, `pid`, `user`, `id` and
+    `events`. One elsewhere has `process`, `pid`, `user`, `bus` and `root`.
+
+    Exit codes: 0 somebody receives it, 1 nobody does.
 
     \b
     Examples:
