@@ -167,4 +167,23 @@ MUTANTS = [
             ),
         )
     ),
+    *(
+        Mutant(name, file, old, new, ("live/test_cli_bench.py::" + test,))
+        for name, file, old, new, test in (
+            (
+                "a benchmark leaves a process when it is interrupted",
+                "cli/bench.py",
+                "    process.kill()\n    process.wait()\n",
+                "    return\n",
+                "test_an_interrupt_leaves_no_process_and_no_bus",
+            ),
+            (
+                "a benchmark that is killed leaves its bus",
+                "cli/bench_peer.py",
+                "    shutil.rmtree(place, ignore_errors=True)\n",
+                "",
+                "test_nothing_is_left_either_if_it_is_killed",
+            ),
+        )
+    ),
 ]

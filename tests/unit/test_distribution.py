@@ -78,4 +78,6 @@ def test_the_extras_refer_to_no_other_distribution() -> None:
     table = project()
     assert table["name"] == NAME
     everything = [one for extra in table["optional-dependencies"].values() for one in extra]
-    assert [one for one in everything if one.startswith("zbus")] == [f"{NAME}[cli,metrics,record,typed,web]"]
+    assert [one for one in everything if one.startswith("zbus")] == [
+        f"{NAME}[cli,metrics,plot,record,typed,web]"
+    ]

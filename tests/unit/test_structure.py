@@ -182,6 +182,7 @@ def test_only_one_place_uses_what_gevent_and_eventlet_replace() -> None:
     allowed = {
         "runtime/threads.py": {"threading", "concurrent"},
         "testing/faults.py": {"subprocess"},
+        "cli/bench.py": {"subprocess"},
         "cli/demo.py": {"subprocess"},
         "web/server.py": {"socket"},
     }

@@ -10,6 +10,7 @@ import click
 
 import zbus
 
+from .bench import bench
 from .bw import bw
 from .check import check
 from .completion import completion
@@ -63,6 +64,7 @@ def cli() -> None:
 
 
 for _command in (
+    bench,
     bw,
     check,
     completion,
