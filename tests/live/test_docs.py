@@ -117,6 +117,7 @@ def test_the_docs_have_examples() -> None:
         "monitoring.md": 1,
         "policy.md": 3,
         "slow-subscribers.md": 3,
+        "web.md": 0,
         "write-a-peer.md": 0,
     }
     assert all(len(blocks(page, "python")) >= least.get(page.name, 4) for page in HOWTO.glob("*.md"))
