@@ -178,6 +178,7 @@ JSON_OPTION = sorted(
 # How each is run so that all its fields show, and within which of them no field is listed: what anybody may
 # send, or what the page names another place for.
 RUNS: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "bench": [(("--rounds", "1"), ())],
     "bw": [(("*", "--once", "--window", "0.5"), ())],
     "check": [((), ())],
     "doctor": [((), ())],

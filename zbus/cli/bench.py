@@ -106,8 +106,12 @@ def bench(size: int, rounds: int, plot: str | None, as_json: bool, directory: st
     Throughput is the median of all rounds; latency is half the time of a round trip. The ratio is zbus over
     pyzmq.
 
-    --plot needs the extra `plot`, which is the package matplotlib. The JSON object has `size`, `rounds`,
-    and `pyzmq`, `zbus` and `ratio` with `throughput` (events a second) and `p50`, `p99` and `max` (seconds).
+    --plot needs the extra `plot`, which is the package matplotlib.
+
+    The JSON object has `size`, `rounds`, and `pyzmq`, `zbus` and `ratio` with `throughput` (events a second)
+    and `p50`, `p99` and `max` (seconds).
+
+    Exit codes: 0 measured, 1 it could not be, for example for want of a directory or a package.
 
     \b
     Examples:

@@ -70,12 +70,15 @@ def opened(bus: zbus.Bus, place: Path, ends: tuple[str, str], size: int) -> Iter
         ends: names of this end and of the other.
         size: bytes of an event, about.
     """
+    # The command reads nothing while it sends as much as it can. With `block`, its queue would fill with the
+    # fillers that follow large events, and stop it.
+    overflow: zbus.Overflow = "block" if ends[0] == PEER else "drop"
     queue = max(_LEAST_QUEUE, min(_QUEUE, _QUEUE_BYTES // (size + 1)))
     with (
         zmq.Context() as context,
         context.socket(zmq.XPUB) as publisher,
         context.socket(zmq.SUB) as subscriber,
-        bus.subscribe(ends[1], overflow="block", capacity=queue) as subscription,
+        bus.subscribe(ends[1], overflow=overflow, capacity=queue) as subscription,
     ):
         for socket in (publisher, subscriber):
             socket.set_hwm(queue)
@@ -105,7 +108,7 @@ def _by_pyzmq(publisher: zmq.Socket[bytes], subscriber: zmq.Socket[bytes], syste
 
 def _by_zbus(bus: zbus.Bus, subscription: zbus.Subscription, system: str) -> Way:
     def send(kind: str, data: Any) -> None:
-        bus.send(system, kind, _PATH, data)
+        bus.send(system, kind, _PATH, data, timeout=None)
 
     def received() -> Iterator[tuple[str, Any]]:
         for event in subscription:
