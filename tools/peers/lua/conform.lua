@@ -311,14 +311,12 @@ function verbs.decode(fields)
             local found, gaps, stamp = {}, {}, decoder.stamp
             for i, evt in ipairs(rows or { event }) do found[i] = told(evt) end
             for i, gap in ipairs(decoder.gaps) do gaps[i] = list { gap.first, gap.last } end
-            local answer = {
-                events = list(found), gaps = list(gaps), lost = decoder.lost, malformed = decoder.malformed,
-            }
             for i = 1, #found do found[i].time = stamp and stamp.time or events.null end
-            for _, name in ipairs { "born", "settled", "first" } do
-                if stamp then answer[name] = stamp[name] or -1 end
-            end
-            return answer
+            return {
+                events = list(found), gaps = list(gaps), lost = decoder.lost, malformed = decoder.malformed,
+                born = stamp and (stamp.born or -1), settled = stamp and (stamp.settled or -1),
+                first = stamp and (stamp.first or -1),
+            }
         end),
     }
 end
