@@ -1388,7 +1388,7 @@ local function open_sockets(ingress, topics_, capacity)
         ingress.twins = new_socket(Z.SUB, { [Z.SNDHWM] = 0, [Z.RCVHWM] = MAX_MARKS })
         zmq.zmq_connect(ingress.twins, inner .. ".back")
         subscribe(front, "\255#")
-        subscribe(ingress.twins, "\255#")
+        for _, topic in ipairs(topics_) do subscribe(ingress.twins, "\255#" .. topic) end -- those of the channel only
     end
     subscribe(front, "\255" .. ingress.id .. ".1")
     process_commands(ingress.back) -- so that both subscriptions are in force before the first frame
