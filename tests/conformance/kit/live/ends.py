@@ -18,6 +18,7 @@ __all__ = [
 
 _OTHER = {"system": "s", "kind": "other", "path": "/p"}
 _CAPACITY = 65_536  # of a subscription, unless it says otherwise
+_OVERFLOW = 5000  # events that neither the kernel nor a publisher with a small capacity has room for
 
 
 def closed(stage: Stage) -> None:
@@ -111,22 +112,25 @@ def stopped_publisher(stage: Stage) -> None:
 
 
 def stopped_subscriber(stage: Stage) -> None:
-    """A publisher goes on while a subscriber is stopped, which is told later what it lost."""
+    """Publishers go on while a subscriber is stopped. It is told later what it lost, in whichever queue."""
     sub, stopped = stage.subscriber(), stage.subscriber(kind="k", capacity=5)
-    pub = stage.publisher()
-    pub.ask("burst", count=1, **TOPIC)
+    pub, small = stage.publisher(), stage.publisher(capacity=100)
+    for publisher in (pub, small):
+        publisher.ask("burst", count=1, **TOPIC)
     stopped.stop()
     sent = stage.times(5000, 200_000)
-    sub.begin("receive", name="sub", until=sent + 1, timeout=stage.patience, tally=True)
+    sub.begin("receive", name="sub", until=sent + 2, timeout=stage.patience, tally=True)
     pub.ask("burst", count=sent, bytes=200, **TOPIC)
-    exact(told := sub.answer(), sent + 1)
+    exact(told := sub.answer(), sent + 2)
     check("the other loses nothing that its queue has room for", sent > _CAPACITY or told["lost"] == 0, told)
+    small.ask("burst", count=_OVERFLOW, bytes=200, **TOPIC)
     late = stage.publisher()
     late.ask("burst", count=10, **_OTHER)
     stopped.resume()
     alive(stopped)
-    exact(told := stage.tally(stopped, sent + 1), sent + 1)
+    exact(told := stage.tally(stopped, sent + _OVERFLOW + 2), sent + _OVERFLOW + 2)
     check("a queue of 5 cannot take so many", told["lost"] > 0, told)
+    exact(stage.tally(sub, sent + _OVERFLOW + 12), sent + _OVERFLOW + 12)
 
 
 def remade(stage: Stage) -> None:
