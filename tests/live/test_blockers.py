@@ -233,3 +233,17 @@ async def flush_twin(bus: zbus.Bus) -> None:
         await twin.flush(0.1)
     finally:
         await twin.close()
+
+
+@pytest.mark.usefixtures("zbus_dir")
+def test_a_full_queue_does_not_hold_up_large_events_of_other_topics() -> None:
+    with (
+        zbus.Bus() as bus,
+        bus.subscribe("a", overflow="block", capacity=100),
+        bus.subscribe("b", overflow="block") as sub,
+    ):
+        fill(bus)
+        for number in range(20):
+            bus.send("b", "k", "/1", LARGE * 500, timeout=60)
+            assert receive(sub).seq == number + 1
+        held(bus)

@@ -14,6 +14,13 @@ _JOINING = ("unit/test_join_wait.py",)
 
 MUTANTS = [
     Mutant(
+        "a notice waits for room in every queue",
+        "sending/backlog.py",
+        "block(notice, zmq.NOBLOCK)",
+        "block(notice)",
+        ("live/test_blockers.py::test_a_full_queue_does_not_hold_up_large_events_of_other_topics",),
+    ),
+    Mutant(
         "the token is not compared again once settled",
         "sending/links.py",
         "                if self._roster.token[0] == token:\n                    self.settled",

@@ -15,6 +15,9 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
+
+import zmq
 
 from ..protocol.marks import Topic
 from ..protocol.wire import encode_notice
@@ -22,6 +25,7 @@ from ..runtime.descriptors import socket_id, unix_sockets
 from ..runtime.malloc_trim import note_large_bytes
 from ..runtime.threads import sleep
 from .links import Links
+from .sockets import WOULD_BLOCK
 
 __all__ = ["Backlog"]
 
@@ -37,11 +41,11 @@ class Backlog:
         check_due: whether so much was sent that `make_room` must be called.
     """
 
-    def __init__(self, links: Links, capacity_bytes: int, emit: Callable[[bytes], None]) -> None:
-        """Count what may wait for `links`, up to `capacity_bytes`; `emit` sends a frame to all of them."""
+    def __init__(self, links: Links, capacity_bytes: int, emit_lossy: Callable[[bytes], None]) -> None:
+        """Count what may wait for `links`, up to `capacity_bytes`; `emit_lossy` sends to the `drop` ones."""
         self.check_due = False
         self._links = links
-        self._emit = emit
+        self._emit_lossy = emit_lossy
         self._limit = capacity_bytes
         self._sent = 0
         self._next = capacity_bytes // 2
@@ -52,6 +56,14 @@ class Backlog:
             step = max(size, _ANNOUNCED_BYTES)
             self._emit(encode_notice(system, kind, step))
             topic.announced += step
+
+    def _emit(self, notice: bytes) -> None:
+        # Every ingress gets it, whatever its topics. A full `block` queue must not stop it, or it would hold
+        # up those who send what it does not get. Fillers bound the bytes of such a queue anyway.
+        if (block := self._links.block) is not None:
+            with suppress(*WOULD_BLOCK):
+                block(notice, zmq.NOBLOCK)
+        self._emit_lossy(notice)
 
     def add(self, topic: Topic, size: int) -> None:
         """Count a large frame. It was announced."""

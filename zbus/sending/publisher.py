@@ -103,7 +103,7 @@ class Publisher(Generic[SendResult]):
         self._count_timeout = count_timeout
         self._max = max_event_bytes
         self.small_bytes = min(LARGE_BYTES, max_event_bytes)
-        self._backlog = Backlog(links, capacity_bytes, self.emit)
+        self._backlog = Backlog(links, capacity_bytes, self._emit_lossy)
         self._send_timeout = check_timeout(send_timeout, "send_timeout")
         self.lock = Lock()
         self.sending = False
@@ -222,6 +222,9 @@ class Publisher(Generic[SendResult]):
         """Send a frame to all, `block` subscribers first: what they refuse, nobody gets."""
         if self.block is not None:
             self.block(frame)
+        self._emit_lossy(frame)
+
+    def _emit_lossy(self, frame: bytes) -> None:
         if self.drop is not None:
             try:
                 self.drop(frame)
