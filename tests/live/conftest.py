@@ -37,7 +37,7 @@ def bus(zbus_bus: zbus.Bus) -> zbus.Bus:
     return zbus_bus
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def interruptible() -> Iterator[None]:
     """Let children get SIGINT even where this run is a background job, for which shells ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -62,7 +62,7 @@ def examples() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def today(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def today(tmp_path_factory: pytest.TempPathFactory, interruptible: None) -> bytes:
     """Return a recording."""
     folder = tmp_path_factory.mktemp("recorded")
     with pytest.MonkeyPatch.context() as patch:
