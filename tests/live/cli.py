@@ -26,6 +26,14 @@ def run(*args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[
     )
 
 
+def run_without(module: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run `zbus ARGS` to its end, as if a package were not installed."""
+    program = f"import sys; sys.modules[{module!r}] = None; import zbus.cli; zbus.cli.main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=SECONDS
+    )
+
+
 @contextmanager
 def started(*args: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start `zbus ARGS`; its pipes are unbuffered, so that reading a line takes no more than that."""

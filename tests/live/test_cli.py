@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import click
 import pytest
 
 from zbus.cli.app import cli
 
-from .cli import SECONDS, run, shown, subscribed
+from .cli import run, run_without, shown, subscribed
 
 pytestmark = pytest.mark.usefixtures("zbus_dir")
 
@@ -55,10 +53,7 @@ def test_a_failure_is_one_line_and_an_exit_code(args: tuple[str, ...], code: int
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra_there_is_a_hint(missing: str) -> None:
-    program = f"import sys; sys.modules[{missing!r}] = None; import zbus.cli; zbus.cli.main()"
-    failed = subprocess.run(
-        [sys.executable, "-c", program, "ls"], capture_output=True, text=True, timeout=SECONDS
-    )
+    failed = run_without(missing, "ls")
     hint = "zbus: the command line needs click and rich: pip install click rich\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", hint, 1)
 

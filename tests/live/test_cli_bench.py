@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import pytest
 
 import zbus
 
-from .cli import SECONDS, ended, run, started
+from .cli import SECONDS, ended, run, run_without, started
 from .process import LIMIT
 from .quiet import read_all
 
@@ -69,13 +68,7 @@ def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_measured(tmp_pat
     failed = run("bench", "--plot", "latency.pdf")
     assert (failed.stdout, failed.returncode) == ("", 2)
     assert "latency.pdf is neither an SVG nor a PNG: end its name with .svg or .png" in failed.stderr
-    program = "import sys; sys.modules['matplotlib'] = None; import zbus.cli; zbus.cli.main()"
-    failed = subprocess.run(
-        [sys.executable, "-c", program, "bench", "--plot", str(tmp_path / "latency.svg")],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    failed = run_without("matplotlib", "bench", "--plot", str(tmp_path / "latency.svg"))
     hint = "zbus: --plot needs matplotlib, the extra `plot`: pip install matplotlib\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", hint, 1)
 

@@ -10,17 +10,15 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import zbus
 
-from .cli import SECONDS, ZBUS, ended, run, started
+from .cli import SECONDS, ZBUS, ended, run, run_without, started
 from .numbers import numbers
 from .process import directory, receive
 
@@ -192,13 +190,6 @@ def test_names_that_others_chose_are_valid_labels() -> None:
 
 
 def test_without_the_extra_there_is_a_hint() -> None:
-    program = "import sys; sys.modules['prometheus_client'] = None; import zbus.cli; zbus.cli.main()"
-    failed = subprocess.run(
-        [sys.executable, "-c", program, "metrics"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        cwd=Path(__file__).parents[2],
-    )
+    failed = run_without("prometheus_client", "metrics")
     hint = "zbus: this command needs prometheus-client, the extra `metrics`: pip install prometheus-client\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", hint, 1)

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 
 import zbus
 
-from .cli import SECONDS, ended, run
+from .cli import ended, run, run_without
 from .pages import Page, serving
 from .process import LIMIT
 
@@ -235,10 +233,7 @@ def test_a_port_in_use_is_one_line(page: Page) -> None:
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
 def test_without_the_extra_there_is_a_hint(missing: str) -> None:
-    program = f"import sys; sys.modules[{missing!r}] = None; import zbus.cli; zbus.cli.main()"
-    failed = subprocess.run(
-        [sys.executable, "-c", program, "web"], capture_output=True, text=True, timeout=SECONDS
-    )
+    failed = run_without(missing, "web")
     hint = "zbus: this command needs starlette and uvicorn, the extra `web`: pip install starlette uvicorn\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", hint, 1)
 

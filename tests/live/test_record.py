@@ -20,7 +20,7 @@ from mcap.stream_reader import StreamReader
 import zbus
 from zbus.recording.verify import verify
 
-from .cli import SECONDS, ended, run
+from .cli import SECONDS, ended, run, run_without
 from .process import stop
 from .recordings import bodies, finished, recorded, recording, until
 
@@ -323,10 +323,7 @@ def test_every_changed_byte_of_the_events_is_found(file: Path) -> None:
 
 
 def test_without_mcap_there_is_a_hint() -> None:
-    program = "import sys; sys.modules['mcap'] = None; import zbus.cli; zbus.cli.main()"
-    failed = subprocess.run(
-        [sys.executable, "-c", program, "record", "x.mcap"], capture_output=True, text=True, timeout=SECONDS
-    )
+    failed = run_without("mcap", "record", "x.mcap")
     hint = "zbus: recordings need the package mcap: pip install mcap\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", hint, 1)
 
