@@ -1662,8 +1662,6 @@ const LEAST_HWM: usize = 1000; // frames that wait in a socket before the thread
 const BLOCK_HWM: usize = 1000;
 const CAPACITY_BYTES: usize = 64 << 20;
 const MOST_GAPS: usize = 1000; // of one event
-const MOST_AT_ONCE: usize = 256; // frames
-const GATHER: Duration = Duration::from_micros(50); // amid a stream: fewer wake-ups leave the sender more CPU
 
 /// What the user and the thread of a subscription share.
 struct Channel {
@@ -1776,13 +1774,11 @@ impl Receiver {
     fn run(mut self) {
         while !self.channel.stop.load(Relaxed) {
             self.restore();
-            match self.take() {
-                0 => poll(&[&self.socket], Some(&self.channel.wake), -1),
-                1 | MOST_AT_ONCE => {}
-                _ => thread::sleep(GATHER),
+            if !self.take() {
+                poll(&[&self.socket], Some(&self.channel.wake), -1);
             }
         }
-        while self.take() > 0 {}
+        while self.take() {}
     }
 
     /// Announces the subscription again if files of it were removed. The keeper asks for it, but only this thread may
@@ -1793,12 +1789,13 @@ impl Receiver {
         }
     }
 
-    /// Takes some frames; returns how many.
-    fn take(&mut self) -> usize {
-        let mut taken = 0;
-        while taken < MOST_AT_ONCE {
-            let Some(frame) = self.socket.receive(&mut self.buffer) else { break };
-            taken += 1;
+    /// Takes some frames; returns whether there were any.
+    fn take(&mut self) -> bool {
+        for taken in 0..256 {
+            let Some(frame) = self.socket.receive(&mut self.buffer) else {
+                self.count();
+                return taken > 0;
+            };
             let bytes = frame.len();
             self.decoder.decode(frame);
             for gap in mem::take(&mut self.decoder.gaps) {
@@ -1809,7 +1806,7 @@ impl Receiver {
             }
         }
         self.count();
-        taken
+        true
     }
 
     /// Queues the events of a frame. What has no room is counted, or waits for room.
