@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.usefixtures("zbus_dir")
 @pytest.fixture
 def page(zbus_dir: str) -> Iterator[Page]:
     with serving() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def shared(interruptible: None) -> Iterator[Page]:
+    """Serve a page of a bus of its own, to tests that only ask it."""
+    with TemporaryDirectory(prefix="zb-") as directory, serving(ZBUS_DIR=directory) as page:
         yield page
 
 
@@ -71,9 +79,9 @@ def test_the_graph_leaves_out_the_page(page: Page, bus: zbus.Bus) -> None:
         awaited(messages, lambda row: row[12:14] == [1, 2])
         found = json.loads(page.ask(f"/graph?{page.query}").text)
     [(me, member)] = found["members"].items()
-    assert member["pid"] == os.getpid()
-    [group] = found["groups"]
-    assert (group["name"], group["publishers"], group["subscribers"]) == ("shop sold", [me], [me])
+    assert member["note"] == f"pid {os.getpid()}"
+    [topic] = found["topics"]
+    assert (topic["name"], topic["publishers"], topic["subscribers"]) == ("shop sold", [me], [me])
 
 
 def test_browsers_share_one_subscription(page: Page, bus: zbus.Bus) -> None:
@@ -137,8 +145,8 @@ def test_it_never_sends(page: Page) -> None:
 # who is answered
 
 
-def test_every_path_but_the_static_files_needs_the_token(page: Page) -> None:
-    token = page.query.removeprefix("token=")
+def test_every_path_but_the_static_files_needs_the_token(shared: Page) -> None:
+    token = shared.query.removeprefix("token=")
     assert len(token) > 20
     for path in (
         "/",
@@ -150,10 +158,10 @@ def test_every_path_but_the_static_files_needs_the_token(page: Page) -> None:
         f"/?token={token}x",
         f"/?t={token}",
     ):
-        answer = page.ask(path)
+        answer = shared.ask(path)
         assert (answer.status, "lacks the token" in answer.text) == (403, True)
-    assert page.ask("/static/page.js").status == 200
-    assert page.ask(f"/?{page.query}").status == 200
+    assert shared.ask("/static/page.js").status == 200
+    assert shared.ask(f"/?{shared.query}").status == 200
 
 
 def test_each_start_has_another_token() -> None:
@@ -169,42 +177,42 @@ def test_without_a_token_everybody_on_this_machine_is_served() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "localhost:1234", "LOCALHOST"])
-def test_the_names_of_this_machine_are_answered(page: Page, host: str) -> None:
-    assert page.ask(f"/?{page.query}", Host=host).status == 200
+def test_the_names_of_this_machine_are_answered(shared: Page, host: str) -> None:
+    assert shared.ask(f"/?{shared.query}", Host=host).status == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a@b"]
 )
-def test_no_other_name_is_answered(page: Page, host: str) -> None:
+def test_no_other_name_is_answered(shared: Page, host: str) -> None:
     """A page of another site may have its own name resolve to this machine."""
     for path in ("/", "/static/page.js", "/events"):
-        answer = page.ask(f"{path}?{page.query}", Host=host)
+        answer = shared.ask(f"{path}?{shared.query}", Host=host)
         assert answer.status in (400, 403)
         assert "zbus</title>" not in answer.text
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "http://localhost:1"])
-def test_pages_of_other_sites_are_not_answered(page: Page, origin: str) -> None:
-    answer = page.ask(f"/events?{page.query}", Host=f"localhost:{page.port}", Origin=origin)
+def test_pages_of_other_sites_are_not_answered(shared: Page, origin: str) -> None:
+    answer = shared.ask(f"/events?{shared.query}", Host=f"localhost:{shared.port}", Origin=origin)
     assert (answer.status, answer.text) == (403, "pages of other sites are not answered\n")
 
 
-def test_the_page_itself_is(page: Page) -> None:
-    host = f"localhost:{page.port}"
-    assert page.ask(f"/topics/1?{page.query}", Host=host, Origin=f"http://{host}").status == 404
+def test_the_page_itself_is(shared: Page) -> None:
+    host = f"localhost:{shared.port}"
+    assert shared.ask(f"/topics/1?{shared.query}", Host=host, Origin=f"http://{host}").status == 404
 
 
-def test_only_this_machine_can_connect(page: Page) -> None:
+def test_only_this_machine_can_connect(shared: Page) -> None:
     with socket.socket() as other:
         other.settimeout(LIMIT)
         # Another address of this machine, as one of its network would be.
-        assert other.connect_ex(("127.0.0.2", page.port)) != 0
+        assert other.connect_ex(("127.0.0.2", shared.port)) != 0
 
 
-def test_every_answer_forbids_what_the_page_does_not_need(page: Page) -> None:
-    for path in (f"/?{page.query}", "/static/page.js", "/", f"/topics/9?{page.query}"):
-        headers = page.ask(path).headers
+def test_every_answer_forbids_what_the_page_does_not_need(shared: Page) -> None:
+    for path in (f"/?{shared.query}", "/static/page.js", "/", f"/topics/9?{shared.query}"):
+        headers = shared.ask(path).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; ")
         assert "http" not in policy
@@ -218,8 +226,8 @@ def test_every_answer_forbids_what_the_page_does_not_need(page: Page) -> None:
 @pytest.mark.parametrize(
     "path", ["/static/../server.py", "/static/%2e%2e%2fserver.py", "/static//etc/passwd", "/static/"]
 )
-def test_no_other_file_is_served(page: Page, path: str) -> None:
-    assert page.ask(f"{path}?{page.query}").status == 404
+def test_no_other_file_is_served(shared: Page, path: str) -> None:
+    assert shared.ask(f"{path}?{shared.query}").status == 404
 
 
 # its beginning and its end

@@ -9,6 +9,7 @@ __all__ = ["MUTANTS"]
 _PEERS = "live/test_peers.py::"
 _CLI = "live/test_cli_"
 _WEB = "live/test_cli_web.py::"
+_SERVER = "unit/test_web_server.py::"
 _BLOCKERS = "live/test_blockers.py::"
 _STOPPED = (_BLOCKERS + "test_a_stopped_subscriber_is_named_with_all_that_is_known_of_it",)
 _ONE = (_BLOCKERS + "test_of_several_only_the_one_is_named_that_is_full",)
@@ -35,6 +36,20 @@ MUTANTS = [
         "if origin is not None and",
         "if origin is None and",
         (_WEB + "test_pages_of_other_sites_are_not_answered",),
+    ),
+    Mutant(
+        "a failure tells the token",
+        "web/server.py",
+        "{request.url.path}: {type(error)",
+        "{request.url}: {type(error)",
+        (_SERVER + "test_a_failure_is_answered_and_logged_in_one_line_without_the_token",),
+    ),
+    Mutant(
+        "the page is in its own graph",
+        "web/graph.py",
+        "if row.pid == without}",
+        "if row.pid == 0}",
+        ("unit/test_web_graph.py::test_the_page_is_left_out_with_all_that_it_sends_and_selects",),
     ),
     Mutant(
         "the latest topics to change come first",

@@ -12,7 +12,6 @@ from zbus.event import Event, Gap
 from zbus.observe.snapshot import Snapshot, TopicRow
 from zbus.protocol.loss import Stream
 from zbus.runtime.threads import run_in_thread
-from zbus.web.graph import graph
 from zbus.web.model import TOPICS_KEPT, VALUE_BYTES, Model, text_of
 from zbus.web.viewer import Viewer
 
@@ -128,20 +127,6 @@ def test_topics_that_are_silent_for_longest_are_forgotten() -> None:
     assert model.topic(1) is None
     model.see(seen(*((f"more.n{number}", ()) for number in range(1_000))))
     assert len(model) <= TOPICS_KEPT
-
-
-def names(*systems: str) -> dict[str, int]:
-    """Return the groups that a graph has of these systems, with the number of their topics."""
-    found = graph(seen(*((system, ("x",)) for system in systems)), 0)
-    return {group["name"]: group["topics"] for group in found["groups"]}
-
-
-def test_a_graph_shows_few_topics_one_by_one_and_folds_many() -> None:
-    assert names("a.b", "a.c") == {"a.b k": 1, "a.c k": 1}
-    assert names(*(f"a.n{number}" for number in range(30)), "b") == {"a": 30, "b k": 1}
-    many = names(*(f"n{number:02}" for number in range(30)))
-    assert len(many) == 24
-    assert many["others"] == 7
 
 
 async def test_a_browser_gets_the_newest_state_not_each_one() -> None:

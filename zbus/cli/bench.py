@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from ..observe.loopback import own_bus
 from ..roster.location import locate
 from ..runtime.threads import start
 from .bench_peer import COMMAND, DATA, END, PEER, WAYS, Way, opened, turn
-from .options import notice
+from .options import directory_option, needs, notice
 from .plain import plain
 from .signals import hold_signals, ignore_signals
 from .standard_streams import check_stdout
@@ -87,14 +86,7 @@ def _plot_file(_: click.Context, __: click.Parameter, value: str | None) -> str 
 )
 @click.option("--plot", metavar="FILE", callback=_plot_file, help="Draw the latencies, as .svg or .png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--dir",
-    "directory",
-    metavar="DIR",
-    envvar="ZBUS_DIR",
-    show_envvar=True,
-    help="The directory of all buses.  [default: $XDG_RUNTIME_DIR/zbus]",
-)
+@directory_option
 def bench(size: int, rounds: int, plot: str | None, as_json: bool, directory: str | None) -> None:
     """Measure throughput and latency, beside raw pyzmq.
 
@@ -145,8 +137,7 @@ def _plotting(plot: str | None) -> Iterator[BinaryIO | None]:
     if plot is None:
         yield None
         return
-    if not importlib.util.find_spec("matplotlib"):
-        raise click.ClickException("--plot needs matplotlib, the extra `plot`: pip install matplotlib")
+    needs("--plot", "plot", "matplotlib")
     try:
         file = open(plot, "wb")  # noqa: SIM115  # it is closed below
     except OSError as error:

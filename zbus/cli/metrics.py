@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import click
 
 from ..observe.metrics import families
 from ..observe.snapshot import look
 from .nobody import nobody
-from .options import bus_options, notice
+from .options import bus_options, needs, notice
 from .standard_streams import check_stdout
 
 __all__ = ["metrics"]
@@ -44,10 +42,7 @@ def metrics(port: int | None, bus: str, directory: str | None) -> int:
     """
     if port is None:
         check_stdout()
-    if not importlib.util.find_spec("prometheus_client"):
-        raise click.ClickException(
-            "this command needs prometheus-client, the extra `metrics`: pip install prometheus-client"
-        )
+    needs("this command", "metrics", "prometheus-client")
     from .exposition import server, text  # it imports that package
 
     if port is not None:

@@ -15,7 +15,16 @@ from ..roster.process_info import visible
 from .signals import ignore_signals
 from .suggestions import bus_names
 
-__all__ = ["bus_options", "notice", "on_the_command_line", "open_bus", "recordings", "seconds_option"]
+__all__ = [
+    "bus_options",
+    "directory_option",
+    "needs",
+    "notice",
+    "on_the_command_line",
+    "open_bus",
+    "recordings",
+    "seconds_option",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -32,7 +41,12 @@ def bus_options(command: _Function) -> _Function:
         shell_complete=bus_names,
         help="The name of the bus.",
     )
-    root = click.option(
+    return name(directory_option(command))
+
+
+def directory_option(command: _Function) -> _Function:
+    """Add `--dir`, which is passed to the command as `directory`."""
+    return click.option(
         "--dir",
         "directory",
         metavar="DIR",
@@ -40,8 +54,7 @@ def bus_options(command: _Function) -> _Function:
         envvar="ZBUS_DIR",
         show_envvar=True,
         help="The directory of all buses.  [default: $XDG_RUNTIME_DIR/zbus]",
-    )
-    return name(root(command))
+    )(command)
 
 
 def seconds_option(name: str, default: float, help: str) -> Callable[[_Function], _Function]:
@@ -68,11 +81,19 @@ def open_bus(name: str, directory: str | None) -> Iterator[zbus.Bus]:
         bus.close()
 
 
+def needs(what: str, extra: str, *packages: str) -> None:
+    """Say in one line which packages are missing for `what`, and which extra has them."""
+    if all(importlib.util.find_spec(package.replace("-", "_")) for package in packages):
+        return
+    raise click.ClickException(
+        f"{what} needs {' and '.join(packages)}, the extra `{extra}`: pip install {' '.join(packages)}"
+    )
+
+
 @contextmanager
 def recordings(file: str) -> Iterator[None]:
     """Say in one line what is wrong with the file of a recording, or that `mcap` is not installed."""
-    if importlib.util.find_spec("mcap") is None:
-        raise click.ClickException("recordings need the package mcap: pip install mcap")
+    needs("this command", "record", "mcap")
     try:
         yield
     except BrokenPipeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import bus_options, notice
+from .options import bus_options, needs, notice
 from .signals import ignore_signals, on_signals
 
 if TYPE_CHECKING:
@@ -57,10 +56,7 @@ def web(pattern: str, kind: str | None, port: int, no_token: bool, bus: str, dir
       zbus web
       zbus web 'orders.**' --port 0
     """
-    if not all(map(importlib.util.find_spec, ("starlette", "uvicorn"))):
-        raise click.ClickException(
-            "this command needs starlette and uvicorn, the extra `web`: pip install starlette uvicorn"
-        )
+    needs("this command", "web", "starlette", "uvicorn")
     from ..web.server import Server, bound
 
     ended: list[int] = []

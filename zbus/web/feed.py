@@ -104,7 +104,7 @@ class Feed:
     def graph(self) -> dict[str, Any]:
         """Return who sends what to whom, but for the page itself."""
         seen = self._seen
-        return graph(seen, os.getpid()) if seen else {"members": {}, "groups": []}
+        return graph(seen, os.getpid()) if seen else {"members": {}, "topics": []}
 
     def _about(self) -> dict[str, Any]:
         seen = self._seen

@@ -29,6 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import zbus
 
+from ..roster.process_info import visible
+from ..runtime.reports import report
 from .feed import Feed
 
 __all__ = ["ADDRESS", "Server", "bound"]
@@ -86,7 +88,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             _Guard(_routes(feed), token),
             log_config=None,
-            log_level="critical",  # what fails is answered with 500; that a browser has gone is no failure
+            log_level="critical",  # `_failed` says what fails; that a browser has gone is no failure
             access_log=False,
             loop="asyncio",
             http="h11",
@@ -187,8 +189,16 @@ def _routes(feed: Feed) -> Starlette:
             Route("/topics/{id:int}", topic),
             Route("/graph", graph),
             Route("/events", events),
-        ]
+        ],
+        exception_handlers={Exception: _failed},
     )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Say what has failed, without the query, which has the token."""
+    what = f"{request.method} {request.url.path}: {type(error).__name__}: {error}"
+    report("cannot answer %s", visible(what))
+    return PlainTextResponse("this failed; the output of zbus web says why\n", 500)
 
 
 def _json(found: dict[str, Any]) -> Response:

@@ -23,8 +23,8 @@ export function drawGraph(place, get, text, paused) {
 }
 
 function draw(place, text) {
-  const groups = found.groups.filter((group) => concerns(group, text));
-  if (!groups.length) {
+  const topics = found.topics.filter((topic) => concerns(topic, text));
+  if (!topics.length) {
     const empty = document.createElement("p");
     empty.className = "empty";
     empty.append(text ? "No topic or member has it in its name." : "Nobody has sent anything yet.");
@@ -32,40 +32,37 @@ function draw(place, text) {
   }
   const style = getComputedStyle(place);
   const width = Math.min(1100, place.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
-  const senders = ordered(groups, "publishers");
-  const readers = ordered(groups, "subscribers");
-  const rows = Math.max(senders.length, groups.length, readers.length);
-  const svg = make("svg", { width, height: HEAD + rows * (HEIGHT + GAP), role: "img", "aria-label": describe(groups) });
+  const senders = ordered(topics, "publishers");
+  const readers = ordered(topics, "subscribers");
+  const rows = Math.max(senders.length, topics.length, readers.length);
+  const svg = make("svg", { width, height: HEAD + rows * (HEIGHT + GAP), role: "img", "aria-label": describe(topics) });
   const gap = Math.max(26, width * 0.13);
   const box = (width - 2 * gap) / 3;
-  const columns = [senders, groups, readers].map((list, index) => placed(list, index * (box + gap), rows));
+  const columns = [senders, topics, readers].map((list, index) => placed(list, index * (box + gap), rows));
   ["Publishers", "Topics", "Subscribers"].forEach((title, index) =>
     svg.append(label(title, { x: index * (box + gap), y: 13, class: "note" })));
-  groups.forEach((group, index) => {
+  topics.forEach((topic, index) => {
     const at = columns[1][index];
-    for (const id of group.publishers) link(svg, columns[0][senders.indexOf(id)], at, box, group.rate > 0, false);
-    for (const id of group.subscribers) {
-      link(svg, at, columns[2][readers.indexOf(id)], box, group.rate > 0, found.members[id]?.lost > 0);
+    for (const id of topic.publishers) link(svg, columns[0][senders.indexOf(id)], at, box, topic.rate > 0, false);
+    for (const id of topic.subscribers) {
+      link(svg, at, columns[2][readers.indexOf(id)], box, topic.rate > 0, found.members[id].lost > 0);
     }
   });
   senders.forEach((id, index) => member(svg, id, columns[0][index], box, false));
-  groups.forEach((group, index) => {
-    const topics = group.topics === 1 ? "" : ` · ${count(group.topics)} topics`;
-    node(svg, columns[1][index], box, group.name, `${count(group.rate)}/s${topics}`, false);
-  });
+  topics.forEach(({ name, note, faint }, index) => node(svg, columns[1][index], box, name, note, faint ? "faint" : ""));
   readers.forEach((id, index) => member(svg, id, columns[2][index], box, true));
   place.replaceChildren(svg);
 }
 
-function concerns(group, text) {
-  const names = [...group.publishers, ...group.subscribers].map((id) => found.members[id]?.name ?? "");
-  return has(text, group.name, ...names);
+function concerns(topic, text) {
+  const names = [...topic.publishers, ...topic.subscribers].map((id) => found.members[id].name);
+  return has(text, topic.name, ...names);
 }
 
 // Members in the order of the topics that they have to do with, so that few lines cross.
-function ordered(groups, side) {
+function ordered(topics, side) {
   const places = new Map();
-  groups.forEach((group, index) => group[side].forEach((id) => places.set(id, [...(places.get(id) ?? []), index])));
+  topics.forEach((topic, index) => topic[side].forEach((id) => places.set(id, [...(places.get(id) ?? []), index])));
   const mean = (id) => places.get(id).reduce((sum, one) => sum + one, 0) / places.get(id).length;
   return [...places.keys()].sort((a, b) => mean(a) - mean(b) || (a < b ? -1 : 1));
 }
@@ -76,18 +73,18 @@ function placed(list, x, rows) {
 }
 
 function member(svg, id, at, box, reads) {
-  const { name, pid, lost, alive } = found.members[id] ?? { name: "gone", pid: "", lost: 0, alive: false };
-  const note = [String(pid), alive ? "" : "dead", reads && lost ? `lost ${count(lost)}` : ""].filter(Boolean).join(" · ");
-  node(svg, at, box, name, note, reads && lost > 0);
+  const { name, note, lost, alive } = found.members[id];
+  const more = reads && lost ? `${note} · lost ${count(lost)}` : note;
+  node(svg, at, box, name, more, reads && lost ? "bad" : alive ? "" : "faint");
 }
 
-function node(svg, { x, y }, width, name, note, bad) {
+function node(svg, { x, y }, width, name, note, is) {
   const group = make("g", { transform: `translate(${x} ${y})` });
   const most = Math.floor((width - 18) / CHARACTER);
   const title = make("title", {});
   title.textContent = `${name}\n${note}`;
-  group.append(title, make("rect", { width, height: HEIGHT, rx: 7, ...(bad ? { class: "bad" } : {}) }),
-    label(short(name, most), { x: 10, y: 17 }), label(short(note, most), { x: 10, y: 33, class: bad ? "note lost" : "note" }));
+  group.append(title, make("rect", { width, height: HEIGHT, rx: 7, class: is }), label(short(name, most), { x: 10, y: 17 }),
+    label(short(note, most), { x: 10, y: 33, class: is === "bad" ? "note lost" : "note" }));
   svg.append(group);
 }
 
@@ -102,9 +99,9 @@ function link(svg, from, to, box, live, bad) {
     class: `${live ? "live" : ""} ${bad ? "lost" : ""}` }));
 }
 
-function describe(groups) {
-  const names = (ids) => ids.map((id) => found.members[id]?.name ?? "gone").join(", ") || "nobody";
-  return groups.map((group) => `${names(group.publishers)} to ${names(group.subscribers)}: ${group.name}`).join("; ");
+function describe(topics) {
+  const names = (ids) => ids.map((id) => found.members[id].name).join(", ") || "nobody";
+  return topics.map((topic) => `${names(topic.publishers)} to ${names(topic.subscribers)}: ${topic.name}`).join("; ");
 }
 
 function label(text, attributes) {
