@@ -247,3 +247,16 @@ def test_a_full_queue_does_not_hold_up_large_events_of_other_topics() -> None:
             bus.send("b", "k", "/1", LARGE * 500, timeout=60)
             assert receive(sub).seq == number + 1
         held(bus)
+
+
+def test_large_events_of_other_topics_leave_the_queue_of_a_resting_subscriber_empty(
+    bus: zbus.Bus, spawn: Spawn
+) -> None:
+    worker = spawn("idle_subscriber", "a", "block", 10).ready()
+    with bus.subscribe("b", overflow="block") as sub:
+        for number in range(500):
+            bus.send("b", "k", "/1", LARGE * 50, timeout=60)
+            assert receive(sub).seq == number + 1
+        with zbus.Bus() as newcomer:
+            newcomer.send("a", "k", "/1", timeout=30)
+    assert worker.end() == 0

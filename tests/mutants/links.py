@@ -10,15 +10,33 @@ _LINKS = "live/test_links.py::"
 _JOINS = "live/test_joins.py::"
 _STAMPS = "live/test_stamps.py::"
 _EPOCH = (_LINKS + "test_a_new_epoch_is_awaited_whether_the_last_was_given_up_or_not",)
+_BLOCKERS = "live/test_blockers.py::"
 _JOINING = ("unit/test_join_wait.py",)
 
 MUTANTS = [
+    Mutant(
+        "fillers go to ingresses that do not get the topic",
+        "sending/fillers.py",
+        "            if topic.startswith(self._prefixes_of(link))\n",
+        "",
+        (
+            "unit/test_fillers.py",
+            _BLOCKERS + "test_large_events_of_other_topics_leave_the_queue_of_a_resting_subscriber_empty",
+        ),
+    ),
+    Mutant(
+        "an entry that shows a part of its patterns is taken for the whole",
+        "sending/fillers.py",
+        "if 0 < len(found) == about.channels else",
+        "if found else",
+        ("unit/test_fillers.py",),
+    ),
     Mutant(
         "a notice waits for room in every queue",
         "sending/backlog.py",
         "block(notice, zmq.NOBLOCK)",
         "block(notice)",
-        ("live/test_blockers.py::test_a_full_queue_does_not_hold_up_large_events_of_other_topics",),
+        (_BLOCKERS + "test_a_full_queue_does_not_hold_up_large_events_of_other_topics",),
     ),
     Mutant(
         "the token is not compared again once settled",

@@ -64,6 +64,7 @@ class ProcessInfo(NamedTuple):
         patterns: what its channels listen to.
         origins: those of its publisher, the latest last.
         head: the bytes before the JSON text.
+        channels: how many channels it has; `patterns` may show fewer. 0 if unknown.
     """
 
     process: str
@@ -74,6 +75,7 @@ class ProcessInfo(NamedTuple):
     patterns: list[Pattern]
     origins: list[str]
     head: bytes
+    channels: int = 0
 
 
 def own_process_info() -> dict[str, Any]:
@@ -127,7 +129,7 @@ def visible(text: str) -> str:
 
 
 def _parse(info: dict[str, Any], user: str, head: bytes) -> ProcessInfo:
-    pid, member = info.get("pid"), info.get("member")
+    pid, member, channels = info.get("pid"), info.get("member"), info.get("channels")
     origins = _list(info.get("origins"))
     return ProcessInfo(
         process=_name(info.get("process")),
@@ -138,6 +140,7 @@ def _parse(info: dict[str, Any], user: str, head: bytes) -> ProcessInfo:
         patterns=[*_patterns(info.get("patterns"))],
         origins=[origin for origin in origins if isinstance(origin, str) and _ORIGIN.fullmatch(origin)],
         head=head,
+        channels=channels if type(channels) is int and channels > 0 else 0,
     )
 
 

@@ -26,8 +26,7 @@ from contextlib import suppress
 
 import zmq
 
-from ..protocol.sentinels import parse_sentinel, sentinel
-from ..protocol.wire import FILLER
+from ..protocol.sentinels import parse_sentinel
 from ..roster.directory import Entry, Roster, clock
 from ..runtime.context import LazyContext
 from ..runtime.io_threads import IoThreads
@@ -35,6 +34,7 @@ from ..runtime.process_state import greets
 from ..runtime.reports import report
 from ..runtime.timeouts import milliseconds
 from .blockers import LinkSnapshot, describe_subscriber
+from .fillers import Fillers
 from .join_wait import JoinTimeouts, Workload
 from .linger import PendingConnections
 from .sockets import WOULD_BLOCK, Lane, Link
@@ -102,7 +102,7 @@ class Links:
         self._awaited: dict[str, Link] = {}
         self._lanes: dict[str, Lane] = {}
         self._timeout_ms = 0
-        self._fillers: list[bytes] = []
+        self._fillers = Fillers()
         self.block: Callable[..., object] | None = None
         self.drop: Callable[..., object] | None = None
 
@@ -254,20 +254,16 @@ class Links:
         sends = {name: lane.send if lane.links else None for name, lane in self._lanes.items()}
         self.block = sends.get("block")
         self.drop = sends.get("drop")
-        self._fillers = [
-            sentinel(link.entry.id, link.shown) + FILLER
-            for link in self._links.values()
-            if link.lane.blocking and link.shown
-        ]
+        self._fillers.update(self._links.values())
 
     def pads(self, size: int) -> bool:
         """Return whether fillers must follow a frame of `size` bytes; see `pad`."""
         return self.block is not None and self._lanes["block"].pads(size) > 0
 
-    def pad(self, size: int) -> None:
+    def pad(self, size: int, system: str, kind: str) -> None:
         """Make the frame that was just sent take places in `block` queues in proportion to its size."""
-        if self.block is not None:
-            self._lanes["block"].pad(size, self._fillers)
+        if self.pads(size):
+            self._lanes["block"].pad(size, self._fillers.of(system, kind))
 
     def _link(self, entry: Entry) -> None:
         lane = self._lanes.get(entry.overflow)

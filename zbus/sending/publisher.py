@@ -206,7 +206,7 @@ class Publisher(Generic[SendResult]):
         topic.bytes += size
         if size > self.small_bytes:
             self._backlog.add(topic, size)
-            self._links.pad(size)
+            self._links.pad(size, system, kind)
         if self._flush_each:  # nobody looks again
             self._tails.tell(topic)
 
