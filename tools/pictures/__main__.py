@@ -1,17 +1,19 @@
-"""Write the pictures that the docs show, from a small shop on a bus of its own: docs/pictures/*.png.
+"""Write the pictures and outputs that the docs show, from a small shop on a bus of its own.
 
-    python tools/pictures
+    python tools/pictures          docs/pictures/*, and the outputs in docs/tools.md
+    python tools/pictures web      only those of the page of `zbus web`
+    python tools/pictures tools    only the others
 
-Needs chromium and chromedriver, and the extras `web` and `dev`.
+Needs chromium and chromedriver, and the extra `dev`. It measures, so run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
+import re
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,51 +22,13 @@ sys.path.insert(0, str(ROOT))
 
 from tests.live.browser import Browser, browser  # noqa: E402
 from tests.live.pages import serving  # noqa: E402
+from tests.live.shop import says, shop  # noqa: E402
+from tools.pictures.terminal import draw as draw_terminal  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
-PROGRAMS = {
-    "shop.py": """
-        for number in range(10**9):
-            city = ("eu.berlin", "eu.paris", "us.boston")[number % 3]
-            bus.send(f"orders.{city}", "order.created", f"/orders/{number}", {"total": 9.5 + number % 90})
-            time.sleep(0.05)
-    """,
-    "pay.py": """
-        for evt in bus.subscribe("orders.**"):
-            bus.send("payments", "paid", evt.path, {"total": evt.data["total"]})
-            if evt.seq % 5 == 0:
-                bus.send("payments", "refused", evt.path, {"reason": "card expired"})
-    """,
-    "mailer.py": """
-        for evt in bus.subscribe("payments"):
-            pass
-    """,
-    "market.py": """
-        for number in range(10**9):
-            for share in ("aapl", "msft", "sap"):
-                data = {"price": 100 + number % 70 / 10, "volume": number % 900}
-                bus.send(f"market.{share}", "trade", f"/{share}", data)
-            time.sleep(0.01)
-    """,
-    "chart.py": """
-        for evt in bus.subscribe("market.**", capacity=5):
-            time.sleep(0.1)
-    """,
-}
-
-
-@contextmanager
-def shop() -> Iterator[None]:
-    """Run the programs on a bus in a directory of its own, which `$ZBUS_DIR` names."""
-    with TemporaryDirectory(prefix="zb-") as directory, ExitStack() as stack:
-        os.environ["ZBUS_DIR"] = directory
-        for name, body in PROGRAMS.items():
-            program = Path(directory, name)
-            lines = "\n".join(line[4:] for line in body.splitlines())
-            program.write_text(f"import time\nimport zbus\n\nwith zbus.Bus('shop') as bus:\n{lines}\n")
-            process = stack.enter_context(subprocess.Popen([sys.executable, program]))
-            stack.callback(process.terminate)
-        yield
+PAGE = ROOT / "docs" / "tools.md"
+OUTPUT = re.compile(r"(?<=^```console\n)\$ (.*)\n(?:.*\n)*?(?=```$)", re.MULTILINE)
+SETTLED_SECONDS = 8.0  # rates and losses of a shop that has been open for a while
 
 
 def draw(page: Browser, name: str) -> None:
@@ -72,10 +36,9 @@ def draw(page: Browser, name: str) -> None:
     page.driver.save_screenshot(str(PICTURES / f"{name}.png"))
 
 
-def main() -> None:
-    """Write the pictures."""
-    PICTURES.mkdir(exist_ok=True)
-    with shop(), serving("--bus", "shop") as served, browser() as page:
+def draw_web() -> None:
+    """Draw the page of `zbus web`."""
+    with serving() as served, browser() as page:
         page.emulate(1180, 560)
         page.open(served.url)
         page.until(lambda: page.element("#rows .ends.lost"))
@@ -87,7 +50,7 @@ def main() -> None:
         page.until(lambda: "total" in page.text("#detail pre"))
         draw(page, "web-topic-dark")
         page.press("\ue00c")
-        page.emulate(1180, 560)
+        page.emulate(1180, 660)
         page.press("3")
         page.until(lambda: page.element("#graph text.lost"))
         draw(page, "web-graph")
@@ -97,5 +60,29 @@ def main() -> None:
         draw(page, "web-phone")
 
 
+def draw_tools(env: dict[str, str], directory: Path) -> None:
+    """Draw what commands show, and write the outputs into the page."""
+    draw_terminal(PICTURES / "top.svg", "zbus top", "top", "--once")
+    says(f"zbus graph --output {PICTURES}/graph.svg", env, directory)
+
+    def shown(found: re.Match[str]) -> str:
+        return f"$ {found[1]}\n{says(found[1], env, directory).rstrip()}\n".replace("\n\n", "\n")
+
+    PAGE.write_text(OUTPUT.sub(shown, PAGE.read_text()))
+    shutil.copy(directory / "latency.svg", PICTURES)
+
+
+def main(*names: str) -> None:
+    """Write the pictures."""
+    PICTURES.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="zb-") as place, shop(Path(place)) as env:
+        os.environ |= env
+        time.sleep(SETTLED_SECONDS)
+        if not names or "web" in names:
+            draw_web()
+        if not names or "tools" in names:
+            draw_tools(env, Path(place))
+
+
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
