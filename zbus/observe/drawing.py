@@ -14,8 +14,12 @@ from .graph import Graph, MemberNode, TopicNode
 __all__ = ["dot", "label", "mermaid", "rate_text", "unheard"]
 
 _LONGEST_NAME = 60
-# Mermaid reads labels as Markdown, as HTML, and for entities. What a sentence needs is left readable.
-_SPECIAL = re.compile(r"[^\w .,:/()+\-…]|_|[.)+\-](?= )")
+# Mermaid reads labels as Markdown and for entities. What a sentence needs is left readable.
+_SPECIAL = re.compile(r"[^\w .,:/()+\-…]|_|[.)+\-](?= )|:(?=fa-)")
+# What it has decoded it reads again, for HTML, entities, formulas, icons and line breaks. So a character
+# without a width stands between those that would mean one.
+_READ_AGAIN = ":\\$&<"
+_JOINER = "\u2060"
 _GREY = "#888888"
 
 
@@ -72,7 +76,11 @@ def _mermaid(graph: Graph) -> Iterator[str]:
 
 
 def _in_mermaid(lines: Iterable[str]) -> str:
-    return "<br/>".join(_SPECIAL.sub(lambda found: f"#{ord(found[0])};", line) for line in lines)
+    return "<br/>".join(_SPECIAL.sub(lambda found: _entity(found[0]), line) for line in lines)
+
+
+def _entity(char: str) -> str:
+    return f"#{ord(char)};{_JOINER if char in _READ_AGAIN else ''}"
 
 
 def dot(graph: Graph) -> str:
