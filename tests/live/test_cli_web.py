@@ -220,6 +220,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(shared: Page) -> None:
         assert "require-trusted-types-for 'script'; trusted-types 'none'" in policy
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
         assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in headers
 
 
@@ -258,6 +259,7 @@ def test_a_signal_ends_it_and_nothing_is_left(number: signal.Signals) -> None:
     with serving() as page, page.events() as messages:
         next(messages)
         page.process.send_signal(number)
+        assert all(message["topics"] == [] for message in messages)  # until the response has its proper end
         assert ended(page.process) == ("", "", 128 + number)
     assert [*zbus.peers()] == []
     with pytest.raises(ConnectionRefusedError):

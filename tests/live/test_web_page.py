@@ -17,7 +17,20 @@ from .pages import Page, serving
 
 pytestmark = [pytest.mark.usefixtures("zbus_dir"), pytest.mark.timeout(600)]
 
-ESCAPE, ENTER, LEFT, DOWN = "\ue00c", "\ue007", "\ue012", "\ue015"
+ESCAPE, ENTER, TAB, LEFT, DOWN = "\ue00c", "\ue007", "\ue004", "\ue012", "\ue015"
+# What can be used or has a label, but says no name or no role; and what scrolls, but not by the keyboard.
+NAMELESS = """
+    const seen = [...document.querySelectorAll('button, input, summary, [tabindex="0"], [role="img"]')];
+    const name = (one) => one.ariaLabel || one.getAttribute('aria-labelledby') || one.textContent.trim();
+    const bad = seen.filter((one) => !name(one) || (one.localName === 'pre' && !one.role));
+    return bad.map((one) => one.outerHTML);
+"""
+OUT_OF_REACH = """
+    const scrolls = (one) => one.checkVisibility() && /auto|scroll/.test(getComputedStyle(one).overflowY);
+    const held = '[tabindex="0"], button:not([tabindex="-1"]), input, a[href]';
+    return [...document.querySelectorAll('*')].filter((one) => scrolls(one) && !one.matches(held) &&
+      !one.querySelector(held)).map((one) => one.outerHTML);
+"""
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 
@@ -91,12 +104,34 @@ def test_it_can_be_used_with_the_keyboard_alone(chromium: Browser, page: Page, b
     assert chromium.element("#rows .row").get_attribute("aria-expanded") == "false"
     chromium.press(DOWN, ENTER)
     chromium.until(lambda: '"d"' in chromium.text("#detail pre"))
+    chromium.press(TAB, ENTER)  # its button
+    chromium.until(lambda: not chromium.element("#detail").is_displayed())
+    assert chromium.run("return document.activeElement.id") == "grid"
+    chromium.press(ENTER)
+    chromium.until(lambda: chromium.element("#detail").is_displayed())
     chromium.press(ESCAPE)
     chromium.until(lambda: not chromium.element("#detail").is_displayed())
+    chromium.press("s")
+    assert chromium.text("#columns [aria-sort]") == "Events/s"
     chromium.press("2")
     chromium.until(lambda: chromium.element("#members").is_displayed())
     chromium.press("?")
     chromium.until(lambda: chromium.element("#keys").is_displayed())
+
+
+def test_a_screen_reader_is_told_what_things_are(chromium: Browser, page: Page, bus: zbus.Bus) -> None:
+    """What axe-core has found, and what it would."""
+    bus.send("a", "k", "/1", 1)
+    chromium.until(lambda: chromium.rows() == ["a k"])
+    chromium.element("#rows .row").click()
+    chromium.until(lambda: chromium.text("#detail pre") == "1")
+    active = "document.getElementById('grid').getAttribute('aria-activedescendant')"
+    assert chromium.run(f"return document.getElementById({active}).role") == "row"
+    for view in ("topics", "members", "graph"):
+        chromium.element(f"#tab-{view}").click()
+        chromium.until(lambda view=view: len(chromium.text(f"#{view}")) > 40)
+        assert chromium.run(NAMELESS) == []
+        assert chromium.run(OUT_OF_REACH) == []
 
 
 def test_a_pause_leaves_what_is_shown(chromium: Browser, page: Page, bus: zbus.Bus) -> None:

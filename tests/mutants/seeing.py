@@ -52,6 +52,13 @@ MUTANTS = [
         ("unit/test_web_graph.py::test_the_page_is_left_out_with_all_that_it_sends_and_selects",),
     ),
     Mutant(
+        "the page keeps paths of any length",
+        "web/model.py",
+        "path[:PATH_BYTES].decode",
+        "path.decode",
+        ("unit/test_web_model.py::test_only_the_beginning_of_a_long_path_is_kept",),
+    ),
+    Mutant(
         "the latest topics to change come first",
         "web/viewer.py",
         "self._pending.update(dict.fromkeys(changed))",

@@ -12,7 +12,7 @@ from zbus.event import Event, Gap
 from zbus.observe.snapshot import Snapshot, TopicRow
 from zbus.protocol.loss import Stream
 from zbus.runtime.threads import run_in_thread
-from zbus.web.model import TOPICS_KEPT, VALUE_BYTES, Model, text_of
+from zbus.web.model import PATH_BYTES, TOPICS_KEPT, VALUE_BYTES, Model, text_of
 from zbus.web.viewer import Viewer
 
 STREAM = Stream((b"a.b", b"k", b"0123456789abcdef"), True)
@@ -98,6 +98,19 @@ def test_only_the_beginning_of_a_large_value_is_kept() -> None:
     assert len(topic.value) == VALUE_BYTES
     assert (row[WHOLE], row[SIZE]) == (False, 100_002)
     assert topic.detail()["value"] == '"' + "x" * (VALUE_BYTES - 1)
+
+
+def test_only_the_beginning_of_a_long_path_is_kept() -> None:
+    long = "/" + "é" * 100_000
+    model = Model("*", None)
+    model.fold([(STREAM, 1, long.encode(), b"1.2.3.1000000.", b"1")], 1.0)
+    model.fold([Event("a.c", "k", long, None, "0123456789abcdef", 1)], 1.0)
+    for row in settled(model):
+        assert row[PATH].startswith("/éé")
+        assert row[PATH].endswith("…")
+        assert len(row[PATH].encode()) < PATH_BYTES + 10
+    model.fold([(STREAM, 2, b"/" * PATH_BYTES, b"1.2.3.1000000.", b"1")], 1.0)
+    assert settled(model)[0][PATH] == "/" * PATH_BYTES
 
 
 @pytest.mark.parametrize(

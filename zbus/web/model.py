@@ -18,13 +18,16 @@ from ..protocol.loss import Stream
 from ..protocol.undecoded import Item, Undecoded
 from ..protocol.wire import encode_data
 
-__all__ = ["TOPICS_KEPT", "VALUE_BYTES", "Model", "Topic", "text_of"]
+__all__ = ["PATH_BYTES", "TOPICS_KEPT", "VALUE_BYTES", "Model", "Topic", "text_of"]
 
 TOPICS_KEPT = 5_000
 """Beyond these, the topics that have been silent for longest are forgotten."""
 
 VALUE_BYTES = 8_192
 """So much is kept of the latest value of a topic."""
+
+PATH_BYTES = 1_024
+"""So much is kept of the latest path: it may be as long as a value."""
 
 _FORGOTTEN_AT_ONCE = 100
 _PREVIEW_BYTES = 256
@@ -84,14 +87,15 @@ class Topic:
         if latest is None:
             return
         if isinstance(latest, Event):
-            path, data = latest.path, encode_data(latest.data)
+            path, data = latest.path.encode(), encode_data(latest.data)
             self.time = latest.time
         else:
-            path, data = latest[2].decode(errors="replace"), latest[4]
+            path, data = latest[2], latest[4]
             self.time = _sent(latest[3])
         if self.time is None:
             self.time = arrived
-        self.path, self.size, self.value = path, len(data), data[:VALUE_BYTES]
+        self.path = path[:PATH_BYTES].decode(errors="replace") + ("…" if len(path) > PATH_BYTES else "")
+        self.size, self.value = len(data), data[:VALUE_BYTES]
 
     def turn(self, seconds: float) -> bool:
         """Note the rate over the last `seconds`; return whether it is another one."""

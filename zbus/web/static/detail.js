@@ -18,6 +18,7 @@ export class Detail {
   }
 
   open(topic) {
+    if (!this.hasFocus) this.from = document.activeElement;
     this.key = topic.key;
     this.id = topic.id;
     this.found = null;
@@ -27,7 +28,9 @@ export class Detail {
 
   close() {
     this.key = null;
+    const back = this.hasFocus; // to where it was: a hidden element loses it
     this.place.hidden = true;
+    if (back) this.from.focus();
   }
 
   build(topic) {
@@ -35,7 +38,7 @@ export class Detail {
     close.addEventListener("click", () => this.close());
     this.parts = Object.fromEntries(["facts", "value", "publishers", "subscribers"].map((name) => [name, null]));
     this.parts.facts = element("dl", { class: "facts" });
-    this.parts.value = element("pre", { tabindex: "0", "aria-label": "Latest value" });
+    this.parts.value = element("pre", { tabindex: "0", role: "group", "aria-label": "Latest value" });
     this.parts.cut = element("p", { class: "note" });
     this.parts.publishers = element("ul");
     this.parts.subscribers = element("ul");
@@ -45,6 +48,10 @@ export class Detail {
       element("h3", {}, "Publishers"), this.parts.publishers,
       element("h3", {}, "Subscribers"), this.parts.subscribers);
     this.place.hidden = false;
+  }
+
+  get hasFocus() {
+    return this.place.contains(document.activeElement);
   }
 
   note(rows) {

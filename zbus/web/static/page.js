@@ -2,13 +2,14 @@
 
 import { csv, jsonLines, memberRow, save, topicRow } from "./export.js";
 import { drawGraph } from "./graph.js";
-import { Grid } from "./grid.js";
+import { COLUMNS, Grid } from "./grid.js";
 import { drawMembers, membersShown } from "./members.js";
 import { Topics } from "./topics.js";
 import { Detail } from "./detail.js";
 import { count, element, put } from "./text.js";
 
 const VIEWS = ["topics", "members", "graph"];
+const ORDERS = COLUMNS.map((column) => column.order).filter(Boolean);
 const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.search).get("token");
 const topics = new Topics();
@@ -188,6 +189,7 @@ function key(event) {
     1: () => show("topics"),
     2: () => show("members"),
     3: () => show("graph"),
+    s: () => view === "topics" && sort(ORDERS[(ORDERS.indexOf(order) + 1) % ORDERS.length]),
     " ": onButton ? null : pause,
   }[event.key];
   if (!act) return;
