@@ -154,9 +154,16 @@ MUTANTS = [
             (
                 "names are code for Mermaid",
                 "observe/drawing.py",
-                'f"#{ord(found[0])};"',
-                "found[0]",
+                "lambda found: _entity(found[0]), line",
+                "lambda found: found[0], line",
                 "test_mermaid_labels_have_no_character_that_mermaid_gives_a_meaning",
+            ),
+            (
+                "what Mermaid has decoded is code when it reads it again",
+                "observe/drawing.py",
+                "_JOINER if char in _READ_AGAIN else ''",
+                "''",
+                "test_mermaid_11_shows_these_names_as_they_are",
             ),
             (
                 "names are tags of the SVG",
