@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import zbus
+from zbus.web.server import bound
 
 from .browser import Browser, browser
 from .numbers import lose_some
 from .pages import Page, serving
+from .process import LIMIT
 
 pytestmark = [pytest.mark.usefixtures("zbus_dir"), pytest.mark.timeout(600)]
 
@@ -203,5 +207,30 @@ def test_it_is_light_or_dark_as_the_user_prefers(chromium: Browser, page: Page) 
 
 
 def test_it_says_when_the_command_has_ended(chromium: Browser, page: Page) -> None:
+    chromium.emulate(360, 740)
     page.process.terminate()
-    chromium.until(lambda: chromium.text("#status") in ("connecting", "ended: start zbus web again"))
+    chromium.until(lambda: chromium.text("#status") == "no answer: has zbus web ended?")
+    assert chromium.run("return document.documentElement.scrollWidth") <= 360
+
+
+def reserved_port() -> int:
+    """Return a free port that nobody gets who asks for any, so that it stays free."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with suppress(zbus.Unavailable), bound(port):
+            return port
+    raise AssertionError("no port is free")
+
+
+def test_it_goes_on_where_the_command_does_and_says_so_if_it_may_not(chromium: Browser) -> None:
+    with serving("--no-token", port=reserved_port()) as page:
+        chromium.open(page.url)
+        page.process.kill()
+        page.process.wait(LIMIT)
+        chromium.until(lambda: chromium.text("#status") == "no answer: has zbus web ended?")
+        with serving("--no-token", port=page.port) as another:
+            chromium.until(lambda: chromium.text("#status") == "live")
+            another.process.kill()
+            another.process.wait(LIMIT)
+        with serving(port=page.port):
+            chromium.until(lambda: chromium.text("#status") == "ended: start zbus web again")
+        chromium.driver.get("about:blank")

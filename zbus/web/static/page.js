@@ -38,10 +38,10 @@ function connect() {
   source = new EventSource(address("/events"));
   source.onopen = () => status("live");
   source.onmessage = (event) => hear(JSON.parse(event.data));
-  source.onerror = () => status(source.readyState === EventSource.CLOSED ? "ended" : "waiting");
+  source.onerror = () => status(source.readyState === EventSource.CLOSED ? "ended" : "silent");
 }
 
-const STATES = { live: "live", waiting: "connecting", paused: "paused", ended: "ended: start zbus web again" };
+const STATES = { live: "live", waiting: "connecting", silent: "no answer: has zbus web ended?", paused: "paused", ended: "ended: start zbus web again" };
 
 function status(is) {
   $("status").dataset.is = is;
