@@ -3,6 +3,7 @@
 import { count, has } from "./text.js";
 
 const [HEIGHT, GAP, HEAD] = [42, 12, 26];
+const [NARROWEST, WIDEST] = [640, 1100]; // in less no name can be read: it scrolls
 const CHARACTER = 7.4; // about as wide as one is
 
 let found = null;
@@ -31,11 +32,14 @@ function draw(place, text) {
     return place.replaceChildren(empty);
   }
   const style = getComputedStyle(place);
-  const width = Math.min(1100, place.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
+  const room = place.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const width = Math.max(NARROWEST, Math.min(WIDEST, room)) - 2; // and the strokes of the outermost
   const senders = ordered(topics, "publishers");
   const readers = ordered(topics, "subscribers");
   const rows = Math.max(senders.length, topics.length, readers.length);
-  const svg = make("svg", { width, height: HEAD + rows * (HEIGHT + GAP), role: "img", "aria-label": describe(topics) });
+  const height = HEAD + rows * (HEIGHT + GAP);
+  const svg = make("svg", { width: width + 2, height, viewBox: `-1 0 ${width + 2} ${height}`, role: "img",
+    "aria-label": describe(topics) });
   const gap = Math.max(26, width * 0.13);
   const box = (width - 2 * gap) / 3;
   const columns = [senders, topics, readers].map((list, index) => placed(list, index * (box + gap), rows));
