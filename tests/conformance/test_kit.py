@@ -52,6 +52,16 @@ def test_the_command_runs_a_part_and_tells_by_its_status(
     assert command.main(["--only", "mute", *options]) == 1
 
 
+def test_an_interrupted_command_shows_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "progress", interrupt)
+    junit = tmp_path / "results.xml"
+    assert command.main(["--only", "python", "--live", "closed", "--junit", str(junit)]) == 130
+    assert len(ElementTree.parse(junit).getroot().findall(".//testcase")) == 1
+
+
 def test_the_command_plays_the_live_checks_that_are_named(tmp_path: Path) -> None:
     junit = tmp_path / "results.xml"
     assert command.main(["--only", "python", "--live", "closed,order", "--junit", str(junit)]) == 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from . import languages
@@ -15,13 +14,14 @@ from .lock import alone
 from .manifest import Manifest, read_all
 from .packages import install
 from .parts import prove, ready
-from .report import show, write_junit
+from .report import progress, show, write_junit
 from .results import FAIL, MISSING, PARTS, Result
 from .session import bus_root
 
 __all__ = ["failed", "main", "run"]
 
 _SEED = 20261127
+_INTERRUPTED = 130
 _AT_A_TIME = 2  # for each core: most of what runs waits
 
 
@@ -73,39 +73,59 @@ def main(argv: list[str]) -> int:
     chosen = {name: peer for name, peer in peers.items() if args.only is None or name in args.only}
     if args.install:
         install(chosen.values())
-    with alone(chosen.values()), bus_root(args.keep) as root:
-        results = run(chosen, peers["python"], args, root)
+    results: list[Result] = []
+    interrupted = False
+    try:
+        with alone(chosen.values()), bus_root(args.keep) as root:
+            run(chosen, peers["python"], args, root, results)
+    except KeyboardInterrupt:
+        interrupted = True
     show(results)
-    if args.docs:
+    if args.docs and not interrupted:
         languages.write(list(peers.values()), results)
     if args.junit:
         write_junit(results, args.junit)
+    if interrupted:
+        print("interrupted: these are not all", file=sys.stderr)
+        return _INTERRUPTED
     return int(failed(results, args.require))
 
 
-def run(chosen: dict[str, Manifest], python: Manifest, args: argparse.Namespace, root: Path) -> list[Result]:
-    """Build the chosen peers and run the parts that are asked for, of all peers at once."""
+def run(
+    chosen: dict[str, Manifest],
+    python: Manifest,
+    args: argparse.Namespace,
+    root: Path,
+    results: list[Result],
+) -> None:
+    """Build the chosen peers and run the parts that are asked for, of all peers at once.
+
+    What comes of it is added to `results`, in order, also if the run is interrupted. What fails is told at
+    once, too.
+    """
     parts = [part for part in PARTS if getattr(args, part) not in (None, False)] or PARTS
-    results: list[Result] = []
+    waiting: list[Future[list[Result]]] = []
     with ThreadPoolExecutor(_AT_A_TIME * (os.cpu_count() or 1)) as pool:
         running = {}
         for peer, why in zip(chosen.values(), pool.map(ready, chosen.values()), strict=True):
             results += why
             if not why:
                 running[peer.language] = peer
-        proofs = pool.map(
-            lambda peer: prove(peer, python, parts, root, args.seed, args.full), running.values()
-        )
-        live: Iterable[Result] = ()
+        for peer in running.values():
+            waiting.append(pool.submit(prove, peer, python, parts, root, args.seed, args.full))
         if "live" in parts:
             everyone = running if "python" in running else {**running, "python": python}
             pairs = matrix.pairs(running if args.full else everyone, args.full)
             checks = args.live or (list(matrix.CHECKS) if args.full else matrix.SHORT)
-            live = matrix.run(everyone, pairs, checks, root, args.full, pool)
-        for told in proofs:
-            results += told
-        results += live
-    return results
+            waiting += matrix.submit(everyone, pairs, checks, root, args.full, pool)
+        try:
+            for count, done in enumerate(as_completed(waiting), start=1):
+                progress(done.result(), count, len(waiting))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for done in waiting:
+                if not done.cancelled():
+                    results += done.result()
 
 
 def failed(results: list[Result], require: list[str]) -> bool:

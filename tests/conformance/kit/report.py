@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 from .results import FAIL, MISSING, PASS, UNSUPPORTED, Result
 
-__all__ = ["show", "table", "write_junit"]
+__all__ = ["progress", "show", "table", "write_junit"]
 
 _FAILURES = 20
+_TOLD_EVERY = 100
 _MARKS = {PASS: "", FAIL: " FAIL", UNSUPPORTED: " not supported", MISSING: " missing"}
 
 
@@ -35,6 +36,19 @@ def _cell(verdicts: list[str]) -> str:
     return ", ".join(f"{counts[verdict]}{mark}" for verdict, mark in _MARKS.items() if counts[verdict])
 
 
+def progress(results: list[Result], count: int, total: int) -> None:
+    """Print to stderr what failed of a job, number `count` of `total`, and now and then how far the run is."""
+    for result in results:
+        if result.verdict == FAIL:
+            print(_failure(result), file=sys.stderr, flush=True)
+    if not count % _TOLD_EVERY:
+        print(f"{count} of {total}", file=sys.stderr, flush=True)
+
+
+def _failure(result: Result) -> str:
+    return f"FAIL {result.row}, {result.check} {result.case}: {result.message}"
+
+
 def show(results: list[Result]) -> None:
     """Print one table for each part, and what failed to stderr."""
     for part in dict.fromkeys(result.part for result in results):
@@ -42,7 +56,7 @@ def show(results: list[Result]) -> None:
         _print(table([result for result in results if result.part == part]))
     failed = [result for result in results if result.verdict == FAIL]
     for result in failed[:_FAILURES]:
-        print(f"FAIL {result.row}, {result.check} {result.case}: {result.message}", file=sys.stderr)
+        print(_failure(result), file=sys.stderr)
     if len(failed) > _FAILURES:
         print(f"and {len(failed) - _FAILURES} more failures; --junit FILE has them all", file=sys.stderr)
     for row, message in dict.fromkeys(

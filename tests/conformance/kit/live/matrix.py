@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..session import Judge
 from . import ends, flows, losses, measures, meetings
 from .stage import Stage, Wrong, unsupported
 
-__all__ = ["CHECKS", "SHORT", "pairs", "play", "run"]
+__all__ = ["CHECKS", "SHORT", "pairs", "play", "submit"]
 
 CHECKS: dict[str, Callable[[Stage], None]] = {
     "order": flows.order,
@@ -62,34 +62,33 @@ def pairs(peers: dict[str, Manifest], full: bool) -> list[tuple[str, str]]:
     return found
 
 
-def run(
+def submit(
     peers: dict[str, Manifest],
     chosen: list[tuple[str, str]],
     checks: list[str],
     root: Path,
     full: bool,
     pool: Executor,
-) -> Iterator[Result]:
-    """Have `pool` play each check of each pair; return the results in order, to be waited for."""
-    jobs = [
-        (pair, name, number)
+) -> list[Future[list[Result]]]:
+    """Have `pool` play each check of each pair; return what will hold the result of each."""
+    return [
+        pool.submit(_job, peers, pair, name, number, root, full)
         for number in range(_REPEATS if full else 1)
         for name in checks
         for pair in chosen
     ]
-    return pool.map(lambda job: _job(peers, *job, root, full), jobs)
 
 
 def _job(
     peers: dict[str, Manifest], pair: tuple[str, str], name: str, number: int, root: Path, full: bool
-) -> Result:
+) -> list[Result]:
     place = (
         root / f"{list(CHECKS).index(name)}.{list(peers).index(pair[0])}{list(peers).index(pair[1])}{number}"
     )
     place.mkdir()
     publisher, subscriber = (peers[language] for language in pair)
     result = play(name, publisher, subscriber, peers["python"], place, full)
-    return replace(result, case=f"{name} {number + 1}") if full else result
+    return [replace(result, case=f"{name} {number + 1}") if full else result]
 
 
 def play(
