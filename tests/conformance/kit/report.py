@@ -37,7 +37,7 @@ def _cell(verdicts: list[str]) -> str:
 
 
 def progress(results: list[Result], count: int, total: int) -> None:
-    """Print to stderr what failed of a job, number `count` of `total`, and now and then how far the run is."""
+    """Print to stderr what failed of job `count` of `total`, and now and then how far the run is."""
     for result in results:
         if result.verdict == FAIL:
             print(_failure(result), file=sys.stderr, flush=True)
