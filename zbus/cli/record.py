@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -20,7 +21,7 @@ from .standard_streams import check_stdout
 from .units import size_text
 
 if TYPE_CHECKING:
-    from ..recording.session import Request
+    from ..recording.session import Request, Session
     from ..recording.sinks import Written
     from ..recording.verify import Loss, Report
 
@@ -85,17 +86,18 @@ def record(
     bytes, base64 stands instead of data. The channel zbus/lost tells of lost events where they are missing,
     and the metadata sums them up. Who was on the bus at the beginning and at the end is attached.
 
-    An event is in the file within a second, so a recorder that is killed loses that second and no more. If
-    the disk is full, what was written stays readable. PATTERN and KIND select events as for `zbus sub`. With
-    --split or --last, FILE.mcap stands for FILE-0001.mcap, FILE-0002.mcap and so on.
+    An event is in the file within a second, so a recorder that is killed loses that second and no more. When
+    the disk is full, or the file was removed, the recorder ends and says how many events it could not write;
+    so does the end of the file. PATTERN and KIND select events as for `zbus sub`. With --split or --last,
+    FILE.mcap stands for FILE-0001.mcap, FILE-0002.mcap and so on.
 
-    The JSON object has `files`, `size`, `events`, `lost` and `topics`. That of --verify has `verdict`
-    (complete, lossy or damaged), `events`, `topics`, `begin`, `end`, `lost`, `losses`, `malformed`, `damage`,
-    `readable` (up to which byte), `size` and `recording`. A loss has `origin`, `system`, `kind`, `events`,
-    `gaps`, `first`, `last` and `after`.
+    The JSON object has `files`, `size`, `events`, `lost`, `unwritten` and `topics`. That of --verify has
+    `verdict` (complete, lossy or damaged), `events`, `topics`, `begin`, `end`, `lost`, `losses`, `malformed`,
+    `unwritten`, `damage`, `readable` (up to which byte), `size` and `recording`. A loss has `origin`,
+    `system`, `kind`, `events`, `gaps`, `first`, `last` and `after`.
 
-    Exit codes: 0 ended by Ctrl-C, 143 by SIGTERM, 1 the file could not be written. With --verify: 0 complete,
-    1 lossy, 3 damaged.
+    Exit codes: 0 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 1 the file could not be written. With
+    --verify: 0 complete, 1 lossy, 3 damaged.
 
     \b
     Examples:
@@ -127,7 +129,7 @@ def _record(request: Request, as_json: bool, bus: str, directory: str | None) ->
     ended: list[int] = []
     opened = TapBus(bus, dir=directory)
     with opened:
-        session = Session(opened, directory, request)
+        session = Session(opened, directory, request, partial(_tell_unsaved, request.path))
 
         def end(number: int) -> None:
             ended.append(number)
@@ -141,20 +143,38 @@ def _record(request: Request, as_json: bool, bus: str, directory: str | None) ->
             try:
                 session.run()
             except OSError as error:
-                raise OSError(error.errno, _unwritten(error, session.written), request.path) from error
-    written = session.written
-    _tell(written, session.topics, as_json)
+                if as_json:
+                    _print_json(session)
+                # Not as an `OSError`: a pipe that was closed is an error here, too.
+                raise click.ClickException(f"{request.path}: {_failed(error, session.written)}") from error
+            finally:
+                opened.close()  # while a second signal cannot interrupt it
+            _tell(session, as_json)
     return 0 if ended[:1] == [signal.SIGINT] else 128 + ended[0] if ended else 0
 
 
-def _unwritten(error: OSError, written: Written) -> str:
-    return f"{error.strerror or error}; {written.events:,} events were written, and can be read"
+def _tell_unsaved(path: str, error: OSError) -> None:
+    notice(f"{path}: {_reason(error)}; the events are still in memory, and recording goes on")
 
 
-def _tell(written: Written, topics: int, as_json: bool) -> None:
+def _failed(error: OSError, written: Written) -> str:
+    lost = f"; {written.unwritten:,} more were not, and are lost" if written.unwritten else ""
+    return f"{_reason(error)}; {written.events:,} events were written, and can be read{lost}"
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _print_json(session: Session) -> None:
+    click.echo(orjson.dumps({**asdict(session.written), "topics": session.topics}).decode())
+
+
+def _tell(session: Session, as_json: bool) -> None:
     if as_json:
-        click.echo(orjson.dumps({**asdict(written), "topics": topics}).decode())
+        _print_json(session)
         return
+    written, topics = session.written, session.topics
     lost = f", {written.lost:,} were lost" if written.lost else ""
     files = ", ".join(written.files) if len(written.files) < 4 else f"{len(written.files)} files"
     notice(
@@ -184,8 +204,10 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{report.verdict}: {report.events:,} events of {report.topics:,} topics{span}"
     if report.damage:
         yield f"damaged: {report.damage}; read {report.readable:,} of {report.size:,} bytes"
-    if report.losses:
-        yield f"lost: {report.lost:,} events"
+    if report.lost or report.unwritten:
+        part = "all" if report.unwritten == report.lost else f"{report.unwritten:,}"
+        why = f", {part} of them because the file could not be written" if report.unwritten else ""
+        yield f"lost: {report.lost:,} events{why}"
     for loss in report.losses[:_LOSSES_SHOWN]:
         yield _loss_line(loss)
     if (more := len(report.losses) - _LOSSES_SHOWN) > 0:

@@ -10,7 +10,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from mcap.opcode import Opcode
 
 from ..event import Gap
 
-__all__ = ["COMPRESSIONS", "MESSAGE_HEAD", "Chunk", "PackedChunk", "message_head", "pack"]
+__all__ = ["COMPRESSIONS", "MESSAGE_HEAD", "Chunk", "PackedChunk", "bodies", "message_head", "pack"]
 
 MESSAGE_HEAD = struct.Struct("<BQHIQQ")
 """The head of a message: opcode, length of the rest, channel, sequence, log time, publish time."""
@@ -38,6 +38,12 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data,
 }
 """How chunks can be compressed. Each function leaves the interpreter to others meanwhile."""
+
+_DECOMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": lambda data: zstandard.ZstdDecompressor().decompress(data),
+    "lz4": lambda data: bytes(lz4.frame.decompress(data)),
+    "": lambda data: data,
+}
 
 
 def message_head(channel: int, size: int, seq: int, log_time: int, publish_time: int) -> bytes:
@@ -119,6 +125,16 @@ def pack(chunk: Chunk, compression: str) -> PackedChunk:
         gaps=chunk.gaps,
         malformed=chunk.malformed,
     )
+
+
+def bodies(chunk: PackedChunk) -> Iterator[bytes]:
+    """Yield the JSON of each message, in order."""
+    data = _DECOMPRESSIONS[chunk.compression](chunk.data)
+    begin = 0
+    while begin < len(data):
+        end = begin + 9 + MESSAGE_HEAD.unpack_from(data, begin)[1]
+        yield data[begin + MESSAGE_HEAD.size : end]
+        begin = end
 
 
 def _index(chunk: Chunk) -> dict[int, array[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -10,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 from mcap import records as mcap
@@ -18,12 +20,18 @@ from mcap.opcode import Opcode
 from mcap.well_known import MessageEncoding, SchemaEncoding
 
 from .chunk import PackedChunk
-from .schema import END, LOSSES, RECORDING, Schema
+from .room import release, reserve
+from .schema import END, LOSSES, RECORDING, UNWRITTEN, Schema
+from .unwritten import Unwritten
 
 __all__ = ["Description", "McapFile", "Topic"]
 
 _MAGIC = b"\x89MCAP0\r\n"
 _FOOTER = struct.Struct("<BQQQ")
+# Set aside for the end of the file, so that it can tell what is missing when the disk is full. Without an
+# index, and with no more of the streams that are missing, the end is smaller.
+_END_BYTES = 256 * 1024
+_MOST_STREAMS = 500
 
 
 class Topic(NamedTuple):
@@ -83,32 +91,51 @@ class McapFile:
         self._counts: Counter[int] = Counter()
         self._losses: Counter[tuple[str, str, str]] = Counter()
         self._gaps: Counter[tuple[str, str, str]] = Counter()
-        self._malformed = self._end = self._crc = 0
-        self._fd = _create(path)
+        self._malformed = self._end = self._crc = self._reserved = 0
+        self._fd, self._made = _create(path)
         try:
+            self._make_room(0)
             self._write(_MAGIC, _record(mcap.Header(profile="", library=description.library)))
             self._add_metadata(RECORDING, description.metadata)
             self._attach("roster-start.json", roster)
         except BaseException:
-            self.close()
+            self.remove()
             raise
+
+    @property
+    def removed(self) -> bool:
+        """Whether somebody has removed the file, so that nothing of it will be left."""
+        return self._fd >= 0 and self._made and not os.fstat(self._fd).st_nlink
+
+    def _make_room(self, size: int) -> None:
+        """Set room aside for `size` bytes and the end of the file."""
+        end = self.size + size + _END_BYTES
+        if end > self._reserved:
+            reserve(self._fd, self._reserved, end)
+            self._reserved = end
 
     def write(self, chunk: PackedChunk) -> None:
         """Write a chunk, and before it the channels that it is the first to use.
 
         Raises:
-            OSError: the disk is full, for example. The file is as it was before.
+            OSError: the disk is full, for example, or the file was removed. It is as it was before.
         """
+        self._refuse_removed()
         fresh = [
             self._description.topics[channel] for channel in chunk.counts if channel not in self._written
         ]
         channels = b"".join(map(self._channel_record, fresh))
         begin = self.size + len(channels)
         indexes = begin + chunk.size
+        self._make_room(len(channels) + chunk.size + sum(map(len, chunk.indexes.values())))
         self._write(channels, chunk.head, chunk.data, b"".join(chunk.indexes.values()))
         self._written.update(topic.id for topic in fresh)
         self._index(chunk, begin, indexes)
         self._count(chunk)
+
+    def _refuse_removed(self) -> None:
+        if self.removed:
+            raise OSError(errno.ENOENT, "it was removed while it was recorded", self.path)
 
     def _channel_record(self, topic: Topic) -> bytes:
         schema = b"" if topic.schema.id in self._schemas else _record(_schema(topic.schema))
@@ -145,23 +172,53 @@ class McapFile:
             self._gaps[gap[:3]] += 1
             self.lost += gap.events
 
-    def finish(self, roster: bytes) -> None:
-        """Write what follows the events, and close the file.
+    def finish(self, roster: bytes, unwritten: Unwritten) -> None:
+        """Write what follows the events, and close the file; `unwritten` is what is not among them.
 
         Raises:
-            OSError: the disk is full, for example. The events can be read without what is missing.
+            OSError: the disk is full, for example, or the file was removed. The events can be read without
+                what is missing.
         """
+        begin = self.size, self._crc
         try:
-            self._attach("roster-end.json", roster)
-            for (origin, system, kind), events in self._losses.items():
-                counts = {"events": str(events), "gaps": str(self._gaps[origin, system, kind])}
-                self._add_metadata(LOSSES, {"origin": origin, "system": system, "kind": kind, **counts})
-            sums = {"events": self.events, "lost": self.lost, "malformed": self._malformed}
-            self._add_metadata(END, {name: str(count) for name, count in sums.items()})
-            data_end = _record(mcap.DataEnd(data_section_crc=self._crc))
-            self._write(data_end, self._summary(self.size + len(data_end)))
+            self._refuse_removed()
+            try:
+                self._write_end(roster, unwritten)
+            except OSError:
+                self._cut(*begin)
+                self._write_short_end(unwritten)
+                raise
         finally:
             self.close()
+
+    def _write_end(self, roster: bytes, unwritten: Unwritten) -> None:
+        self._attach("roster-end.json", roster)
+        for (origin, system, kind), events in self._losses.items():
+            counts = {"events": str(events), "gaps": str(self._gaps[origin, system, kind])}
+            self._add_metadata(LOSSES, {"origin": origin, "system": system, "kind": kind, **counts})
+        self._write_sums(unwritten, len(unwritten.streams))
+        data_end = _record(mcap.DataEnd(data_section_crc=self._crc))
+        self._write(data_end, self._summary(self.size + len(data_end)))
+
+    def _write_short_end(self, unwritten: Unwritten) -> None:
+        """Write an end that fits into what is set aside: it has no index."""
+        self._write_sums(unwritten, _MOST_STREAMS)
+        footer = _FOOTER.pack(Opcode.FOOTER, _FOOTER.size - 9 + 4, 0, 0)
+        crc = struct.pack("<I", zlib.crc32(footer))
+        self._write(_record(mcap.DataEnd(data_section_crc=self._crc)), footer, crc, _MAGIC)
+
+    def _write_sums(self, unwritten: Unwritten, streams: int) -> None:
+        """Write the last metadata, which tell of so many streams."""
+        for (origin, system, kind), stream in islice(unwritten.streams.items(), streams):
+            counts = {name: str(count) for name, count in stream._asdict().items()}
+            self._add_metadata(UNWRITTEN, {"origin": origin, "system": system, "kind": kind, **counts})
+        sums = {
+            "events": self.events,
+            "lost": self.lost,
+            "malformed": self._malformed,
+            "unwritten": unwritten.events,
+        }
+        self._add_metadata(END, {name: str(count) for name, count in sums.items()})
 
     def _summary(self, start: int) -> bytes:
         """Return everything that follows the data section, which ends at `start`."""
@@ -235,29 +292,48 @@ class McapFile:
                 while view:
                     view = view[os.write(self._fd, view) :]
         except OSError:
-            with suppress(OSError):  # not a regular file
-                os.ftruncate(self._fd, self.size)
-                os.lseek(self._fd, self.size, os.SEEK_SET)
+            self._cut(self.size, self._crc)
             raise
         for part in parts:
             self.size += len(part)
             self._crc = zlib.crc32(part, self._crc)
 
+    def _cut(self, size: int, crc: int) -> None:
+        """Go back to where the file had so many bytes, with this sum. What was set aside stays so."""
+        self.size, self._crc = size, crc
+        with suppress(OSError):  # not a regular file
+            os.lseek(self._fd, size, os.SEEK_SET)
+            os.ftruncate(self._fd, size)
+            reserve(self._fd, size, self._reserved)
+
+    def remove(self) -> None:
+        """Close the file, and remove it: nobody needs it."""
+        self.close()
+        if self._made:
+            with suppress(OSError):
+                os.unlink(self.path)
+
     def close(self) -> None:
         """Close the file as it is."""
         if self._fd >= 0:
+            with suppress(OSError):  # not a regular file
+                release(self._fd, self.size)
             os.close(self._fd)
             self._fd = -1
 
 
-def _create(path: str) -> int:
-    """Open a new file, or one that is no regular file, such as a pipe: no recording is ever replaced."""
+def _create(path: str) -> tuple[int, bool]:
+    """Open a new file, or one that is no regular file, such as a pipe: no recording is ever replaced.
+
+    Returns:
+        Its descriptor, and whether it was made.
+    """
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         regular = True
-    return os.open(path, flags | os.O_CREAT | os.O_EXCL if regular else flags, 0o666)
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL if regular else flags, 0o666), regular
 
 
 def _record(record: mcap.McapRecord) -> bytes:

@@ -20,7 +20,7 @@ from mcap.opcode import Opcode
 from mcap.stream_reader import StreamReader, get_chunk_data_stream
 
 from .chunk import MESSAGE_HEAD
-from .schema import END, EVENT, LOST, RECORDING
+from .schema import END, EVENT, LOST, RECORDING, UNWRITTEN
 
 __all__ = ["Message", "Reading"]
 
@@ -51,6 +51,7 @@ class Reading:
         damage: what was wrong there; empty if nothing was.
         finished: whether it has its end. A recorder that was killed writes none.
         recording, end: the metadata at the beginning and at the end; empty if there is none.
+        unwritten: the metadata of the streams of which events could not be written.
         foreign: how many messages were passed over because they are not of zbus.
     """
 
@@ -67,6 +68,7 @@ class Reading:
         self.finished = False
         self.recording: dict[str, str] = {}
         self.end: dict[str, str] = {}
+        self.unwritten: list[dict[str, str]] = []
         self.foreign = 0
         self._schemas: dict[int, str] = {}
         self._lost: dict[int, bool] = {}  # whether a channel has gaps, or else events
@@ -145,5 +147,7 @@ class Reading:
             self.recording = self.recording or record.metadata
         elif isinstance(record, mcap.Metadata) and record.name == END:
             self.end = record.metadata
+        elif isinstance(record, mcap.Metadata) and record.name == UNWRITTEN:
+            self.unwritten.append(record.metadata)
         elif isinstance(record, mcap.Footer):
             self.finished = True

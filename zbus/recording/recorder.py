@@ -82,11 +82,11 @@ class Recorder:
             if items:
                 self.record(items, time.time_ns())
             if self._chunk.parts and (self._chunk.size >= _CHUNK_BYTES or time.monotonic() >= self._due):
-                self._hand_over(tap, background)
+                self.flush(tap, background)
             look()
-        self._hand_over(tap, background)
+        self.flush(tap, background)
 
-    def _hand_over(self, tap: Tap, background: Background) -> None:
+    def flush(self, tap: Tap, background: Background) -> None:
         """Have the chunk written, and begin the next."""
         chunk, self._chunk = self._chunk, Chunk()
         if chunk.parts:

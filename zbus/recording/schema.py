@@ -25,6 +25,7 @@ __all__ = [
     "LOST_TOPIC",
     "OTHER_TOPICS",
     "RECORDING",
+    "UNWRITTEN",
     "Schema",
     "body_template",
     "bytes_body",
@@ -37,6 +38,9 @@ RECORDING = "zbus.recording"
 
 LOSSES = "zbus.losses"
 """The metadata at the end, one for each origin and topic of which events were lost."""
+
+UNWRITTEN = "zbus.unwritten"
+"""The metadata at the end, one for each origin and topic of which events arrived and could not be written."""
 
 END = "zbus.end"
 """The last metadata: how much was recorded."""

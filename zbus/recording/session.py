@@ -46,15 +46,25 @@ class Session:
         topics: how many topics had events.
     """
 
-    def __init__(self, bus: TapBus, directory: str | None, request: Request) -> None:
+    def __init__(
+        self,
+        bus: TapBus,
+        directory: str | None,
+        request: Request,
+        on_unsaved: Callable[[OSError], object] = lambda _: None,
+    ) -> None:
         """Subscribe, and make the file.
+
+        Args:
+            on_unsaved: called when what is kept in memory could not be saved. It is kept still.
 
         Raises:
             Invalid, Unavailable: as for `Bus.subscribe`.
             OSError: the file exists, or cannot be made.
         """
         self._recorder = Recorder()
-        self._save = False
+        self._save = self._saving = False
+        self._on_unsaved = on_unsaved
         self._tap: Tap = bus.tap(request.system, request.kind, request.overflow)
         try:
             self._sink = self._open(request, bus.name, lambda: roster_of(bus.name, directory))
@@ -92,14 +102,15 @@ class Session:
         self._tap.close()
 
     def save(self) -> None:
-        """Write what is kept in memory, within a second."""
+        """Write what is kept in memory, up to the latest event, within a second."""
         self._save = True
 
     def run(self) -> None:
-        """Record until `stop`.
+        """Record until `stop`, or until a file cannot be written.
 
         Raises:
-            OSError: a file could not be written. What is in it can be read.
+            OSError: a file could not be written. What is in it can be read. `written` tells how many events
+                have arrived and are in no file, up to those that were waiting in the queue.
         """
         try:
             self._recorder.run(self._tap, self._background, self._look)
@@ -108,6 +119,13 @@ class Session:
             self._background.finish()
 
     def _look(self) -> None:
-        if self._save:
-            self._save = False
+        if self._background.failed:
+            self._tap.close()  # what has arrived is counted
+        if (error := self._background.unsaved) is not None:
+            self._background.unsaved = None
+            self._on_unsaved(error)
+        if self._saving:
+            self._recorder.flush(self._tap, self._background)
             self._background.save()
+        # Not at once: what had arrived by the signal may be read only now.
+        self._saving, self._save = self._save, False

@@ -18,6 +18,7 @@ from ..errors import Error
 from ..roster.peers import Peer, peers
 from .chunk import PackedChunk
 from .file import Description, McapFile
+from .unwritten import Unwritten
 
 __all__ = ["Ring", "Series", "Sink", "Split", "Written", "roster_of"]
 
@@ -39,12 +40,14 @@ class Written:
         files: their paths.
         size: of all of them together, in bytes.
         events, lost: how many, of each file.
+        unwritten: how many events arrived and are in no file; final once the recorder has ended.
     """
 
     files: list[str] = field(default_factory=list)
     size: int = 0
     events: int = 0
     lost: int = 0
+    unwritten: int = 0
 
 
 class Sink(Protocol):
@@ -58,34 +61,62 @@ class Sink(Protocol):
     def save(self) -> None:
         """Write what is only in memory."""
 
-    def finish(self) -> None:
-        """Take no more: complete the file."""
+    def finish(self, unwritten: Unwritten) -> None:
+        """Take no more: complete the file, which tells of what arrived and is in no file."""
 
 
-class Series:
+class _Files:
+    """What makes files and counts what is in them."""
+
+    def __init__(self, names: Iterator[str], description: Description, roster: Roster) -> None:
+        self.written = Written()
+        self._names = names
+        self._description = description
+        self._roster = roster
+
+    def _open(self) -> McapFile:
+        return McapFile(next(self._names), self._description, self._roster())
+
+    def _complete(self, file: McapFile, unwritten: Unwritten) -> None:
+        """Complete a file and count what is in it, even if it could not be completed."""
+        removed = file.removed
+        try:
+            file.finish(self._roster(), unwritten)
+        finally:
+            self.written.unwritten += unwritten.events
+            if removed:
+                self.written.unwritten += file.events
+            else:
+                self._count(file)
+
+    def _count(self, file: McapFile) -> None:
+        written = self.written
+        written.files.append(file.path)
+        written.size += file.size
+        written.events += file.events
+        written.lost += file.lost
+
+
+class Series(_Files):
     """Files `name-0001.mcap` and so on, each with its own beginning and end; or just one, if not split."""
 
     def __init__(
         self, path: str, description: Description, roster: Roster, split: Split | None = None
     ) -> None:
         """Make the first file."""
-        self.written = Written()
-        self._names = _numbered(path) if split else iter([path])
+        super().__init__(_numbered(path) if split else iter([path]), description, roster)
         self._split = split or Split()
-        self._description = description
-        self._roster = roster
-        self._open()
-
-    def _open(self) -> None:
         self._begun = time.monotonic()
-        self._file = McapFile(next(self._names), self._description, self._roster())
-        self.written.files.append(self._file.path)
+        self._file = self._open()
 
     def write(self, chunk: PackedChunk) -> None:
         """Write a chunk to the file, or to the next one if this one is full."""
         if self._is_full(chunk):
-            self.finish()
-            self._open()
+            # The next file is made first: if there is no room for it, the end of this one tells what is
+            # missing.
+            full, self._file = self._file, self._open()
+            self._begun = time.monotonic()
+            self._complete(full, Unwritten())
         self._file.write(chunk)
 
     def _is_full(self, chunk: PackedChunk) -> bool:
@@ -99,15 +130,12 @@ class Series:
     def save(self) -> None:
         """Everything is in the file already."""
 
-    def finish(self) -> None:
+    def finish(self, unwritten: Unwritten) -> None:
         """Complete the file."""
-        try:
-            self._file.finish(self._roster())
-        finally:
-            _add(self.written, self._file)
+        self._complete(self._file, unwritten)
 
 
-class Ring:
+class Ring(_Files):
     """The chunks of the last seconds, in memory, and a file `name-0001.mcap` for each time they are saved."""
 
     def __init__(self, path: str, description: Description, roster: Roster, seconds: float) -> None:
@@ -119,42 +147,50 @@ class Ring:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
             raise OSError(errno.EACCES, "cannot make files in this directory", folder)
-        self.written = Written()
-        self._names = _numbered(path)
-        self._description = description
-        self._roster = roster
-        self._kept_ns = int(seconds * 1e9)
-        self._chunks: deque[PackedChunk] = deque()
+        super().__init__(_numbered(path), description, roster)
+        self._seconds = seconds
+        self._chunks: deque[tuple[float, PackedChunk]] = deque()  # with when each came
 
     def write(self, chunk: PackedChunk) -> None:
         """Keep a chunk, and forget what is too old."""
-        self._chunks.append(chunk)
-        while self._chunks[0].end < chunk.end - self._kept_ns:
+        # Not by the times in it: the clock of the machine may be set meanwhile.
+        self._chunks.append((time.monotonic(), chunk))
+        self._forget()
+
+    def _forget(self) -> None:
+        oldest = time.monotonic() - self._seconds
+        while self._chunks and self._chunks[0][0] < oldest:
             self._chunks.popleft()
 
     def save(self) -> None:
-        """Write everything that is kept to a new file. It stays here as well."""
-        file = McapFile(next(self._names), self._description, self._roster())
-        self.written.files.append(file.path)
+        """Write everything that is kept to a new file; it stays here as well."""
+        self._forget()
+        file = self._open()
         try:
-            oldest = time.time_ns() - self._kept_ns
-            for chunk in self._chunks:
-                if chunk.end >= oldest:
-                    file.write(chunk)
-            file.finish(self._roster())
+            for _, chunk in self._chunks:
+                file.write(chunk)
+            file.finish(self._roster(), Unwritten())
+        except BaseException:
+            file.remove()  # the next one has everything that is in it
+            raise
+        self._count(file)
+
+    def finish(self, unwritten: Unwritten) -> None:
+        """Write what is kept a last time, as much of it as possible."""
+        self._forget()
+        file: McapFile | None = None
+        try:
+            file = self._open()
+            while self._chunks:
+                file.write(self._chunks[0][1])
+                self._chunks.popleft()
         finally:
-            file.close()
-            _add(self.written, file)
-
-    def finish(self) -> None:
-        """Write what is kept a last time."""
-        self.save()
-
-
-def _add(written: Written, file: McapFile) -> None:
-    written.size += file.size
-    written.events += file.events
-    written.lost += file.lost
+            for _, chunk in self._chunks:
+                unwritten.add(chunk)
+            if file is None:
+                self.written.unwritten += unwritten.events
+            else:
+                self._complete(file, unwritten)
 
 
 def _numbered(path: str) -> Iterator[str]:

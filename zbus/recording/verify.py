@@ -44,6 +44,8 @@ class Report:
         begin, end: when the first and the last of them were sent, in seconds since the epoch.
         losses: what is missing, most first.
         malformed: how many events were left out because their data was not JSON.
+        unwritten: how many events arrived and could not be written, because the disk was full, for example.
+            They are among the losses.
         damage: what is wrong with the file; empty if nothing is.
         readable, size: up to which byte it can be read, and how many it has.
         recording: what the recorder says of itself.
@@ -56,6 +58,7 @@ class Report:
     end: float | None = None
     losses: list[Loss] = field(default_factory=list)
     malformed: int = 0
+    unwritten: int = 0
     damage: str = ""
     readable: int = 0
     size: int = 0
@@ -92,10 +95,16 @@ class _Streams:
         self._lose(key, first, last)
         self._next[key] = max(self._next.get(key, 0), last + 1)
 
-    def _lose(self, key: _Key, first: int, last: int) -> None:
+    def unwritten(self, metadata: dict[str, str]) -> None:
+        key, first, last = _key(metadata), int(metadata["first"]), int(metadata["last"])
+        # A publisher that does not number its events leaves nothing but how many there were.
+        self._lose(key, first, last, last - first + 1 if key[0] else int(metadata["events"]))
+
+    def _lose(self, key: _Key, first: int, last: int, events: int | None = None) -> None:
         after = None if self._sent is None else self._sent / 1e9
         was = self._lost.get(key) or Loss(*key, 0, first, last, 0, after)
-        self._lost[key] = was._replace(events=was.events + last - first + 1, last=last, gaps=was.gaps + 1)
+        events = last - first + 1 if events is None else events
+        self._lost[key] = was._replace(events=was.events + events, last=last, gaps=was.gaps + 1)
 
     def losses(self) -> list[Loss]:
         return sorted(self._lost.values(), key=lambda loss: -loss.events)
@@ -132,15 +141,21 @@ def verify(path: str) -> Report:
             except (ValueError, LookupError, TypeError) as error:
                 reading.damage = f"a message is not what zbus writes: {error}"
                 break
+        try:
+            for stream in reading.unwritten:
+                streams.unwritten(stream)
+            report.malformed = int(reading.end.get("malformed", "0"))
+            report.unwritten = int(reading.end.get("unwritten", "0"))
+        except (ValueError, LookupError) as error:
+            reading.damage = reading.damage or f"its end is not what zbus writes: {error}"
         report.damage = reading.damage
         report.readable, report.size = reading.read, reading.size
         report.recording = reading.recording
-        report.malformed = int(reading.end.get("malformed", "0"))
     if not report.damage and not reading.recording:
         report.damage = "it is not a recording of zbus"
     report.topics, report.losses = len(topics), streams.losses()
     if report.damage:
         report.verdict = "damaged"
-    elif report.losses or report.malformed:
+    elif report.losses or report.malformed or report.unwritten:
         report.verdict = "lossy"
     return report
