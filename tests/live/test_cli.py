@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import click
 import pytest
@@ -90,6 +92,20 @@ def test_help_lists_the_commands(args: tuple[str, ...]) -> None:
     for name, command in cli.commands.items():
         assert f"  {name}" in shown.stdout
         assert command.get_short_help_str(60) in shown.stdout
+
+
+def test_a_command_does_not_import_the_others() -> None:
+    code = """
+import sys
+from zbus.cli.app import run
+run(["top", "--once"])
+print(sorted(name for name in sys.modules if name.startswith(("zbus.cli.", "zbus.recording", "zbus.web"))))
+"""
+    imported = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    assert "'zbus.cli.top'" in imported
+    assert not re.search(r"zbus\.(cli\.(ls|sub|record|graph|bench)|recording|web)\b", imported)
 
 
 def test_version() -> None:
