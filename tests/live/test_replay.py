@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 
 import zbus
+from zbus.recording.chunk import Chunk, message_head, pack
+from zbus.recording.file import Description, Topic
 from zbus.recording.replay import REPLAYED, Pace
+from zbus.recording.schema import EVENT, body_template
+from zbus.recording.sinks import Series
+from zbus.recording.unwritten import Unwritten
 
 from .cli import SECONDS, ZBUS, ended, run, started
 from .process import receive
+from .quiet import read_all
 from .recordings import finished, recording, until
+from .terminal import terminal
 
 pytestmark = pytest.mark.usefixtures("zbus_dir")
 SENT: list[tuple[str, str, str, Any]] = [
@@ -110,6 +117,62 @@ def test_a_pause_lasts_until_it_is_over(file: Path) -> None:
         receive(sub)
         process.send_signal(signal.SIGINT)
         assert ended(process) == ("", "", 130)
+
+
+def test_the_space_bar_pauses_and_goes_on(file: Path) -> None:
+    with (
+        zbus.Bus() as bus,
+        bus.subscribe("orders.us") as sub,
+        terminal("replay", str(file), "--loop", "--as-fast-as-possible") as screen,
+    ):
+        receive(sub)
+        screen.type(" ")
+        screen.await_text("paused")
+        read_all(sub, screen.process.pid)  # what was on its way
+        assert read_all(sub, screen.process.pid) == []
+        screen.type(" ")
+        receive(sub)
+        screen.process.send_signal(signal.SIGINT)
+        assert screen.ended() == 130
+
+
+# time between events
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """Return a recording of three events that were sent an hour apart."""
+    path = str(tmp_path / "slow.mcap")
+    topics = {3: Topic(3, "a/b", EVENT, {})}
+    series = Series(path, Description("test", {"bus": "b"}, topics), lambda: b"[]")
+    for seq in (1, 2, 3):
+        chunk, sent = Chunk(), (1_000_000 + seq * 3600) * 10**9
+        body = body_template("a", "b", "0" * 8) % (b'"/%d"' % seq, b"null", seq)
+        chunk.runs.append((3, sent, 0))
+        chunk.parts += message_head(3, len(body), seq, sent, sent), body
+        series.write(pack(chunk, "none"))
+    series.finish(Unwritten())
+    return Path(path)
+
+
+@pytest.mark.parametrize("how", [("--speed", "1e6"), ("--as-fast-as-possible",)])
+def test_hours_between_events_pass_as_fast_as_told(slow: Path, how: tuple[str, ...]) -> None:
+    with zbus.Bus() as bus, bus.subscribe("a") as sub:
+        assert run("replay", str(slow), *how).returncode == 0
+        assert [receive(sub).path for _ in range(3)] == ["/1", "/2", "/3"]
+
+
+def test_an_event_waits_for_its_time(slow: Path) -> None:
+    with (
+        zbus.Bus() as bus,
+        bus.subscribe("a") as sub,
+        started("replay", str(slow)) as process,
+    ):
+        assert receive(sub).path == "/1"
+        process.send_signal(signal.SIGINT)
+        assert ended(process)[2] == 130
+        bus.send("a", "b", "/end")
+        assert receive(sub).path == "/end"
 
 
 def test_a_terminal_shows_how_far_it_is(file: Path) -> None:

@@ -15,6 +15,7 @@ from . import (
     process,
     protocol,
     receiving,
+    recording,
     reporting,
     seeing,
     sending,
@@ -43,4 +44,5 @@ MUTANTS: list[Mutant] = [
     *users.MUTANTS,
     *numbers.MUTANTS,
     *observing.MUTANTS,
+    *recording.MUTANTS,
 ]
