@@ -9,8 +9,7 @@ with TapBus("shop") as bus, bus.tap("orders.**", None) as tap:
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import zmq
 from zmq.backend import zmq_poll
@@ -19,8 +18,7 @@ from ..bus import Bus
 from ..event import Gap
 from ..options import SubscriptionOptions
 from ..protocol.wire import sent_in
-from ..receiving.channel_base import ChannelBase
-from ..receiving.queue import Ended
+from ..receiving.frames import FrameChannel
 from ..runtime.timeouts import milliseconds
 
 __all__ = ["Arrived", "Head", "Tap", "TapBus"]
@@ -63,8 +61,8 @@ class Arrived(NamedTuple):
     gaps: list[Gap]
 
 
-class Tap(ChannelBase[Any]):
-    """A channel of frames. One thread reads it; any thread or signal handler may close it.
+class Tap(FrameChannel):
+    """A channel that takes frames apart.
 
     It reports no gaps and logs nothing: gaps are among what it returns.
     """
@@ -79,12 +77,10 @@ class Tap(ChannelBase[Any]):
         with source.lock:
             if source.must_poll() and not source.queue.waits():
                 zmq_poll([(source.queue.handle, zmq.POLLIN)], milliseconds(seconds))
-            try:
-                frames = self._take()
-            except Ended:
+            frames, ended = self._frames(_MOST_FRAMES)
+            if ended and not frames:
                 return None
             now = time.time()
-            # Under the lock, as a mark may come by another way: it says what was lost only after these.
             heads = [head for frame in frames if (head := self._head(frame)) is not None]
             reports = self._decoder.pending_reports
             gaps = [report for report in reports if isinstance(report, Gap)]
@@ -107,35 +103,6 @@ class Tap(ChannelBase[Any]):
                 return None
             evt, events = batch[0], len(batch)
         return Head(evt.system, evt.kind, events, len(frame), evt.time)
-
-    def _take(self) -> list[bytes]:
-        """Return the frames that are there. Hold the lock.
-
-        Raises:
-            Ended: there will be none.
-        """
-        queue = self._source.queue
-        frames: list[bytes] = []
-        try:
-            while len(frames) < _MOST_FRAMES:
-                # Looked up each time: it is replaced while large frames are counted, and at the end.
-                frames.append(queue.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            pass
-        except Ended:
-            if not frames:
-                raise
-        return frames
-
-    def close(self) -> None:
-        """Stop new events; those that have arrived can still be read. Closing twice is fine."""
-        self._source.close()
-
-    def __enter__(self) -> Tap:
-        return self
-
-    def __exit__(self, exc_type: object, exc: object, traceback: TracebackType | None) -> None:
-        self.close()
 
 
 class TapBus(Bus):

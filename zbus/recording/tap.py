@@ -10,8 +10,7 @@ from zmq.backend import zmq_poll
 from ..bus import Bus
 from ..options import Overflow, SubscriptionOptions
 from ..protocol.undecoded import Item
-from ..receiving.channel_base import ChannelBase
-from ..receiving.queue import Ended
+from ..receiving.frames import FrameChannel
 from ..runtime.threads import sleep
 
 __all__ = ["Tap", "TapBus"]
@@ -23,8 +22,8 @@ _MOST_BYTES = 4 * 1024 * 1024
 _GATHER_SECONDS = 0.001
 
 
-class Tap(ChannelBase[Any]):
-    """The channel of a recorder. One thread reads it; any thread or signal handler may close it."""
+class Tap(FrameChannel):
+    """The channel of a recorder."""
 
     def __init__(self, *arguments: Any) -> None:
         """Called by `TapBus.tap`."""
@@ -49,35 +48,10 @@ class Tap(ChannelBase[Any]):
             return self._take()
 
     def _take(self) -> list[Item] | None:
-        """Return what is there; `None` if there will be nothing. Hold the lock.
-
-        The frames are read under the lock, too: a mark that another thread accounts for meanwhile would count
-        those that were taken and not yet read as lost.
-        """
-        frames, ended = self._frames()
+        """Return what is there; `None` if there will be nothing. Hold the lock."""
+        frames, ended = self._frames(_MOST_FRAMES, _MOST_BYTES)
         items = self._read(frames)
         return None if ended and not items else items
-
-    def _frames(self) -> tuple[list[bytes], bool]:
-        """Take the frames that are there; return them, and whether there will be no more."""
-        queue = self._source.queue
-        frames: list[bytes] = []
-        size = 0
-        try:
-            while len(frames) < _MOST_FRAMES and size < _MOST_BYTES:
-                # Looked up each time: it is replaced while large frames are counted, and at the end.
-                frame = queue.recv(zmq.NOBLOCK)
-                frames.append(frame)
-                size += len(frame)
-        except zmq.Again:
-            pass
-        except Ended:
-            return frames, True
-        return frames, False
-
-    def close(self) -> None:
-        """Stop new events; those that have arrived can still be read. Closing twice is fine."""
-        self._source.close()
 
 
 class TapBus(Bus):
