@@ -19,7 +19,7 @@ _DENIED = (_STAMPS + "test_a_denied_topic_is_denied_each_time",)
 _LIMIT = (_STAMPS + "test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",)
 _TOKEN_AGAIN = (
     "        if self.token[0] != self.settled_token:\n            self._settle()\n"
-    "        return self._streams"
+    "        return self.streams"
 )
 
 MUTANTS = [
@@ -97,22 +97,22 @@ MUTANTS = [
         "the token is not looked at again for a first event",
         "sending/publisher.py",
         _TOKEN_AGAIN,
-        "        return self._streams",
+        "        return self.streams",
         (_STAMPS + "test_whoever_joins_at_the_moment_a_topic_is_born_gets_it_from_number_1",),
     ),
     Mutant(
         "a topic is born after the token was looked at again",
         "sending/publisher.py",
         "        born = clock()\n" + _TOKEN_AGAIN,
-        _TOKEN_AGAIN.removesuffix("        return self._streams")
-        + "        born = clock()\n        return self._streams",
+        _TOKEN_AGAIN.removesuffix("        return self.streams")
+        + "        born = clock()\n        return self.streams",
         (_STAMPS + "test_whoever_joins_at_the_moment_a_topic_is_born_gets_it_from_number_1",),
     ),
     Mutant(
         "a policy is asked once, and a denied topic goes the second time",
         "sending/publisher.py",
         "            self._check_policy(system)\n",
-        "            self._streams.add(system, kind, 0)\n            self._check_policy(system)\n",
+        "            self.streams.add(system, kind, 0)\n            self._check_policy(system)\n",
         _DENIED,
     ),
     Mutant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,8 +49,9 @@ class Publisher:
     def give_way(self) -> None:
         raise AssertionError("nobody else sends")
 
-    def topic(self, system: str, kind: str) -> Topic | None:
-        return self.current[system][kind]
+    @property
+    def streams(self) -> Any:
+        return SimpleNamespace(get=lambda system, kind: self.current[system][kind])
 
     def transmit(self, unsent: Unsent, emit_held: EmitHeld) -> None:
         self.transmitted += 1

@@ -56,7 +56,7 @@ class LiveNumbers:
         self._due = now + (time.thread_time() - begun) / _CPU_SHARE
 
     def _text(self, now: float) -> bytes:
-        sent = self._publisher.numbers(_TOPICS_SHOWN)
+        sent = self._publisher.streams.numbers(_TOPICS_SHOWN)
         channels = self._channels.numbers(now)
         return orjson.dumps(
             {

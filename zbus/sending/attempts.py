@@ -14,6 +14,7 @@ from typing import NamedTuple
 import zmq
 
 from ..errors import Invalid
+from ..protocol.relayed import Relayed
 
 __all__ = ["TRY_SECONDS", "Attempts", "Unsent", "run_blocking", "too_large_error"]
 
@@ -33,6 +34,7 @@ class Unsent(NamedTuple):
         path: the encoded path of its event; empty for a batch.
         body: its data, or its batch, encoded.
         events: how many events it holds.
+        relayed: the event of another bus that it is; `None` if it is one of this publisher.
     """
 
     system: str
@@ -40,6 +42,7 @@ class Unsent(NamedTuple):
     path: bytes
     body: bytes
     events: int
+    relayed: Relayed | None = None
 
 
 def run_blocking(attempts: Attempts) -> None:

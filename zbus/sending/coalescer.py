@@ -42,6 +42,7 @@ from .attempts import Unsent
 from .links import Full
 from .message import Message
 from .sockets import WOULD_BLOCK
+from .streams import Streams
 
 __all__ = ["BEHIND", "HELD", "MIN_ROOM", "Coalescer", "EmitHeld", "Holding"]
 
@@ -87,6 +88,7 @@ class Holding(Protocol):
     sending: bool
     token: memoryview
     settled_token: int
+    streams: Streams
     current: dict[str, dict[str, Topic]]
     block: Callable[..., object] | None
     drop: Callable[..., object] | None
@@ -96,9 +98,6 @@ class Holding(Protocol):
 
     def force(self, frame: bytes) -> None:
         """Send a frame that a `drop` subscriber had no room for to all others."""
-
-    def topic(self, system: str, kind: str) -> Topic | None:
-        """Return a topic, or `None` if nothing was sent to it yet."""
 
     def transmit(self, unsent: Unsent, emit_held: EmitHeld) -> None:
         """Send a frame by `emit_held`; raise `zmq.Again` or `Full` if that is not possible now."""
@@ -357,7 +356,7 @@ class Coalescer:
         housekeeping.unschedule(self._expire)
         if rows := self.rows:
             system, kind = map(plain, self._key)
-            topic = self._publisher.topic(system, kind)
+            topic = self._publisher.streams.get(system, kind)
             if topic is not None:
                 topic.seq += len(rows)
             report(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from ..errors import Canceled, Invalid, Unavailable
@@ -33,8 +34,9 @@ from .exit_bus import ExitLock
 from .join_wait import MAX_TIMEOUTS
 from .linger import PendingConnections
 from .links import NEVER, Full, Links
+from .relay import Relay
 from .sockets import WOULD_BLOCK
-from .streams import SentNumbers, Streams
+from .streams import Streams
 from .tails import Tails
 from .time_field import TimeField
 
@@ -62,12 +64,14 @@ class Publisher(Generic[SendResult]):
         sending: whether a thread sends or waits to; a hint, since the first of several that ends says no. A
             count costs 25 ns more (measured).
         token, settled_token: the bus's token, and the value that the links are settled at.
+        streams: its topics and their numbers.
         current: by system and by kind, the topics whose template is up to date.
         time: what the stamp of the next frame says of the time.
         small_bytes: larger frames are announced and counted.
         closed: why it is closed, or empty.
         block, drop: send a frame to all `block` ingresses, and to all others; `None` if there are none.
         coalescer: what holds events for a moment; `None` if this bus does not.
+        relay: sends events of other buses on.
     """
 
     def __init__(
@@ -108,12 +112,13 @@ class Publisher(Generic[SendResult]):
         self.lock = Lock()
         self.sending = False
         self._crowd = Crowd()
-        self._streams = Streams(new_origin)
-        self.current = self._streams.current  # the very same dict: `send` saves a look-up
+        self.streams = Streams(new_origin)
+        self.current = self.streams.current  # the very same dict: `send` saves a look-up
         self.token = roster.token
         self.settled_token = NEVER
         self.time = TimeField()
-        self._tails = Tails(self, links, self._streams.topics)
+        self.relay = relay = Relay(self, links, self._backlog, max_event_bytes)
+        self._tails = Tails(self, links, lambda: chain(self.streams.topics(), relay.topics()))
         self.block: Callable[[bytes], object] | None = None
         self.drop: Callable[[bytes], object] | None = None
         self.closed = ""
@@ -146,7 +151,7 @@ class Publisher(Generic[SendResult]):
 
     def _check_topic(self, system: str, kind: str) -> None:
         """Check a topic that was not checked yet. The lock is free: a policy may do anything."""
-        if type(system) is not str or type(kind) is not str or (system, kind) not in self._streams:
+        if type(system) is not str or type(kind) is not str or (system, kind) not in self.streams:
             check_sendable(system, kind)
             self._check_policy(system)
 
@@ -172,23 +177,19 @@ class Publisher(Generic[SendResult]):
         """Send what is held and then a frame; see `transmit`."""
         if (coalescer := self.coalescer) is not None:
             coalescer.transmit_or_wait(self._links.await_room)
-        self.transmit(unsent)
+        if unsent.relayed is None:
+            self.transmit(unsent)
+        else:
+            self._prepare()
+            self.relay.transmit(unsent.relayed, self._tails)
 
     def transmit(self, unsent: Unsent, emit_held: EmitHeld | None = None) -> None:
         """Send a frame under the lock; raise `zmq.Again` for want of room, `Full` while somebody joins.
 
         What was held is sent by `emit_held`, and even if the bus was closed meanwhile.
         """
-        if self._tails.resting:
-            self._tails.wake()
-        if self._backlog.check_due and self._backlog.make_room(
-            _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
-        ):
-            self.settled_token = NEVER
-            self._tails.remark()
-        if self.token[0] != self.settled_token:
-            self._settle(closed=emit_held is not None)
-        system, kind, path, body, events = unsent
+        self._prepare(closed=emit_held is not None)
+        system, kind, path, body, events, _ = unsent
         try:
             topic = self.current[system][kind]
         except KeyError:
@@ -209,6 +210,18 @@ class Publisher(Generic[SendResult]):
             self._links.pad(size, system, kind)
         if self._flush_each:  # nobody looks again
             self._tails.tell(topic)
+
+    def _prepare(self, *, closed: bool = False) -> None:
+        """Make sure that there is room for large frames, and that the links are settled."""
+        if self._tails.resting:
+            self._tails.wake()
+        if self._backlog.check_due and self._backlog.make_room(
+            _ROOM_SECONDS if self._try_seconds else _ROOM_SECONDS / 10
+        ):
+            self.settled_token = NEVER
+            self._tails.remark()
+        if self.token[0] != self.settled_token:
+            self._settle(closed=closed)
 
     def admit_large(self, topic: Topic, system: str, kind: str, size: int) -> bool:
         """Announce and count a large frame of the fast path; return whether it may be sent there."""
@@ -240,22 +253,10 @@ class Publisher(Generic[SendResult]):
         self.lock.run(lambda: None if self.closed else self._links.process_commands())
         self._tails.tick()
 
-    def stream(self, system: str, kind: str) -> tuple[str, str, str]:
-        """Return the (origin, system, kind) by which events are numbered."""
-        return self._streams.id(system, kind)
-
-    def numbers(self, most: int) -> SentNumbers:
-        """Return what was sent so far, and the busiest topics, at most so many. Any thread may call this."""
-        return self._streams.numbers(most)
-
-    def topic(self, system: str, kind: str) -> Topic | None:
-        """Return a topic, or `None` if nothing was sent to it yet."""
-        return self._streams.get(system, kind)
-
     def sent(self) -> dict[tuple[str, str, str], int]:
         """Return the number of the latest event of each stream, except of those that are held."""
         with self.lock:
-            return self._streams.sent()
+            return self.streams.sent()
 
     def _attempts(self, unsent: Unsent, timeout: float | None) -> Attempts:
         """Try until the frame is sent or `timeout` is over."""
@@ -338,20 +339,20 @@ class Publisher(Generic[SendResult]):
 
     def _bring_up_to_date(self, system: str, kind: str) -> Topic:
         """Return a topic that is new, or was not used since the latest settling, with a new template."""
-        topic = self._streams.get(system, kind) or self._add_topic(system, kind)
+        topic = self.streams.get(system, kind) or self._add_topic(system, kind)
         self._tails.tell(topic, twin_only=True)
-        self._streams.renew(system, kind, topic, self._links.settled)
+        self.streams.renew(system, kind, topic, self._links.settled)
         self._first_frame = True
         return topic
 
     def _add_topic(self, system: str, kind: str) -> Topic:
-        self._tails.retire(self._streams.make_room())
+        self._tails.retire(self.streams.make_room())
         # First the time, then the token: if that has not moved, everybody who joined before `born` is linked,
         # and gets this topic from number 1. If it has moved, settling links them now.
         born = clock()
         if self.token[0] != self.settled_token:
             self._settle()
-        return self._streams.add(system, kind, born)
+        return self.streams.add(system, kind, born)
 
     @property
     def in_use_here(self) -> bool:

@@ -80,7 +80,7 @@ class FaultyBus(Bus):
             count = send()
         finally:
             del vars(publisher)["emit"]
-        topic = publisher.stream(system, kind)
+        topic = publisher.streams.id(system, kind)
         self.lost.setdefault(topic, publisher.sent()[topic] - count + 1)
 
     def subscribe(self, system: str, *args: Any, **options: Any) -> Subscription:
@@ -256,7 +256,7 @@ class Faults:
                 self._bus.lose(system, kind, send)
                 return
             seconds = next((rule.seconds for rule in self._delays if rule.takes(system)), 0.0)
-            self._bus.lost.pop(self._bus.publisher.stream(system, kind), None)
+            self._bus.lost.pop(self._bus.publisher.streams.id(system, kind), None)
             if not seconds and not self._waiting:
                 send()
                 return
