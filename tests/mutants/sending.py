@@ -18,8 +18,7 @@ _ORIGIN = (_STAMPS + "test_one_topic_too_many_begins_a_new_origin_for_all",)
 _DENIED = (_STAMPS + "test_a_denied_topic_is_denied_each_time",)
 _LIMIT = (_STAMPS + "test_a_frame_has_the_limit_to_the_byte_whether_its_topic_is_new_or_not",)
 _TOKEN_AGAIN = (
-    "        if self.token[0] != self.settled_token:\n            self._settle()\n"
-    "        return self.streams"
+    "        if self.token[0] != self.settled_token:\n            self._settle()\n        return self.streams"
 )
 
 MUTANTS = [

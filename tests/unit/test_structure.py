@@ -26,14 +26,14 @@ LAYERS = (
     ("aio",),
     ("logging",),
     ("__init__",),
-    ("observe", "recording"),
+    ("observe", "recording", "links"),
     ("web",),
     ("testing", "cli"),
     ("__main__",),
 )
 PURE = ("errors", "event", "options", "policy", "protocol")
 # The packages that users may rely on. The others say in their first line that they are internal.
-FACES = ("aio", "testing", "cli")
+FACES = ("aio", "links", "testing", "cli")
 INTERNAL = ("protocol", "runtime", "roster", "sending", "receiving", "node", "observe", "recording", "web")
 # What the pure core may use of the world. `policy` opens the file it is told to, no more.
 HARMLESS = {"__future__", "collections.abc", "itertools", "math", "re", "typing"}

@@ -37,6 +37,7 @@ from ..options import BusOptions, SubscriptionOptions, SubscriptionRequest
 from ..policy import SEND, SUBSCRIBE
 from ..receiving.channel_base import ChannelBase
 from ..receiving.queue import SocketQueue
+from ..roster.bus_id import bus_id
 from ..roster.location import bus_name
 from ..runtime import housekeeping
 from ..runtime.context import LazyContext
@@ -175,6 +176,10 @@ class Node(Generic[SendResult]):
     def _check_send(self, system: str) -> None:
         self._watch_presence()
         self._policy_check.check(SEND, "send events to system", system)
+
+    def bus_id(self) -> str:
+        """Return the id of the bus directory; give it one if it has none. Raises `Unavailable`."""
+        return bus_id(self._roster.path, self._roster.permissions)
 
     def _watch_presence(self) -> None:
         """From the first use on, check once a second that this process is still on the roster."""

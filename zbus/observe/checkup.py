@@ -17,6 +17,7 @@ import zmq
 
 import zbus
 
+from ..roster.bus_id import BUS_ID
 from ..roster.file_names import is_member, is_scratch, is_socket, parse_entry
 from ..roster.permissions import permissions_below
 from ..roster.process_info import visible
@@ -220,7 +221,7 @@ def _files(path: Path) -> Iterator[Finding]:
 
 def _is_ours(name: str) -> bool:
     known = is_socket(name) or is_member(name) or is_scratch(name) or parse_entry(name) is not None
-    return known or name == "token"
+    return known or name in ("token", BUS_ID)
 
 
 def _processes(found: zbus.Peers) -> Iterator[Finding]:

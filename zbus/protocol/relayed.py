@@ -1,4 +1,4 @@
-"""Relayed events: those of another bus, which a link sends on under the origin and number that they have (W55).
+"""Relayed events: those of another bus, sent on by a link under the origin and number that they have (W55).
 
 A relayed frame is like any other. Two things differ in its stamp. It has no `born`: that is a time of the
 machine of its publisher. And after `time` it has `via`, the ids of the buses on which the event has been, so
@@ -19,7 +19,7 @@ __all__ = ["MAX_BUSES", "Relayed", "RelayedTopic", "is_via", "relayed_template",
 MAX_BUSES = 32
 """On more buses no event has been; a longer `via` is not one."""
 
-_VIA = re.compile(r"[0-9a-f]{16}(?:-[0-9a-f]{16}){0,%d}" % (MAX_BUSES - 1))
+_VIA = re.compile(rf"[0-9a-f]{{16}}(?:-[0-9a-f]{{16}}){{0,{MAX_BUSES - 1}}}")
 _VIA_FIELD = 4  # of the stamp from `born` on
 
 Key = tuple[str, str, str]
@@ -35,7 +35,7 @@ class Relayed(NamedTuple):
         path: its path, encoded.
         time: when it was sent, in microseconds since the epoch as text; empty if untold.
         body: its data field.
-        first: without an event, the first of the numbers before `seq` that are lost; 0 if only `seq` is known.
+        first: without an event, from which number on those before `seq` are lost; 0 if that is not known.
     """
 
     origin: str
@@ -77,7 +77,7 @@ class RelayedTopic(Topic):
 
 
 def relayed_template(key: Key, via: str, settled: int, first: int) -> bytes:
-    """Return a template for the frames of a stream; see `frame_template`, of which it takes the same values."""
+    """Return a template for the frames of a stream. It takes the values that `frame_template` takes."""
     origin, system, kind = key
     topic = f"{system}\0{kind}\0".replace("%", "%%")
     since = f"{settled}.{first}" if settled >= 0 else "."

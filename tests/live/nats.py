@@ -1,0 +1,108 @@
+"""A NATS server for tests: Debian's `nats-server`, on a port and with a directory of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from nats.aio.client import Client
+
+__all__ = ["Server", "add_stream", "nats_server", "needs_nats"]
+
+needs_nats = pytest.mark.skipif(shutil.which("nats-server") is None, reason="needs nats-server")
+_START_SECONDS = 60.0
+
+
+class Server:
+    """A server that can be stopped, killed and started again with what it has stored."""
+
+    def __init__(self, directory: Path, *options: str, jetstream: bool = True) -> None:
+        self._directory = directory
+        self._options = [*options, *(["-js", "-sd", str(directory)] if jetstream else [])]
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        command = ["nats-server", "-a", "127.0.0.1", "-p", str(self.port), *self._options]
+        log = self._directory.with_suffix(".log").open("ab")
+        with log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        for _ in range(int(_START_SECONDS * 20)):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5) as s:
+                if s.recv(4) == b"INFO":
+                    return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
+                break
+        raise AssertionError(f"no server: {self._directory.with_suffix('.log').read_text()[-2000:]}")
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal: SIGSTOP and SIGCONT make a partition."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it without any warning."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def nats_server(directory: Path, *options: str, jetstream: bool = True) -> Iterator[Server]:
+    """Run a server, and end it."""
+    server = Server(directory / "nats", *options, jetstream=jetstream)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: Server) -> AsyncIterator[Client]:
+    client = Client()
+    await client.connect(server.url, allow_reconnect=False)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def api(server: Server, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Call the API of JetStream."""
+    async with client_of(server) as client:
+        answer = await client.request(f"$JS.API.{call}", orjson.dumps(request or {}), timeout=30)
+    found: dict[str, Any] = orjson.loads(answer.data)
+    assert "error" not in found, found
+    return found
+
+
+async def add_stream(server: Server, name: str = "zbus", **config: Any) -> None:
+    """Add a stream for all that links send."""
+    about = {"name": name, "subjects": ["zbus.>"], "storage": "file", "retention": "limits"} | config
+    await api(server, f"STREAM.CREATE.{name}", about)
+
+
+def run(coroutine: Any) -> Any:
+    """Run a coroutine to its end."""
+    return asyncio.run(coroutine)

@@ -1,0 +1,218 @@
+"""Links between two buses by a real NATS server: what one side sends, the other has, and knows what it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zbus
+import zbus.aio
+from zbus.links.nats import Link
+
+from .nats import Server, add_stream, api, client_of, nats_server, needs_nats
+
+pytestmark = needs_nats
+LONG = 60.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with nats_server(tmp_path) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running(server: Server, root: Path, **options: Any) -> AsyncIterator[Link]:
+    """Run a link until the end of the block, connected when it begins."""
+    async with Link(server.url, dir=root, notice=print, **options) as link:
+        task = asyncio.create_task(link.run())
+        try:
+            await until(lambda: bool(link.numbers.server) or task.done())
+            if task.done():
+                task.result()
+            yield link
+        finally:
+            link.stop()
+            await asyncio.wait_for(task, LONG)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(LONG):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def consumers(server: Server) -> list[str]:
+    return (await api(server, "CONSUMER.NAMES.zbus")).get("consumers") or []
+
+
+async def until_it_listens(server: Server, count: int = 1) -> None:
+    async with asyncio.timeout(LONG):
+        while len(await consumers(server)) != count:
+            await asyncio.sleep(0.05)
+
+
+async def receive(channel: zbus.aio.Channel, count: int) -> list[zbus.Event]:
+    return [(await channel.receive(LONG)).event for _ in range(count)]
+
+
+async def test_events_arrive_as_they_were_sent(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    async with (
+        running(server, left, out=["orders.**"]) as out,
+        running(server, right, into=["orders.**"]) as into,
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("**")
+        data = [{"total": 9.5}, None, b"\0\1", "größe", [1, 2.5, None], b"", 0, 2**60]
+        for number, value in enumerate(data):
+            await sender.send("orders.eu", "order.created", f"/größe/{number}", value)
+        await sender.send("elsewhere", "x", "/x")
+        await sender.send_many("orders", "many", [("/a", 1), ("/b", None)])
+        got = await receive(sub.channel(), len(data) + 2)
+        assert [evt.data for evt in got] == [*data, 1, None]
+        assert [evt.path for evt in got[:-2]] == [f"/größe/{number}" for number in range(len(data))]
+        assert [evt.seq for evt in got] == [*range(1, len(data) + 1), 1, 2]
+        assert len({evt.origin for evt in got}) == 1
+        assert all(evt.time is not None for evt in got)
+        assert sub.lost == 0
+        await until(lambda: out.numbers.sent == len(got))
+        assert into.numbers.received == len(got)
+
+
+async def test_another_client_reads_the_json_and_selects_by_kind(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    async with (
+        running(server, tmp_path / "left", out=["orders.**"], bus="shop"),
+        zbus.aio.Bus("shop", dir=tmp_path / "left") as sender,
+        client_of(server) as client,
+    ):
+        found = await client.subscribe("zbus.shop.orders.*")
+        await client.flush()
+        await sender.send("orders.eu", "order.created", "/orders/0", {})
+        await sender.send("orders", "order.created", "/orders/1", {"total": 9.5})
+        message = await found.next_msg(LONG)
+        assert message.data == b'{"total":9.5}'
+        assert message.subject == "zbus.shop.orders.order%2Ecreated"
+        assert message.headers is not None
+        assert message.headers["ce-type"] == "order.created"
+        assert message.headers["ce-subject"] == "/orders/1"
+
+
+async def test_a_link_that_starts_again_continues_where_the_one_before_was(
+    server: Server, tmp_path: Path
+) -> None:
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    async with (
+        running(server, left, out=["orders"]) as out,
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        sub = await receiver.subscribe("orders")
+        for first in (1, 101, 201):
+            async with running(server, right, into=["orders"]):
+                await until_it_listens(server)
+                for number in range(first, first + 50):
+                    await sender.send("orders", "x", "/x", number)
+                got = await receive(sub.channel(), 50 if first == 1 else 100)
+                assert [evt.data for evt in got][-50:] == [*range(first, first + 50)]
+            for number in range(first + 50, first + 100):
+                await sender.send("orders", "x", "/x", number)
+            await until(lambda first=first: out.numbers.sent == first + 99)
+        assert sub.lost == 0
+
+
+async def test_a_second_link_of_the_same_name_ends_the_first(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    async with Link(server.url, dir=tmp_path / "right", into=["orders"], name="one") as first:
+        task = asyncio.create_task(first.run())
+        await until_it_listens(server)
+        async with running(server, tmp_path / "right", into=["orders"], name="one"):
+            with pytest.raises(zbus.Canceled, match="another link named 'one' has taken over"):
+                await asyncio.wait_for(task, LONG)
+            assert await consumers(server) == ["zbus-one-2"]
+
+
+async def test_what_one_side_has_lost_is_lost_on_the_other(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    async with (
+        running(server, left, out=["orders"], policy=lambda action, system: True) as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        big = "x" * (2 * 1024 * 1024)  # more than NATS takes
+        for data in (1, 2, big, big, 5, big):
+            await sender.send("orders", "x", "/x", data)
+        assert [evt.data for evt in await receive(sub.channel(), 3)] == [1, 2, 5]
+        assert [gap[3:] for gap in sub.channel().gaps] == [(3, 4)]
+        await until(lambda: out.numbers.refused == 3)
+        await sender.send("orders", "x", "/x", 7)
+        assert (await receive(sub.channel(), 1))[0].data == 7
+        assert sub.lost == 3
+
+
+async def test_the_policy_holds_in_both_directions(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    deny = zbus.Policy([("allow", "*", "orders.eu"), ("allow", "*", "orders.us")], default="deny")
+    other = zbus.Policy([("deny", "events.send", "orders.us")])
+    async with (
+        running(server, left, out=["**"], policy=deny) as out,
+        running(server, right, into=["**"], policy=other) as into,
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("**")
+        for system in ("secret", "orders.us", "orders.us", "orders.eu"):
+            await sender.send(system, "x", "/x")
+        assert [evt.system for evt in await receive(sub.channel(), 1)] == ["orders.eu"]
+        assert out.numbers.refused == 1
+        assert into.numbers.refused == 2
+
+
+@pytest.mark.parametrize("core", [False, True])
+async def test_no_event_comes_back_to_a_bus_where_it_has_been(
+    tmp_path: Path, server: Server, core: bool
+) -> None:
+    """Three buses in a ring, each with a link in both directions, and a second pair of links on one of them."""
+    await add_stream(server)
+    roots = [tmp_path / name for name in "abc"]
+    async with contextlib.AsyncExitStack() as stack:
+        for number, root in enumerate(roots):
+            for name in ("one", "two")[: 1 + (number == 0)]:
+                await stack.enter_async_context(
+                    running(server, root, out=["**"], into=["**"], name=f"{root.name}{name}", core=core)
+                )
+        if not core:
+            await until_it_listens(server, 4)
+        buses = [await stack.enter_async_context(zbus.aio.Bus(dir=root)) for root in roots]
+        subs = [await bus.subscribe("**") for bus in buses]
+        for count in range(20):
+            for number, bus in enumerate(buses):
+                await bus.send("s", f"k{number}", "/x", count)
+        for number, sub in enumerate(subs):
+            if number:
+                got = await receive(sub.channel(), 60)
+                assert sorted((evt.kind, evt.data) for evt in got) == sorted(
+                    (f"k{n}", count) for n in range(3) for count in range(20)
+                )
+        for bus in buses:  # whatever went in circles would be here before this
+            await bus.send("s", "end", "/x")
+        for number, sub in enumerate(subs[1:], 1):
+            got = await receive(sub.channel(), 3)
+            assert [evt.kind for evt in got] == ["end"] * 3, number
+            assert sub.lost == 0

@@ -1,0 +1,269 @@
+"""Inbound: what NATS has goes to the bus on this machine, and is acknowledged once `send` has returned.
+
+A durable consumer gives out again what was not acknowledged, but not in order (nats-server issue 6114). So
+each session makes a new one that begins where the one before was acknowledged, and removes that:
+
+    zbus-NAME-1 ─ acknowledged up to 700 ─► zbus-NAME-2 begins at 701 ─► zbus-NAME-1 is removed
+
+That also ends a link of the same name that still runs: it finds its consumer gone and a newer one there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import nats.errors
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ..errors import Canceled, Invalid, Timeout
+from ..protocol.relayed import Relayed
+from ..protocol.wire import Malformed
+from .errors import Disconnected
+from .headers import decode
+from .local import LinkBus
+from .numbers import LinkNumbers
+from .subject import parse_subject
+
+__all__ = ["Inbound"]
+
+_UNACKNOWLEDGED = 1024
+_ACK_EVERY = 128
+_HEARTBEAT_SECONDS = 2
+_SILENT_SECONDS = 7.0
+_ACK_WAIT_SECONDS = 3600
+_API_SECONDS = 5.0
+_SEND_SECONDS = 5.0
+
+
+class Inbound:
+    """Carries events in."""
+
+    def __init__(
+        self,
+        bus: LinkBus,
+        bus_id: str,
+        numbers: LinkNumbers,
+        wants: Callable[[str], bool],
+        allows: Callable[[str], bool],
+        notice: Callable[[str], None],
+        *,
+        filter: str,
+        name: str,
+        stream: str | None,
+        core: bool,
+    ) -> None:
+        """Prepare; see `Link`. Ask `wants` what the patterns select, and `allows` what the policy lets in."""
+        self._bus = bus
+        self._bus_id = bus_id
+        self._numbers = numbers
+        self._wants = wants
+        self._allows = allows
+        self._notice = notice
+        self._filter = filter
+        self._name = name
+        self._stream = stream
+        self._core = core
+        self._generation = 0
+        self._created = ""  # when the stream was
+        self._reply = ""
+        self._stored = 0  # the number in the stream of the latest message that was dealt with
+        self._unacknowledged = 0
+        self._queue: asyncio.Queue[Msg] = asyncio.Queue()
+
+    async def session(self, client: Client) -> None:
+        """Receive by one connection until that fails.
+
+        Raises:
+            Disconnected: make another connection.
+            Canceled: another link has taken over.
+        """
+        self._queue = asyncio.Queue()
+        self._unacknowledged = 0
+        try:
+            if self._core:
+                await self._subscribe(client, self._filter)
+                await self._receive(client, None)
+            else:
+                stream = self._stream or await self._find_stream(client)
+                inbox = client.new_inbox()
+                await self._subscribe(client, inbox)
+                await self._begin(client, stream, inbox)
+                await self._receive(client, stream)
+        except (nats.errors.Error, OSError) as error:
+            raise Disconnected(str(error) or type(error).__name__) from error
+
+    async def _subscribe(self, client: Client, subject: str) -> None:
+        queue = self._queue
+
+        async def keep(message: Msg) -> None:
+            queue.put_nowait(message)
+
+        await client.subscribe(subject, cb=keep, pending_msgs_limit=1_000_000, pending_bytes_limit=0)
+
+    async def _receive(self, client: Client, stream: str | None) -> None:
+        while True:
+            try:
+                message = self._queue.get_nowait()
+            except asyncio.QueueEmpty:
+                await self._acknowledge(client)
+                message = await self._next(client, stream)
+            await self._take(client, message)
+
+    async def _next(self, client: Client, stream: str | None) -> Msg:
+        while True:
+            try:
+                return await asyncio.wait_for(self._queue.get(), _SILENT_SECONDS if stream else None)
+            except TimeoutError:
+                assert stream is not None
+                await self._look(client, stream)
+
+    async def _take(self, client: Client, message: Msg) -> None:
+        fields = message.reply.split(".")
+        if self._core:
+            await self._deliver(message)
+            return
+        if len(fields) < 9 or fields[1] != "ACK":  # a heartbeat
+            return
+        base = 5 if len(fields) == 9 else 7
+        stored, pending = int(fields[base]), int(fields[base + 3])
+        if stored <= self._stored:  # given out again, because an acknowledgement took long
+            return
+        await self._deliver(message)
+        self._stored, self._numbers.behind = stored, pending
+        self._reply = message.reply
+        self._unacknowledged += 1
+        if self._unacknowledged >= _ACK_EVERY:
+            await self._acknowledge(client)
+
+    async def _acknowledge(self, client: Client) -> None:
+        """Acknowledge all that was dealt with."""
+        if self._unacknowledged:
+            await client.publish(self._reply, b"+ACK")
+            self._unacknowledged = 0
+
+    async def _deliver(self, message: Msg) -> None:
+        """Send what a message says on the bus, or leave it out for a reason that is counted."""
+        names = parse_subject(message.subject)
+        if names is None or not self._wants(names[1]):
+            return
+        try:
+            item = decode(names[1:], message.headers or {}, message.data)
+        except Malformed as error:
+            self._refuse(f"in: {error}", f"left out a message on {message.subject}: {error}")
+            return
+        if self._bus_id in item.via.split("-"):
+            return
+        if not self._allows(item.system):
+            self._refuse(f"in: {item.system}", f"the policy keeps system {item.system} from coming in")
+            return
+        await self._send(item)
+
+    async def _send(self, item: Relayed) -> None:
+        relay = self._bus.relay
+        events = relay.events
+        while True:
+            try:
+                await self._bus.send_on(item, _SEND_SECONDS)
+            except Timeout as error:  # whoever is full makes the other side wait, too
+                self._numbers.problem = error.message
+                continue
+            except Invalid as error:
+                self._refuse(f"in: {error.message}", error.message)
+            break
+        self._numbers.received += relay.events - events
+        self._numbers.repeated = relay.repeated
+
+    def _refuse(self, reason: str, text: str) -> None:
+        if self._numbers.refuse(1, reason):
+            self._notice(text)
+
+    async def _find_stream(self, client: Client) -> str:
+        found = await self._api(client, "STREAM.NAMES", {"subject": self._filter})
+        names = found.get("streams") or []
+        if len(names) == 1:
+            return str(names[0])
+        what = f"{len(names)} streams have" if names else "no stream has"
+        raise Disconnected(
+            f"{what} the subject {self._filter}: add one, name one with --stream, or use --core"
+        )
+
+    async def _begin(self, client: Client, stream: str, inbox: str) -> None:
+        """Make a consumer that continues where the one before was acknowledged, and remove that."""
+        known = await self._generations(client, stream)
+        self._check_latest(known)
+        begin = await self._first(client, stream, known)
+        self._generation = max([*known, self._generation]) + 1
+        config = {
+            "durable_name": self._durable(self._generation),
+            "deliver_subject": inbox,
+            "ack_policy": "all",
+            "ack_wait": _ACK_WAIT_SECONDS * 10**9,
+            "max_ack_pending": _UNACKNOWLEDGED,
+            "idle_heartbeat": _HEARTBEAT_SECONDS * 10**9,
+            "filter_subject": self._filter,
+            "replay_policy": "instant",
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": begin,
+        }
+        name = self._durable(self._generation)
+        await self._api(
+            client, f"CONSUMER.DURABLE.CREATE.{stream}.{name}", {"stream_name": stream, "config": config}
+        )
+        for number in known:
+            with suppress(Disconnected):
+                await self._api(client, f"CONSUMER.DELETE.{stream}.{self._durable(number)}")
+
+    async def _first(self, client: Client, stream: str, known: list[int]) -> int:
+        """Return the number in the stream to begin at."""
+        about = await self._api(client, f"STREAM.INFO.{stream}")
+        created, self._created = self._created, str(about.get("created"))
+        if self._generation and created != self._created:  # it lost what it had, and numbers from 1 again
+            self._stored = 0
+            return 1
+        if known:
+            info = await self._api(client, f"CONSUMER.INFO.{stream}.{self._durable(min(known))}")
+            floor, first = info["ack_floor"]["stream_seq"], info["config"].get("opt_start_seq", 1)
+            return int(max(floor + 1, first, self._stored + 1))
+        return (self._stored if self._generation else int(about["state"]["last_seq"])) + 1
+
+    def _check_latest(self, known: list[int]) -> None:
+        if self._generation and known and max(known) > self._generation:
+            raise Canceled(
+                f"another link named {self._name!r} has taken over: give each link a name of its own"
+            )
+
+    def _durable(self, generation: int) -> str:
+        return f"zbus-{self._name}-{generation}"
+
+    async def _generations(self, client: Client, stream: str) -> list[int]:
+        form = re.compile(rf"zbus-{re.escape(self._name)}-([1-9][0-9]{{0,9}})")
+        names: list[str] = []
+        while True:
+            page = await self._api(client, f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
+            names += page.get("consumers") or []
+            if not page.get("consumers") or len(names) >= page.get("total", 0):
+                return sorted(int(match[1]) for name in names if (match := form.fullmatch(name)))
+
+    async def _look(self, client: Client, stream: str) -> None:
+        """Find out why not even a heartbeat comes."""
+        known = await self._generations(client, stream)
+        self._check_latest(known)
+        raise Disconnected("the server has sent nothing, not even a heartbeat")
+
+    async def _api(self, client: Client, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            answer = await client.request(
+                f"$JS.API.{call}", orjson.dumps(request or {}), timeout=_API_SECONDS
+            )
+        except nats.errors.NoRespondersError:
+            raise Disconnected("the server has no JetStream: start it with -js, or use --core") from None
+        found: dict[str, Any] = orjson.loads(answer.data)
+        if (error := found.get("error")) is not None:
+            raise Disconnected(f"{call}: {error.get('description', error)}")
+        return found

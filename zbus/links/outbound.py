@@ -1,0 +1,224 @@
+"""Outbound: what is sent on the bus goes to NATS, in order, and counts as carried once NATS has it.
+
+Publishing is pipelined: up to a window of messages is on its way, each with a reply subject of its own, and
+one subscription takes the answers. Whatever ends the connection, the next one sends again, in order, all
+that was not acknowledged. JetStream stores it once, because `Nats-Msg-Id` tells the copies.
+
+When a stream refuses a message, for example because it is full, nothing new is sent until all answers are
+there. Then the first that was refused is tried alone, and the rest follows once it is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import nats.errors
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ..protocol.relayed import Relayed, via_after
+from .errors import Disconnected
+from .local import LinkBus, LinkTap
+from .numbers import LinkNumbers
+from .outbox import Outbox
+from .packet import Packet
+
+__all__ = ["Outbound"]
+
+_TURN = 32  # messages before other tasks have their turn
+_CORE_BATCH = 1024
+_REST_SECONDS = 0.3
+_ACK_SECONDS = 10.0
+_PAUSES = 0.05, 2.0  # the first and the longest, before a refused message is tried again
+_FLUSH_SECONDS = 10
+_HEADER_ROOM = 4096
+
+
+class Outbound:
+    """Carries events out."""
+
+    def __init__(
+        self,
+        bus: LinkBus,
+        bus_id: str,
+        outbox: Outbox,
+        numbers: LinkNumbers,
+        allows: Callable[[str], bool],
+        notice: Callable[[str], None],
+        *,
+        core: bool,
+    ) -> None:
+        """Prepare; see `Link`. `allows` says whether the policy lets a system out."""
+        self._bus = bus
+        self._bus_id = bus_id
+        self._outbox = outbox
+        self._numbers = numbers
+        self._allows = allows
+        self._notice = notice
+        self._core = core
+        self._next = 0
+        self._outstanding = 0
+        self._refused = False
+        self._probe = False
+        self._heard = 0.0
+        self._tails: dict[tuple[str, str, str], Relayed] = {}
+
+    async def feed(self, tap: LinkTap, selected_before: Callable[[str], bool]) -> None:
+        """Take events from the bus until the tap is closed; leave out what another tap has."""
+        while (taken := await tap.take()) is not None:
+            if taken.malformed and self._numbers.refuse(taken.malformed, "out: not JSON"):
+                self._notice("left out an event whose data is not JSON")
+            for item in taken.items:
+                if not selected_before(item.system) and self._wanted(item):
+                    item = item._replace(via=via_after(item.via, self._bus_id))
+                    await self._outbox.accept(item)
+            await asyncio.sleep(0)
+
+    def _wanted(self, item: Relayed) -> bool:
+        if self._bus_id in item.via.split("-"):
+            return False
+        if item.via and self._bus.relay.knows(item[:3], item.seq):  # this link has brought it from there
+            return False
+        if self._allows(item.system):
+            return True
+        if self._numbers.refuse(1, f"out: {item.system}"):
+            self._notice(f"the policy keeps system {item.system} from going out")
+        return False
+
+    async def session(self, client: Client) -> None:
+        """Send by one connection until that fails."""
+        self._next, self._outstanding = self._outbox.window.begin, 0
+        self._refused = self._probe = False
+        self._outbox.set_down("")
+        self._outbox.changed.set()
+        try:
+            if self._core:
+                await self._send_core(client)
+            else:
+                await self._send_stored(client)
+        except (nats.errors.Error, OSError) as error:
+            raise Disconnected(str(error) or type(error).__name__) from error
+        finally:
+            self._outbox.set_down("not connected")
+
+    async def _send_stored(self, client: Client) -> None:
+        inbox = client.new_inbox()
+        await client.subscribe(
+            f"{inbox}.*", cb=self._on_answer, pending_msgs_limit=1_000_000, pending_bytes_limit=0
+        )
+        self._heard = time.monotonic()
+        pause = _PAUSES[0]
+        while True:
+            if self._refused:
+                if self._outstanding:
+                    await self._wait()
+                    continue
+                self._outbox.set_down(self._numbers.problem)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _PAUSES[1])
+                self._next, self._refused, self._probe = self._outbox.window.begin, False, True
+            elif not self._probe:
+                pause = _PAUSES[0]
+            if not self._probe or not self._outstanding:
+                await self._publish(client, inbox)
+            await self._wait()
+
+    async def _publish(self, client: Client, inbox: str) -> None:
+        """Publish what is in the window, or the first of it for a probe."""
+        window = self._outbox.window
+        count = 0
+        while self._next < window.end and not self._refused:
+            number, packet = self._next, window.get(self._next)
+            self._next += 1
+            if packet is None or self._too_large(client, number, packet):
+                continue
+            if not self._outstanding:
+                self._heard = time.monotonic()
+            self._outstanding += 1
+            await client.publish(packet.subject, packet.body, f"{inbox}.{number}", packet.headers)
+            count += 1
+            if self._probe:
+                return
+            if count % _TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _wait(self) -> None:
+        """Wait for news; raise `Disconnected` if the server owes answers and has said nothing for long."""
+        changed = self._outbox.changed
+        if not self._outstanding:
+            await changed.wait()
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), 1.0)
+            if time.monotonic() - self._heard > _ACK_SECONDS and self._outstanding:
+                raise Disconnected(f"the server has acknowledged nothing for {_ACK_SECONDS:g} s")
+        changed.clear()
+
+    async def _on_answer(self, message: Msg) -> None:
+        self._heard = time.monotonic()
+        self._outstanding -= 1
+        data = message.data
+        if data and b'"error"' not in data:
+            if self._probe:
+                self._probe = False
+                self._outbox.set_down("")
+            self._outbox.acknowledge(int(message.subject.rpartition(".")[2]))
+            if not self._outstanding or self._refused or self._outbox.window.end > self._next:
+                self._outbox.changed.set()
+            return
+        why = self._reason(message)
+        if not self._refused and self._numbers.problem != why:
+            self._notice(why)
+        self._numbers.problem, self._refused = why, True
+        self._outbox.changed.set()
+
+    def _reason(self, message: Msg) -> str:
+        if not message.data:
+            return "no stream of the server takes what is sent: add one, or use --core"
+        try:
+            text = orjson.loads(message.data)["error"]["description"]
+        except (ValueError, LookupError, TypeError):
+            text = message.data[:200].decode(errors="replace")
+        return f"the stream refuses: {text}"
+
+    def _too_large(self, client: Client, number: int, packet: Packet) -> bool:
+        if len(packet.body) + _HEADER_ROOM <= client.max_payload:
+            return False
+        if (
+            len(packet.body) + sum(len(k) + len(v) + 4 for k, v in packet.headers.items()) + 14
+            <= client.max_payload
+        ):
+            return False
+        if self._numbers.refuse(1, "out: too large"):
+            self._notice(
+                f"left out an event of {len(packet.body):,} bytes: max_payload is {client.max_payload:,}"
+            )
+        self._outbox.leave_out(number)
+        return True
+
+    async def _send_core(self, client: Client) -> None:
+        """Send without acknowledgements: what the server has read counts as carried."""
+        window, changed = self._outbox.window, self._outbox.changed
+        while True:
+            first = self._next
+            while self._next < window.end and self._next < first + _CORE_BATCH:
+                number, packet = self._next, window.get(self._next)
+                self._next += 1
+                if packet is None or self._too_large(client, number, packet):
+                    continue
+                await client.publish(packet.subject, packet.body, headers=packet.headers)
+                if self._next % _TURN == 0:
+                    await asyncio.sleep(0)
+            if self._next > first:
+                await client.flush(_FLUSH_SECONDS)
+                for number in range(first, self._next):
+                    self._outbox.acknowledge(number)
+                continue
+            changed.clear()
+            if self._next < window.end:
+                continue
+            await changed.wait()
