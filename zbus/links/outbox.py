@@ -70,6 +70,7 @@ class Outbox:
         """Note that the other side takes nothing, and why; with an empty text, that it takes events again."""
         self.down = self._numbers.problem = why
         if not why:
+            self.refill()
             for key in [*self._dropped]:
                 self._tell_dropped(key)
         self._room.set()

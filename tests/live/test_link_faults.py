@@ -1,0 +1,291 @@
+"""Links while something fails: what arrived and what was told lost is all that was sent, each once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zbus
+import zbus.aio
+
+from .nats import Server, add_stream, api, nats_server, needs_nats
+from .process import Worker
+from .test_link import LONG, receive, running, until, until_it_listens
+
+pytestmark = needs_nats
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with nats_server(tmp_path) as running:
+        yield running
+
+
+class Ledger:
+    """What a subscriber has got of one topic, and what it was told is lost."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+        self.last = 0
+
+    async def read(self, channel: zbus.aio.Channel, until: int) -> None:
+        """Receive until the number `until` is accounted for."""
+        while self.last < until:
+            try:
+                evt, _ = await channel.receive(0.05)
+            except zbus.Timeout:
+                self.last = max([self.last, *(gap.last for gap in channel.gaps)])
+                continue
+            self.got.append(evt.seq)
+            self.last = max(self.last, evt.seq)
+
+    def balances(self, channel: zbus.aio.Channel, sent: int) -> None:
+        """Fail unless each number is here once, in order, or was told lost."""
+        lost = [number for gap in channel.gaps for number in range(gap.first, gap.last + 1)]
+        assert self.got == sorted(set(self.got)), "out of order, or twice"
+        assert sorted([*self.got, *lost]) == [*range(1, sent + 1)]
+
+
+async def said(link: Worker, what: str) -> None:
+    assert (await asyncio.to_thread(link.hear))["is"] == what
+
+
+async def numbered(sender: zbus.aio.Bus, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        await sender.send("orders", "x", "/x", number, timeout=LONG)
+
+
+async def test_a_server_that_is_killed_and_starts_again_loses_nothing(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    ledger = Ledger()
+    async with (
+        running(server, left, out=["orders"]) as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        for turn in range(3):
+            task = asyncio.create_task(numbered(sender, 1000 * turn + 1, 1000))
+            await until(lambda turn=turn: out.numbers.sent > 1000 * turn + 100)
+            server.kill()
+            await until(lambda: not out.numbers.server)
+            server.start()
+            await task
+        await ledger.read(sub.channel(), 3000)
+        ledger.balances(sub.channel(), 3000)
+        assert sub.lost == 0
+        assert out.numbers.reconnects >= 3
+    about = await api(server, "STREAM.INFO.zbus")
+    assert about["state"]["messages"] == 3000, "stored twice"
+
+
+async def test_a_server_that_stands_still_for_long_loses_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up, and what it read by the old connection is not stored twice."""
+    monkeypatch.setattr("zbus.links.outbound._ACK_SECONDS", 0.5)
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    ledger = Ledger()
+    async with (
+        running(server, left, out=["orders"]) as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        task = asyncio.create_task(numbered(sender, 1, 2000))
+        await until(lambda: out.numbers.sent > 100)
+        server.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: not out.numbers.server)
+        finally:
+            server.send_signal(signal.SIGCONT)
+        await task
+        await ledger.read(sub.channel(), 2000)
+        ledger.balances(sub.channel(), 2000)
+        assert sub.lost == 0
+    about = await api(server, "STREAM.INFO.zbus")
+    assert about["state"]["messages"] == 2000, "stored twice"
+
+
+async def test_a_full_stream_holds_publishers_back_and_loses_nothing(server: Server, tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"discard": "new", "max_msgs": 100}
+    await add_stream(server, **limits)
+    left, right = tmp_path / "left", tmp_path / "right"
+    ledger = Ledger()
+    async with (
+        running(server, left, out=["orders"]) as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        await numbered(sender, 1, 300)
+        await until(lambda: "maximum messages exceeded" in out.numbers.problem)
+        assert out.numbers.sent == 100
+        about = {"name": "zbus", "subjects": ["zbus.>"], "storage": "file", "retention": "limits"}
+        await api(server, "STREAM.UPDATE.zbus", about | limits | {"max_msgs": 1000})
+        await until(lambda: out.numbers.sent == 300)
+        await ledger.read(sub.channel(), 300)
+        ledger.balances(sub.channel(), 300)
+        assert sub.lost == 0
+        assert out.numbers.problem == ""
+
+
+async def test_with_drop_nobody_waits_and_what_was_dropped_is_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    ledger = Ledger()
+    async with (
+        running(server, left, out=["orders"], when_down="drop") as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        await numbered(sender, 1, 20)
+        await ledger.read(sub.channel(), 20)
+        server.kill()
+        await until(lambda: not out.numbers.server)
+        await numbered(sender, 21, 200)
+        await until(lambda: out.numbers.dropped == 150)
+        server.start()
+        await ledger.read(sub.channel(), 220)  # without another event: the tail is told, too
+        ledger.balances(sub.channel(), 220)
+        assert sub.lost == 150
+
+
+async def test_with_spill_nobody_waits_and_nothing_is_lost(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
+    await add_stream(server)
+    left, right, file = tmp_path / "left", tmp_path / "right", tmp_path / "spill"
+    ledger = Ledger()
+    async with (
+        running(server, left, out=["orders"], when_down="spill", spill=(str(file), 10**6)) as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        for turn in range(2):
+            await numbered(sender, 500 * turn + 1, 100)
+            server.kill()
+            await until(lambda: not out.numbers.server)
+            await numbered(sender, 500 * turn + 101, 300)
+            await until(lambda: out.numbers.waiting > 250)
+            server.start()
+            await numbered(sender, 500 * turn + 401, 100)
+        await ledger.read(sub.channel(), 1000)
+        ledger.balances(sub.channel(), 1000)
+        assert sub.lost == 0
+        await until(lambda: file.stat().st_size < 100)
+
+
+async def test_what_a_killed_link_has_spilled_is_sent_by_the_next_one(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    left, right, file = tmp_path / "left", tmp_path / "right", tmp_path / "spill"
+    ledger = Ledger()
+    async with (
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        link = Worker("out", server.url, left, file, module="tests.live.link_workers")
+        try:
+            await said(link, "connected")
+            await numbered(sender, 1, 10)
+            await ledger.read(sub.channel(), 10)
+            server.kill()
+            await said(link, "down")
+            await numbered(sender, 11, 200)
+            await until(lambda: file.exists() and file.stat().st_size > 200 * 300)
+        finally:
+            await asyncio.to_thread(link.kill)
+        server.start()
+        async with running(server, left, out=["orders"], when_down="spill", spill=(str(file), 10**6)):
+            await until_it_listens(server)
+            await numbered(sender, 211, 10)
+            await ledger.read(sub.channel(), 220)
+        ledger.balances(sub.channel(), 220)
+        assert sub.lost == 0
+
+
+async def test_what_a_killed_link_held_in_memory_is_told(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    ledger = Ledger()
+    async with (
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        link = Worker("out", server.url, left, module="tests.live.link_workers")
+        try:
+            await said(link, "connected")
+            await numbered(sender, 1, 10)
+            await ledger.read(sub.channel(), 10)
+            server.kill()
+            await said(link, "down")
+            await numbered(sender, 11, 20)
+        finally:
+            await asyncio.to_thread(link.kill)
+        server.start()
+        async with running(server, left, out=["orders"]):
+            await until_it_listens(server)
+            await numbered(sender, 31, 10)
+            await ledger.read(sub.channel(), 40)
+        ledger.balances(sub.channel(), 40)
+        assert sub.lost == 20
+
+
+async def test_a_killed_link_that_brings_in_continues(server: Server, tmp_path: Path) -> None:
+    """What it had sent here and not acknowledged comes again, with the numbers that it has."""
+    await add_stream(server)
+    left, right = tmp_path / "left", tmp_path / "right"
+    got: list[int] = []
+    async with (
+        running(server, left, out=["orders"]) as out,
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        sub = await receiver.subscribe("orders")
+        sent = 0
+        for _ in range(3):
+            link = Worker("into", server.url, right, module="tests.live.link_workers")
+            try:
+                await said(link, "connected")
+                await until_it_listens(server)
+                task = asyncio.create_task(numbered(sender, sent + 1, 500))
+                got += [evt.seq for evt in await receive(sub.channel(), 200)]
+            finally:
+                await asyncio.to_thread(link.kill)
+            await task
+            sent += 500
+        await until(lambda: out.numbers.sent == sent)
+        async with running(server, right, into=["orders"], name="killed"):
+            while not got or max(got) < sent:
+                got += [evt.seq for evt in await receive(sub.channel(), 1)]
+        assert sorted(set(got)) == [*range(1, sent + 1)]
+        assert sub.lost == 0
