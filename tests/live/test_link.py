@@ -12,7 +12,9 @@ import pytest
 
 import zbus
 import zbus.aio
+from zbus.links.headers import encode
 from zbus.links.nats import Link
+from zbus.protocol.relayed import Relayed
 
 from .nats import Server, add_stream, api, client_of, nats_server, needs_nats
 
@@ -216,3 +218,78 @@ async def test_no_event_comes_back_to_a_bus_where_it_has_been(
             got = await receive(sub.channel(), 3)
             assert [evt.kind for evt in got] == ["end"] * 3, number
             assert sub.lost == 0
+
+
+async def test_without_jetstream_the_end_of_a_topic_is_told(tmp_path: Path) -> None:
+    with nats_server(tmp_path, jetstream=False) as server:
+        async with (
+            running(server, tmp_path / "left", out=["orders"], core=True) as out,
+            zbus.aio.Bus(dir=tmp_path / "left") as sender,
+            client_of(server) as client,
+        ):
+            found = await client.subscribe("zbus.default.orders.x")
+            await client.flush()
+            for number in range(3):
+                await sender.send("orders", "x", "/x", number)
+            messages = [await found.next_msg(LONG) for _ in range(4)]
+            assert [message.data for message in messages] == [b"0", b"1", b"2", b""]
+            last = messages[-1].headers
+            assert last is not None
+            assert last["zbus-next"] == "4"
+            await until(lambda: out.numbers.sent == 3)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_is_told_of_the_end_of_a_topic_is_told_here(tmp_path: Path, known: bool) -> None:
+    """Also of a topic that an earlier link has brought in."""
+    right = tmp_path / "right"
+    event = Relayed("5f0c9a1b2c3d4e5f", "orders", "x", 1, "a" * 16, b"/x", b"", b"1")
+    with nats_server(tmp_path, jetstream=False) as server:
+        async with zbus.aio.Bus(dir=right) as receiver, client_of(server) as client:
+            sub = await receiver.subscribe("orders")
+
+            async def publish(item: Relayed) -> None:
+                headers, body = encode(item)
+                await client.publish("zbus.other.orders.x", body, headers=headers)
+
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(running(server, right, into=["orders"], core=True))
+                while not len(await receive_some(sub.channel())):
+                    await publish(event)
+                if not known:
+                    await stack.aclose()
+                    await stack.enter_async_context(running(server, right, into=["orders"], core=True))
+                while not sub.lost:
+                    await publish(event._replace(seq=4, path=b"", body=b""))
+                    await receive_some(sub.channel())
+                assert [gap[3:] for gap in sub.channel().gaps] == [(2, 3)]
+
+
+async def receive_some(channel: zbus.aio.Channel) -> list[zbus.Event]:
+    try:
+        return [(await channel.receive(0.05)).event]
+    except zbus.Timeout:
+        return []
+
+
+async def test_what_no_link_has_sent_is_refused(server: Server, tmp_path: Path) -> None:
+    await add_stream(server)
+    right = tmp_path / "right"
+    event = Relayed("5f0c9a1b2c3d4e5f", "orders", "x", 1, "a" * 16, b"/x", b"", b"1")
+    async with (
+        running(server, right, into=["**"]) as into,
+        zbus.aio.Bus(dir=right) as receiver,
+        client_of(server) as client,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("**")
+        headers, _ = encode(event)
+        await client.publish("zbus.other.orders.x", b"1")
+        await client.publish("zbus.other.orders.x", b"{", headers=headers)
+        await client.publish("zbus.other.zbus.x", b"1", headers=headers)
+        await client.publish("zbus.other.orders.x", b"1", headers=headers)
+        await client.publish("zbus.other.orders.x", b"1", headers=headers | {"zbus-seq": str(2**50)})
+        await client.publish("zbus.other.orders.x", b"2", headers=headers | {"zbus-seq": "2"})
+        assert [evt.data for evt in await receive(sub.channel(), 2)] == [1, 2]
+        assert into.numbers.refused == 4
+        assert sub.lost == 0

@@ -27,6 +27,7 @@ _NAMES = (
     "doctor",
     "graph",
     "hz",
+    "link",
     "ls",
     "metrics",
     "record",

@@ -65,7 +65,7 @@ class Outbound:
         self._refused = False
         self._probe = False
         self._heard = 0.0
-        self._tails: dict[tuple[str, str, str], Relayed] = {}
+        self._tails: dict[tuple[str, str], Packet] = {}  # by subject and origin
 
     async def feed(self, tap: LinkTap, selected_before: Callable[[str], bool]) -> None:
         """Take events from the bus until the tap is closed; leave out what another tap has."""
@@ -211,6 +211,8 @@ class Outbound:
                 if packet is None or self._too_large(client, number, packet):
                     continue
                 await client.publish(packet.subject, packet.body, headers=packet.headers)
+                if packet.events:
+                    self._tails[packet.subject, packet.headers["zbus-origin"]] = packet
                 if self._next % _TURN == 0:
                     await asyncio.sleep(0)
             if self._next > first:
@@ -221,4 +223,16 @@ class Outbound:
             changed.clear()
             if self._next < window.end:
                 continue
-            await changed.wait()
+            try:
+                await asyncio.wait_for(changed.wait(), _REST_SECONDS if self._tails else None)
+            except TimeoutError:
+                await self._send_marks(client)
+
+    async def _send_marks(self, client: Client) -> None:
+        """Tell, now that nothing follows, which number would: nobody acknowledges what was last."""
+        for (subject, _), packet in self._tails.items():
+            headers = {name: packet.headers[name] for name in ("zbus-origin", "zbus-via")}
+            headers["zbus-next"] = str(int(packet.headers["zbus-seq"]) + 1)
+            await client.publish(subject, b"", headers=headers)
+        self._tails.clear()
+        await client.flush(_FLUSH_SECONDS)

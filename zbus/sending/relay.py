@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..errors import Invalid
 from ..options import DEFAULT
 from ..protocol.loss import MAX_GAP, MAX_TOPICS
+from ..protocol.marks import mark_frames
 from ..protocol.relayed import Relayed, RelayedTopic
 from ..runtime.locks import Lock
 from .attempts import Unsent, too_large_error
@@ -94,12 +95,14 @@ class Relay:
         key = item[:3]
         topic = self._topics.get(key)
         if topic is None:
-            if not item.path and not item.first:  # a number alone says nothing of a stream that nobody saw
-                return
             topic = self._add(RelayedTopic(key, (item.first or item.seq) - 1), tails)
         if topic.settled != self._links.settled or topic.via != item.via:
             tails.tell(topic, twin_only=True)
             topic.renew(item.via, self._links.settled)
+        if not item.path and not item.first and topic.seq == topic.marked == item.seq - 1:
+            # Those who have had the stream by another link, before this one, may have missed its end.
+            for mark in mark_frames(topic.template, topic, item.time):
+                tails.force(mark)
         frame = self._frame(topic, item)
         large = 0 if frame is None or len(frame) <= self._publisher.small_bytes else len(frame)
         if large:
