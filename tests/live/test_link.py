@@ -261,13 +261,13 @@ async def test_what_is_told_of_the_end_of_a_topic_is_told_here(tmp_path: Path, k
                     await stack.enter_async_context(running(server, right, into=["orders"], core=True))
                 while not sub.lost:
                     await publish(event._replace(seq=4, path=b"", body=b""))
-                    await receive_some(sub.channel())
+                    await receive_some(sub.channel(), 2.0)  # marks come when the link is at rest
                 assert [gap[3:] for gap in sub.channel().gaps] == [(2, 3)]
 
 
-async def receive_some(channel: zbus.aio.Channel) -> list[zbus.Event]:
+async def receive_some(channel: zbus.aio.Channel, timeout: float = 0.05) -> list[zbus.Event]:
     try:
-        return [(await channel.receive(0.05)).event]
+        return [(await channel.receive(timeout)).event]
     except zbus.Timeout:
         return []
 
@@ -284,6 +284,7 @@ async def test_what_no_link_has_sent_is_refused(server: Server, tmp_path: Path) 
         await until_it_listens(server)
         sub = await receiver.subscribe("**")
         headers, _ = encode(event)
+        del headers["Nats-Msg-Id"]  # by which the stream would take them for copies
         await client.publish("zbus.other.orders.x", b"1")
         await client.publish("zbus.other.orders.x", b"{", headers=headers)
         await client.publish("zbus.other.zbus.x", b"1", headers=headers)

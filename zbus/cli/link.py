@@ -31,7 +31,7 @@ class _WhenDown(click.ParamType):  # type: ignore[type-arg]
 
     name = "when-down"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, *_: Any) -> Any:
         if value in ("block", "drop") or isinstance(value, tuple):
             return value
         if (match := _SPILL.fullmatch(value)) is None:
@@ -156,7 +156,6 @@ async def _run(make: Any, as_json: bool) -> int:
             loop.add_signal_handler(number, on_signal, number)
     try:
         async with opened:
-            notice("the link is up")
             await opened.run()
     finally:
         if as_json:

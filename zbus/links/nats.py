@@ -178,7 +178,7 @@ class Link:
                 self.numbers.reconnects = connected - 1
                 url = client.connected_url
                 self.numbers.server = url.netloc.rpartition("@")[2] if url is not None else ""
-                if told:
+                if told or connected == 1:
                     self._notice(f"connected to {self.numbers.server}")
                     told = ""
                 begun = asyncio.get_running_loop().time()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..bus import Bus, default
+from ..roster.bus_id import BUS_ID
 from ..roster.location import SUN_PATH_BYTES, locate
 from ..runtime.descriptors import unix_sockets
 from ..runtime.lifecycle import open_nodes
@@ -31,7 +32,7 @@ def private_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv("ZBUS_DIR", directory)
         monkeypatch.delenv("ZBUS_BUS", raising=False)
         yield directory
-        left = [path.name for path in Path(directory).glob("v1/*/*") if path.name != "token"]
+        left = [path.name for path in Path(directory).glob("v1/*/*") if path.name not in ("token", BUS_ID)]
         if left:
             pytest.fail(f"somebody is still on a bus of this test, or was killed on it: {sorted(left)}")
 

@@ -1,0 +1,90 @@
+"""`zbus link` as people use it, and what its how-to says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .cli import ended, run, started, subscribed
+from .nats import Server, add_stream, api, nats_server, needs_nats
+
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "off-the-machine.md"
+pytestmark = needs_nats
+
+
+def until_connected(process: subprocess.Popen[bytes]) -> None:
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"zbus: connected to 127.0.0.1:")
+
+
+async def until_it_listens(server: Server) -> None:
+    async with asyncio.timeout(60):
+        while not (await api(server, "CONSUMER.NAMES.zbus")).get("consumers"):
+            await asyncio.sleep(0.05)
+
+
+def test_the_example_of_the_how_to_works(tmp_path: Path) -> None:
+    commands = [
+        ("link", "nats://hub:4222", "--out", "orders.**"),
+        ("send", "orders", "order.created", "/orders/123", '{"total": 9.5}'),
+        ("link", "nats://hub:4222", "--in", "orders.**"),
+        ("sub", "orders.**"),
+    ]
+    text = HOWTO.read_text(encoding="utf-8").replace("'", "")
+    for command in commands:
+        assert f"zbus {' '.join(command)}" in text
+    left, right = ("--dir", str(tmp_path / "left")), ("--dir", str(tmp_path / "right"))
+    with nats_server(tmp_path) as server:
+        asyncio.run(add_stream(server))
+        out, send, into, sub = [
+            [server.url if word.startswith("nats:") else word for word in c] for c in commands
+        ]
+        with started(*out, *left) as sending, started(*into, *right, "--json") as receiving:
+            until_connected(sending)
+            until_connected(receiving)
+            asyncio.run(until_it_listens(server))
+            with subscribed(*sub[1:], *right) as reading:
+                assert run(*send, *left).returncode == 0
+                assert reading.stdout is not None
+                assert b'orders  order.created  /orders/123  {"total":9.5}' in reading.stdout.readline()
+            sending.send_signal(signal.SIGTERM)
+            assert "1 sent" in ended(sending)[1]
+            assert sending.returncode == 143
+            receiving.send_signal(signal.SIGINT)
+            numbers, _, code = ended(receiving)
+            assert code == 0
+            assert json.loads(numbers)["received"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--out", "a*"], "'a*' is not a system pattern"),
+        ([], "nothing to carry"),
+        (["--out", "a", "--policy", "/nope"], "policy /nope"),
+        (["--out", "a", "--creds", "/nope"], "cannot read /nope"),
+        (["--out", "a", "--when-down", "spill=x"], "spill=link.spill:1G"),
+        (["--out", "a", "--when-down", "spill=/nope/x:1G"], "cannot open the spill file /nope/x"),
+        (["--out", "a", "--name", "a.b"], "'a.b' is no name of a link"),
+    ],
+)
+def test_bad_input_is_one_line(zbus_dir: str, arguments: list[str], says: str) -> None:
+    result = run("link", "nats://127.0.0.1:1", *arguments)
+    assert result.returncode
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_does_not_let_the_link_in_ends_it(tmp_path: Path, zbus_dir: str) -> None:
+    with nats_server(tmp_path, "--user", "me", "--pass", "secret") as server:
+        result = run("link", server.url, "--out", "a", NATS_USER="me", NATS_PASSWORD="wrong")
+        assert (result.returncode, "does not let this link in" in result.stderr) == (1, True), result.stderr
+        with started("link", server.url, "--out", "a", NATS_USER="me", NATS_PASSWORD="secret") as process:
+            until_connected(process)
+            process.send_signal(signal.SIGINT)
+            assert ended(process)[2] == 0
