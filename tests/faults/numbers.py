@@ -37,7 +37,7 @@ def teller(stop_after: str = "") -> None:
     name = "n" * 400
     with zbus.Bus() as bus:
         # Housekeeping would count amid a round, and the numbers of one table need not be of one moment (R55).
-        live = bus._node._numbers
+        live = bus._node.numbers
         publish, live.publish = live.publish, lambda: None  # type: ignore[method-assign]
         subs = [bus.subscribe("numbers.*") for _ in range(_CHANNELS)]
         for round_ in count(1):

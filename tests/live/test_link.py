@@ -59,6 +59,12 @@ async def until_it_listens(server: Server, count: int = 1) -> None:
             await asyncio.sleep(0.05)
 
 
+def shown(root: Path) -> Any:
+    """Return what the link on a bus shows on the roster."""
+    every = [peer.numbers.link for peer in zbus.peers(dir=root) if peer.numbers is not None]
+    return next(filter(None, every), None)
+
+
 async def receive(channel: zbus.aio.Channel, count: int) -> list[zbus.Event]:
     return [(await channel.receive(LONG)).event for _ in range(count)]
 
@@ -87,6 +93,7 @@ async def test_events_arrive_as_they_were_sent(server: Server, tmp_path: Path) -
         assert all(evt.time is not None for evt in got)
         assert sub.lost == 0
         await until(lambda: out.numbers.sent == len(got))
+        await until(lambda: (seen := shown(left)) is not None and seen.sent == len(got))
         assert into.numbers.received == len(got)
 
 

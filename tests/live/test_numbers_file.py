@@ -245,7 +245,7 @@ def test_the_text_ends_before_the_numbers_and_its_readers_know(bus: zbus.Bus) ->
 
 def pretend(bus: zbus.Bus, system: str, kind: str, sent: int) -> None:
     """Add a topic as if so many events had been sent to it, and told of by a mark."""
-    topic = bus._publisher._streams.add(system, kind, 1)
+    topic = bus._publisher.streams.add(system, kind, 1)
     topic.seq = topic.marked = sent
 
 
@@ -285,11 +285,11 @@ def test_names_that_are_very_long_do_not_hide_the_others(bus: zbus.Bus) -> None:
 def test_whatever_there_is_to_tell_it_fits_into_a_slot(
     bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = bus._node._numbers
+    live = bus._node.numbers
     name = "\N{SNOWMAN}" * 2_000  # three bytes each
     row = {"id": 1, "system": name, "kind": name, "overflow": "drop", "received": 2**53}
     for number in range(500):
-        bus._publisher._streams.add(f"{number}", name, 1)
+        bus._publisher.streams.add(f"{number}", name, 1)
     monkeypatch.setattr(live._channels, "numbers", lambda _: [row] * 1_000)
     text = live._text(0.0)
     assert len(text) + 40 <= MOST
@@ -305,7 +305,7 @@ def test_whatever_there_is_to_tell_it_fits_into_a_slot(
 def test_a_look_that_takes_long_is_not_repeated_soon(bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take half a percent of a core: after one of 10 ms the next is 2 s later."""
     bus.send("a", "b", "/1", 1)
-    live = bus._node._numbers
+    live = bus._node.numbers
     now, spent = [1_000.0], [0.0]
 
     def text(_: float) -> bytes:

@@ -6,7 +6,7 @@ The tap takes frames as they are. The data of an event stays the bytes that came
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any, NamedTuple, cast
 
@@ -161,6 +161,10 @@ class LinkBus(Bus):
     def relay(self) -> Relay:
         """What has been sent on."""
         return self._node.publisher.relay
+
+    def show(self, numbers: Callable[[], dict[str, object]]) -> None:
+        """Publish numbers on the roster from now on."""
+        self._node.numbers.link = numbers
 
     async def id(self) -> str:
         """Return the id of the bus directory."""

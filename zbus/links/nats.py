@@ -99,6 +99,7 @@ class Link:
         self._notice = notice or (lambda text: report("link: %s", text))
         self.numbers = LinkNumbers()
         self._bus = LinkBus(bus, dir=dir)
+        self._bus.show(self.numbers.public)
         file = Spill(*spill) if spill is not None else None
         self._outbox = Outbox(self.numbers, self._subject, file, when_down == "drop")
         self._allows_out = _cached(policy, SUBSCRIBE)

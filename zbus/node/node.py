@@ -79,6 +79,7 @@ class Node(Generic[SendResult]):
         options: of the bus, checked.
         path: the directory of the bus.
         publisher: the sending half.
+        numbers: what it publishes of itself.
         closed: why it is closed; empty while it is open.
     """
 
@@ -137,7 +138,7 @@ class Node(Generic[SendResult]):
             try_seconds=try_seconds,
             await_written=FirstWrites(self._context.threads).wait,
         )
-        self._numbers = LiveNumbers(self.publisher, self._links, self._channels, self._member)
+        self.numbers = LiveNumbers(self.publisher, self._links, self._channels, self._member)
         self._open(exiting)
 
     def _open(self, exiting: bool) -> None:
@@ -196,7 +197,7 @@ class Node(Generic[SendResult]):
         self.publisher.housekeep()
         self._channels.tell_marks()
         if not self.closed:
-            self._numbers.publish()
+            self.numbers.publish()
         trim_memory()
         self._reap()
 

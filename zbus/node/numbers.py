@@ -8,7 +8,7 @@ is looked at less often.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -33,7 +33,13 @@ Row = TypeVar("Row")
 
 
 class LiveNumbers:
-    """Counts and publishes for one node."""
+    """Counts and publishes for one node.
+
+    Attributes:
+        link: returns what a link has carried, by name; `None` if this node is not of one.
+    """
+
+    link: Callable[[], dict[str, object]] | None = None
 
     def __init__(self, publisher: Publisher[Any], links: Links, channels: Channels, member: Member) -> None:
         """Publish what these have counted in the file of `member`."""
@@ -58,8 +64,10 @@ class LiveNumbers:
     def _text(self, now: float) -> bytes:
         sent = self._publisher.streams.numbers(_TOPICS_SHOWN)
         channels = self._channels.numbers(now)
+        link = {} if self.link is None else {"link": self.link()}
         return orjson.dumps(
-            {
+            link
+            | {
                 "sent": {"events": sent.events, "bytes": sent.bytes, "topics": sent.topics},
                 "received": {
                     "events": sum(channel["received"] for channel in channels),

@@ -27,6 +27,7 @@ __all__ = [
     "SLOT_BYTES",
     "TEXT_END",
     "ChannelNumbers",
+    "LinkCounts",
     "Numbers",
     "Publications",
     "TopicNumbers",
@@ -91,6 +92,36 @@ class ChannelNumbers(NamedTuple):
     unread: float | None
 
 
+class LinkCounts(NamedTuple):
+    """What a link to other machines has done so far.
+
+    Attributes:
+        server: where it is connected; empty while it is not.
+        sent: events that the other side has taken.
+        received: events that were sent on here.
+        refused: events left out: denied by the policy, malformed, or too large.
+        dropped: events that were not carried because the other side was down.
+        repeated: events that came again and were left out.
+        waiting: events that the other side has not taken yet.
+        behind: messages that wait on the other side for this link.
+        reconnects: how often the connection was made again.
+        lag: how many seconds the oldest event that is waiting has waited.
+        problem: what keeps events from being carried now; empty if nothing does.
+    """
+
+    server: str
+    sent: int
+    received: int
+    refused: int
+    dropped: int
+    repeated: int
+    waiting: int
+    behind: int
+    reconnects: int
+    lag: float
+    problem: str
+
+
 class Numbers(NamedTuple):
     """What a process has sent and received so far, as of `time`.
 
@@ -107,6 +138,7 @@ class Numbers(NamedTuple):
         by_topic: the topics, the busiest first, at most 1,000.
         by_channel: the open channels, in the order of their subscriptions. If patterns are long, some are
             left out.
+        link: what it has carried, if it is a link to other machines; else `None`.
     """
 
     time: float
@@ -118,6 +150,7 @@ class Numbers(NamedTuple):
     joins: int
     by_topic: tuple[TopicNumbers, ...]
     by_channel: tuple[ChannelNumbers, ...]
+    link: LinkCounts | None = None
 
 
 def write_numbers(fd: int, number: int, text: bytes) -> None:
@@ -232,7 +265,16 @@ def _parse(info: dict[str, Any], time: int) -> Numbers:
         joins=_count(info.get("joins")),
         by_topic=tuple(_topics(info.get("topics"))),
         by_channel=tuple(_channels(info.get("channels"))),
+        link=_link(info["link"]) if isinstance(info.get("link"), dict) else None,
     )
+
+
+def _link(row: dict[str, Any]) -> LinkCounts:
+    known: dict[str, Any] = {name: _count(row.get(name)) for name in LinkCounts._fields}
+    for name in ("server", "problem"):
+        known[name] = row[name] if _name(row.get(name)) else ""
+    known["lag"] = _seconds(row.get("lag")) or 0.0
+    return LinkCounts(**known)
 
 
 def _topics(rows: object) -> Iterator[TopicNumbers]:
