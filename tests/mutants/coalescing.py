@@ -100,8 +100,8 @@ MUTANTS = [
     Mutant(
         "what is held does not go to who has joined meanwhile",
         "sending/publisher.py",
-        "if self.token[0] != self.settled_token:\n            self._settle(closed=emit_held is not None)",
-        "if self.token[0] != self.settled_token and emit_held is None:\n            self._settle()",
+        "if self.token[0] != self.settled_token:\n            self._settle(closed=closed)",
+        "if self.token[0] != self.settled_token and not closed:\n            self._settle()",
         (_LIVE + "test_what_is_held_while_somebody_joins_is_counted_if_there_is_no_room",),
     ),
     Mutant(

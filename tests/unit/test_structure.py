@@ -46,11 +46,12 @@ ALSO = {
     "protocol/decoder": {"collections", "orjson", "weakref"},
     "protocol/marks": {"collections"},
     "protocol/undecoded": {"collections"},
+    "protocol/relayed": {"functools"},
     "protocol/rows": {"orjson"},
     "policy": {"tomllib", "os.PathLike"},
 }
 # Names of Python's own that begin with an underscore: of named tuples and of `os`, and two of `threading`.
-NO_SECRETS = {"_replace", "_asdict", "_exit", "_at_fork_reinit", "_delete"}
+NO_SECRETS = {"_replace", "_asdict", "_fields", "_exit", "_at_fork_reinit", "_delete"}
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 

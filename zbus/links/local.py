@@ -108,8 +108,10 @@ class LinkTap(ChannelBase[Any]):
             return
         single, batch = decoder.decode(frame), [*(decoder.batch or ())]
         decoder.batch = None
-        via = via_in(_rest(fields))
-        yield from (_missing(gap, via) for gap in self._gaps())
+        gaps = self._gaps()
+        if gaps:
+            via, _ = _end(fields[3] if len(fields) > 3 else b"")
+            yield from (_missing(gap, via) for gap in gaps)
         for evt in batch if single is None else [single]:
             if evt.origin:  # what has no number could be told neither from its copies nor from its loss
                 yield _decoded(evt, fields)
@@ -126,32 +128,29 @@ class LinkTap(ChannelBase[Any]):
 
 
 def _event(stream: Stream, seq: int, path: bytes, stamp: bytes, data: bytes) -> Relayed:
-    rest = stamp.split(b".", 2)[2]
-    return Relayed(stream.origin, stream.system, stream.kind, seq, via_in(rest), path, _time(rest), data)
+    via, time = _end(stamp)
+    return Relayed(stream.origin, stream.system, stream.kind, seq, via, path, time, data)
 
 
 def _decoded(evt: Event, fields: list[bytes]) -> Relayed:
     """Return an event whose frame was decoded: the first of its stream, one after a loss, one of a batch."""
-    rest, path = _rest(fields), evt.path.encode()
+    via, time = _end(fields[3])
     body = fields[4] if fields[2] else b"" if evt.data is None else orjson.dumps(evt.data)
-    return Relayed(evt.origin, evt.system, evt.kind, evt.seq, via_in(rest), path, _time(rest), body)
+    return Relayed(evt.origin, evt.system, evt.kind, evt.seq, via, evt.path.encode(), time, body)
 
 
 def _missing(gap: Gap, via: str) -> Relayed:
     return Relayed(gap.origin, gap.system, gap.kind, gap.last + 1, via, first=gap.first)
 
 
-def _rest(fields: list[bytes]) -> bytes:
-    """Return the stamp of a frame from `born` on."""
-    stamp = fields[3] if len(fields) > 3 else b""
-    return stamp.split(b".", 2)[2] if stamp.count(b".") > 1 else b""
-
-
-def _time(rest: bytes) -> bytes:
-    """Return the time in the end of a stamp, from `born` on; empty if it tells none."""
-    fields = rest.split(b".", 4)
-    digits = fields[3] if len(fields) > 3 else b""
-    return digits if digits.isdigit() and len(digits) <= 19 else b""
+def _end(stamp: bytes) -> tuple[str, bytes]:
+    """Return the buses that a stamp names, and its time; both are empty if it tells none."""
+    fields = stamp.split(b".", 6)
+    if len(fields) < 6:
+        return "", b""
+    digits = fields[5]
+    time = digits if digits.isdigit() and len(digits) <= 19 else b""
+    return via_in(fields[6]) if len(fields) > 6 else "", time
 
 
 class LinkBus(Bus):

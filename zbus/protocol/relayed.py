@@ -10,6 +10,7 @@ that no link brings it back to one of them.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from .marks import Topic
@@ -20,7 +21,6 @@ MAX_BUSES = 32
 """On more buses no event has been; a longer `via` is not one."""
 
 _VIA = re.compile(rf"[0-9a-f]{{16}}(?:-[0-9a-f]{{16}}){{0,{MAX_BUSES - 1}}}")
-_VIA_FIELD = 4  # of the stamp from `born` on
 
 Key = tuple[str, str, str]
 
@@ -84,15 +84,15 @@ def relayed_template(key: Key, via: str, settled: int, first: int) -> bytes:
     return f"{topic}%b\0{origin}.%d..{since}.%b.{via}\0%b".encode()
 
 
+@lru_cache(4096)
 def is_via(text: str) -> bool:
     """Return whether a text names the buses on which an event has been."""
     return _VIA.fullmatch(text) is not None
 
 
 def via_in(rest: bytes) -> str:
-    """Return the buses that a stamp names, given from `born` on; an empty text if it names none."""
-    fields = rest.split(b".", _VIA_FIELD + 1)
-    text = fields[_VIA_FIELD].decode("latin-1") if len(fields) > _VIA_FIELD else ""
+    """Return the buses that the end of a stamp names, given from after `time` on; empty if it names none."""
+    text = rest.partition(b".")[0].decode("latin-1")
     return text if is_via(text) else ""
 
 

@@ -1,0 +1,41 @@
+"""Faults of links to other machines: loops, copies, order, and losses that nobody tells."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+_LINK = "live/test_link.py::"
+_FAULTS = "live/test_link_faults.py::"
+
+MUTANTS = [
+    Mutant(
+        "an event comes back to a bus where it has been",
+        "links/inbound.py",
+        'if self._bus_id in item.via.split("-"):',
+        "if False:",
+        (_LINK + "test_no_event_comes_back_to_a_bus_where_it_has_been",),
+    ),
+    Mutant(
+        "what comes by two ways is sent on twice",
+        "sending/relay.py",
+        "if not item.path or item.seq <= topic.seq:",
+        "if not item.path:",
+        (_LINK + "test_no_event_comes_back_to_a_bus_where_it_has_been",),
+    ),
+    Mutant(
+        "a new connection does not send again what was not acknowledged",
+        "links/outbound.py",
+        "self._next, self._outstanding = self._outbox.window.begin, 0",
+        "self._next, self._outstanding = max(self._next, self._outbox.window.begin), 0",
+        (_FAULTS + "test_a_server_that_is_killed_and_starts_again_loses_nothing",),
+    ),
+    Mutant(
+        "what was dropped at the end of a topic is not told",
+        "links/outbox.py",
+        "            for key in [*self._dropped]:\n                self._tell_dropped(key)\n",
+        "",
+        (_FAULTS + "test_with_drop_nobody_waits_and_what_was_dropped_is_told",),
+    ),
+]
