@@ -27,10 +27,6 @@ async def _run(link: Link) -> None:
 
 def out(url: str, directory: str, spill: str = "") -> None:
     """Carry out, with a spill file that takes all that comes while the server is down."""
-    if spill:
-        from zbus.links import packet
-
-        packet._PACKETS = 1
     asyncio.run(
         _run(
             Link(

@@ -15,7 +15,7 @@ import zbus.aio
 
 from .nats import Server, add_stream, api, nats_server, needs_nats
 from .process import Worker
-from .test_link import LONG, receive, running, until, until_it_listens
+from .test_link import LONG, receive, running, shown, until, until_it_listens
 
 pytestmark = needs_nats
 
@@ -118,13 +118,15 @@ async def test_a_server_that_stands_still_for_long_loses_nothing(
     assert about["state"]["messages"] == 2000, "stored twice"
 
 
-async def test_a_full_stream_holds_publishers_back_and_loses_nothing(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when_down", ["block", "spill"])
+async def test_a_full_stream_loses_nothing(server: Server, tmp_path: Path, when_down: Any) -> None:
     limits: dict[str, Any] = {"discard": "new", "max_msgs": 100}
     await add_stream(server, **limits)
     left, right = tmp_path / "left", tmp_path / "right"
+    spill = (str(tmp_path / "spill"), 10**6) if when_down == "spill" else None
     ledger = Ledger()
     async with (
-        running(server, left, out=["orders"]) as out,
+        running(server, left, out=["orders"], when_down=when_down, spill=spill) as out,
         running(server, right, into=["orders"]),
         zbus.aio.Bus(dir=left) as sender,
         zbus.aio.Bus(dir=right) as receiver,
@@ -218,7 +220,7 @@ async def test_what_a_killed_link_has_spilled_is_sent_by_the_next_one(server: Se
             server.kill()
             await said(link, "down")
             await numbered(sender, 11, 200)
-            await until(lambda: file.exists() and file.stat().st_size > 200 * 300)
+            await until(lambda: (seen := shown(left)) is not None and seen.waiting == 200)
         finally:
             await asyncio.to_thread(link.kill)
         server.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import (
     coalescing,
     directory,
+    linking,
     links,
     numbers,
     observing,
@@ -33,6 +34,7 @@ MUTANTS: list[Mutant] = [
     *sending.MUTANTS,
     *coalescing.MUTANTS,
     *links.MUTANTS,
+    *linking.MUTANTS,
     *directory.MUTANTS,
     *process.MUTANTS,
     *reporting.MUTANTS,

@@ -120,6 +120,7 @@ class Outbound:
                 self._outbox.set_down(self._numbers.problem)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _PAUSES[1])
+                self._outbox.refill()
                 self._next, self._refused, self._probe = self._outbox.window.begin, False, True
             elif not self._probe:
                 pause = _PAUSES[0]

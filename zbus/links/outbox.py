@@ -1,7 +1,7 @@
 """The outbox: what the other side has not taken yet, in order, and what happens when it takes nothing.
 
 accept ─► window ─► the session sends, and removes what is acknowledged
-             │ full, and the other side is down
+             │ the other side is down, and the window is full (with spill, at once)
              ├ block: whoever sends on this machine waits
              ├ drop:  what comes is counted, and told when the other side is back
              └ spill: window and what comes go to a file, and back in order when there is room
@@ -53,7 +53,7 @@ class Outbox:
         packet = self._packet(item)
         while True:
             spill = self._spill
-            if spill is not None and (spill.unread or (self.down and self.window.full and self._move())):
+            if spill is not None and (spill.unread or (self.down and self._move())):
                 if spill.append(packet):
                     return
             elif not self.window.full:
@@ -73,6 +73,8 @@ class Outbox:
             self.refill()
             for key in [*self._dropped]:
                 self._tell_dropped(key)
+        elif self._spill is not None:  # at once: a link that is killed would lose what is in memory
+            self._move()
         self._room.set()
 
     def acknowledge(self, number: int) -> None:
