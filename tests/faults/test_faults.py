@@ -69,6 +69,7 @@ def test_no_time_out_reads_the_wall_clock() -> None:
         "cli/measuring.py",
         "cli/record.py",
         "cli/top_table.py",
+        "links/headers.py",
         "observe/snapshot.py",
         "observe/tap.py",
         "protocol/nulls.py",
