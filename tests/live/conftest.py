@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import zbus
 
+from .nats import Server, nats_server
 from .process import Spawn, Worker
 
 
@@ -35,6 +37,19 @@ def spawn(zbus_dir: str) -> Iterator[Spawn]:
 def bus(zbus_bus: zbus.Bus) -> zbus.Bus:
     """Open the test's bus in this process."""
     return zbus_bus
+
+
+@pytest.fixture
+def machines(zbus_dir: str) -> Path:
+    """Return a directory with a short name, in which a test of several machines has the buses of each."""
+    return Path(zbus_dir)
+
+
+@pytest.fixture
+def server(machines: Path) -> Iterator[Server]:
+    """Run a NATS server with JetStream."""
+    with nats_server(machines) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True, scope="module")

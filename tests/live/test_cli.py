@@ -68,7 +68,9 @@ def commands() -> list[tuple[str, click.Command]]:
 
 
 def test_all_commands_are_there() -> None:
-    known = "bench bw check completion demo doctor graph hz ls metrics record replay send sub top web why"
+    known = (
+        "bench bw check completion demo doctor graph hz link ls metrics record replay send sub top web why"
+    )
     assert set(cli.commands) == {*known.split()}
 
 

@@ -33,6 +33,7 @@ GO_ON_WITHOUT = {
     "bw": "--once",
     "demo": "",
     "hz": "--once",
+    "link": "",
     "record": "--verify",
     "sub": "--count",
     "top": "--once",
@@ -86,6 +87,7 @@ def place(tmp_path: Path, today: bytes) -> Path:
     drawing = tmp_path / "bin" / "dot"  # Graphviz may not be installed
     drawing.write_text("#!/bin/sh\ncat > /dev/null\n")
     drawing.chmod(0o755)
+    (tmp_path / "link.toml").write_text('default = "deny"\n')
     return tmp_path
 
 
@@ -142,6 +144,7 @@ def test_every_example_runs(name: str, example: str, place: Path) -> None:
     if "today.mcap" in example and goes_on(name, example):
         (place / "today.mcap").unlink()
     example = re.sub(r" --port \d+|(?<= web)$", " --port 0", example)  # that of the help may be in use
+    example = example.replace("nats://hub:4222", "nats://127.0.0.1:1")  # nobody is there
     env = {**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}", "HOME": str(place)}
     with (
         members("default", "shop"),
@@ -214,7 +217,7 @@ def listed(name: str) -> set[str]:
 
 
 def test_every_json_is_described_and_run() -> None:
-    assert {*RUNS, "record"} >= {*JSON_OPTION}
+    assert {*RUNS, "link", "record"} >= {*JSON_OPTION}
     for name in JSON_OPTION:
         assert listed(name)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .cli import ended, run, started, subscribed
+from .cli import ended, run, run_without, started, subscribed
 from .nats import Server, add_stream, api, nats_server, needs_nats
+from .test_cli_help import listed
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "off-the-machine.md"
 pytestmark = needs_nats
@@ -28,7 +29,7 @@ async def until_it_listens(server: Server) -> None:
             await asyncio.sleep(0.05)
 
 
-def test_the_example_of_the_how_to_works(tmp_path: Path) -> None:
+def test_the_example_of_the_how_to_works(machines: Path) -> None:
     commands = [
         ("link", "nats://hub:4222", "--out", "orders.**"),
         ("send", "orders", "order.created", "/orders/123", '{"total": 9.5}'),
@@ -38,8 +39,8 @@ def test_the_example_of_the_how_to_works(tmp_path: Path) -> None:
     text = HOWTO.read_text(encoding="utf-8").replace("'", "")
     for command in commands:
         assert f"zbus {' '.join(command)}" in text
-    left, right = ("--dir", str(tmp_path / "left")), ("--dir", str(tmp_path / "right"))
-    with nats_server(tmp_path) as server:
+    left, right = ("--dir", str(machines / "left")), ("--dir", str(machines / "right"))
+    with nats_server(machines) as server:
         asyncio.run(add_stream(server))
         out, send, into, sub = [
             [server.url if word.startswith("nats:") else word for word in c] for c in commands
@@ -59,6 +60,7 @@ def test_the_example_of_the_how_to_works(tmp_path: Path) -> None:
             numbers, _, code = ended(receiving)
             assert code == 0
             assert json.loads(numbers)["received"] == 1
+            assert {*json.loads(numbers)} == listed("link")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +82,14 @@ def test_bad_input_is_one_line(zbus_dir: str, arguments: list[str], says: str) -
     assert "Traceback" not in result.stderr
 
 
-def test_a_server_that_does_not_let_the_link_in_ends_it(tmp_path: Path, zbus_dir: str) -> None:
-    with nats_server(tmp_path, "--user", "me", "--pass", "secret") as server:
+def test_without_nats_py_it_says_what_to_install(zbus_dir: str) -> None:
+    failed = run_without("nats", "link", "nats://127.0.0.1:1", "--out", "a")
+    hint = "zbus: this command needs nats-py, the extra `nats`: pip install nats-py\n"
+    assert (failed.returncode, failed.stdout, failed.stderr) == (1, "", hint)
+
+
+def test_a_server_that_does_not_let_the_link_in_ends_it(machines: Path, zbus_dir: str) -> None:
+    with nats_server(machines, "--user", "me", "--pass", "secret") as server:
         result = run("link", server.url, "--out", "a", NATS_USER="me", NATS_PASSWORD="wrong")
         assert (result.returncode, "does not let this link in" in result.stderr) == (1, True), result.stderr
         with started("link", server.url, "--out", "a", NATS_USER="me", NATS_PASSWORD="secret") as process:

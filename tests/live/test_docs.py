@@ -115,6 +115,7 @@ def test_the_docs_have_examples() -> None:
         "data.md": 3,
         "deploy.md": 3,
         "monitoring.md": 1,
+        "off-the-machine.md": 0,
         "policy.md": 3,
         "slow-subscribers.md": 3,
         "web.md": 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,6 @@ from .nats import Server, add_stream, api, client_of, nats_server, needs_nats
 
 pytestmark = needs_nats
 LONG = 25.0
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with nats_server(tmp_path) as running:
-        yield running
 
 
 @contextlib.asynccontextmanager
@@ -69,9 +63,9 @@ async def receive(channel: zbus.aio.Channel, count: int) -> list[zbus.Event]:
     return [(await channel.receive(LONG)).event for _ in range(count)]
 
 
-async def test_events_arrive_as_they_were_sent(server: Server, tmp_path: Path) -> None:
+async def test_events_arrive_as_they_were_sent(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     async with (
         running(server, left, out=["orders.**"]) as out,
         running(server, right, into=["orders.**"]) as into,
@@ -97,11 +91,11 @@ async def test_events_arrive_as_they_were_sent(server: Server, tmp_path: Path) -
         assert into.numbers.received == len(got)
 
 
-async def test_another_client_reads_the_json_and_selects_by_kind(server: Server, tmp_path: Path) -> None:
+async def test_another_client_reads_the_json_and_selects_by_kind(server: Server, machines: Path) -> None:
     await add_stream(server)
     async with (
-        running(server, tmp_path / "left", out=["orders.**"], bus="shop"),
-        zbus.aio.Bus("shop", dir=tmp_path / "left") as sender,
+        running(server, machines / "left", out=["orders.**"], bus="shop"),
+        zbus.aio.Bus("shop", dir=machines / "left") as sender,
         client_of(server) as client,
     ):
         found = await client.subscribe("zbus.shop.orders.*")
@@ -117,10 +111,10 @@ async def test_another_client_reads_the_json_and_selects_by_kind(server: Server,
 
 
 async def test_a_link_that_starts_again_continues_where_the_one_before_was(
-    server: Server, tmp_path: Path
+    server: Server, machines: Path
 ) -> None:
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     async with (
         running(server, left, out=["orders"]) as out,
         zbus.aio.Bus(dir=left) as sender,
@@ -140,20 +134,20 @@ async def test_a_link_that_starts_again_continues_where_the_one_before_was(
         assert sub.lost == 0
 
 
-async def test_a_second_link_of_the_same_name_ends_the_first(server: Server, tmp_path: Path) -> None:
+async def test_a_second_link_of_the_same_name_ends_the_first(server: Server, machines: Path) -> None:
     await add_stream(server)
-    async with Link(server.url, dir=tmp_path / "right", into=["orders"], name="one") as first:
+    async with Link(server.url, dir=machines / "right", into=["orders"], name="one") as first:
         task = asyncio.create_task(first.run())
         await until_it_listens(server)
-        async with running(server, tmp_path / "right", into=["orders"], name="one"):
+        async with running(server, machines / "right", into=["orders"], name="one"):
             with pytest.raises(zbus.Canceled, match="another link named 'one' has taken over"):
                 await asyncio.wait_for(task, LONG)
             assert await consumers(server) == ["zbus-one-2"]
 
 
-async def test_what_one_side_has_lost_is_lost_on_the_other(server: Server, tmp_path: Path) -> None:
+async def test_what_one_side_has_lost_is_lost_on_the_other(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     async with (
         running(server, left, out=["orders"]) as out,
         running(server, right, into=["orders"]),
@@ -173,9 +167,9 @@ async def test_what_one_side_has_lost_is_lost_on_the_other(server: Server, tmp_p
         assert sub.lost == 3
 
 
-async def test_the_policy_holds_in_both_directions(server: Server, tmp_path: Path) -> None:
+async def test_the_policy_holds_in_both_directions(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     deny = zbus.Policy([("allow", "*", "orders.eu"), ("allow", "*", "orders.us")], default="deny")
     other = zbus.Policy([("deny", "events.send", "orders.us")])
     async with (
@@ -195,11 +189,11 @@ async def test_the_policy_holds_in_both_directions(server: Server, tmp_path: Pat
 
 @pytest.mark.parametrize("core", [False, True])
 async def test_no_event_comes_back_to_a_bus_where_it_has_been(
-    tmp_path: Path, server: Server, core: bool
+    machines: Path, server: Server, core: bool
 ) -> None:
     """Three buses, each with a link in both directions, and one of them with two."""
     await add_stream(server)
-    roots = [tmp_path / name for name in "abc"]
+    roots = [machines / name for name in "abc"]
     async with contextlib.AsyncExitStack() as stack:
         for number, root in enumerate(roots):
             for name in ("one", "two")[: 1 + (number == 0)]:
@@ -227,11 +221,11 @@ async def test_no_event_comes_back_to_a_bus_where_it_has_been(
             assert sub.lost == 0
 
 
-async def test_without_jetstream_the_end_of_a_topic_is_told(tmp_path: Path) -> None:
-    with nats_server(tmp_path, jetstream=False) as server:
+async def test_without_jetstream_the_end_of_a_topic_is_told(machines: Path) -> None:
+    with nats_server(machines, jetstream=False) as server:
         async with (
-            running(server, tmp_path / "left", out=["orders"], core=True) as out,
-            zbus.aio.Bus(dir=tmp_path / "left") as sender,
+            running(server, machines / "left", out=["orders"], core=True) as out,
+            zbus.aio.Bus(dir=machines / "left") as sender,
             client_of(server) as client,
         ):
             found = await client.subscribe("zbus.default.orders.x")
@@ -247,11 +241,11 @@ async def test_without_jetstream_the_end_of_a_topic_is_told(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_what_is_told_of_the_end_of_a_topic_is_told_here(tmp_path: Path, known: bool) -> None:
+async def test_what_is_told_of_the_end_of_a_topic_is_told_here(machines: Path, known: bool) -> None:
     """Also of a topic that an earlier link has brought in."""
-    right = tmp_path / "right"
+    right = machines / "right"
     event = Relayed("5f0c9a1b2c3d4e5f", "orders", "x", 1, "a" * 16, b"/x", b"", b"1")
-    with nats_server(tmp_path, jetstream=False) as server:
+    with nats_server(machines, jetstream=False) as server:
         async with zbus.aio.Bus(dir=right) as receiver, client_of(server) as client:
             sub = await receiver.subscribe("orders")
 
@@ -279,9 +273,9 @@ async def receive_some(channel: zbus.aio.Channel, timeout: float = 0.05) -> list
         return []
 
 
-async def test_what_no_link_has_sent_is_refused(server: Server, tmp_path: Path) -> None:
+async def test_what_no_link_has_sent_is_refused(server: Server, machines: Path) -> None:
     await add_stream(server)
-    right = tmp_path / "right"
+    right = machines / "right"
     event = Relayed("5f0c9a1b2c3d4e5f", "orders", "x", 1, "a" * 16, b"/x", b"", b"1")
     async with (
         running(server, right, into=["**"]) as into,

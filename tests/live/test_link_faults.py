@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,11 @@ import pytest
 import zbus
 import zbus.aio
 
-from .nats import Server, add_stream, api, nats_server, needs_nats
+from .nats import Server, add_stream, api, needs_nats
 from .process import Worker
 from .test_link import LONG, receive, running, shown, until, until_it_listens
 
 pytestmark = needs_nats
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with nats_server(tmp_path) as running:
-        yield running
 
 
 class Ledger:
@@ -60,9 +53,9 @@ async def numbered(sender: zbus.aio.Bus, first: int, count: int) -> None:
         await sender.send("orders", "x", "/x", number, timeout=LONG)
 
 
-async def test_a_server_that_is_killed_and_starts_again_loses_nothing(server: Server, tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_and_starts_again_loses_nothing(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     ledger = Ledger()
     async with (
         running(server, left, out=["orders"]) as out,
@@ -88,12 +81,12 @@ async def test_a_server_that_is_killed_and_starts_again_loses_nothing(server: Se
 
 
 async def test_a_server_that_stands_still_for_long_loses_nothing(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is given up, and what it read by the old connection is not stored twice."""
     monkeypatch.setattr("zbus.links.outbound._ACK_SECONDS", 0.5)
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     ledger = Ledger()
     async with (
         running(server, left, out=["orders"]) as out,
@@ -119,11 +112,11 @@ async def test_a_server_that_stands_still_for_long_loses_nothing(
 
 
 @pytest.mark.parametrize("when_down", ["block", "spill"])
-async def test_a_full_stream_loses_nothing(server: Server, tmp_path: Path, when_down: Any) -> None:
+async def test_a_full_stream_loses_nothing(server: Server, machines: Path, when_down: Any) -> None:
     limits: dict[str, Any] = {"discard": "new", "max_msgs": 100}
     await add_stream(server, **limits)
-    left, right = tmp_path / "left", tmp_path / "right"
-    spill = (str(tmp_path / "spill"), 10**6) if when_down == "spill" else None
+    left, right = machines / "left", machines / "right"
+    spill = (str(machines / "spill"), 10**6) if when_down == "spill" else None
     ledger = Ledger()
     async with (
         running(server, left, out=["orders"], when_down=when_down, spill=spill) as out,
@@ -146,11 +139,11 @@ async def test_a_full_stream_loses_nothing(server: Server, tmp_path: Path, when_
 
 
 async def test_with_drop_nobody_waits_and_what_was_dropped_is_told(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     ledger = Ledger()
     async with (
         running(server, left, out=["orders"], when_down="drop") as out,
@@ -173,11 +166,11 @@ async def test_with_drop_nobody_waits_and_what_was_dropped_is_told(
 
 
 async def test_with_spill_nobody_waits_and_nothing_is_lost(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
     await add_stream(server)
-    left, right, file = tmp_path / "left", tmp_path / "right", tmp_path / "spill"
+    left, right, file = machines / "left", machines / "right", machines / "spill"
     ledger = Ledger()
     async with (
         running(server, left, out=["orders"], when_down="spill", spill=(str(file), 10**6)) as out,
@@ -201,9 +194,9 @@ async def test_with_spill_nobody_waits_and_nothing_is_lost(
         await until(lambda: file.stat().st_size < 100)
 
 
-async def test_what_a_killed_link_has_spilled_is_sent_by_the_next_one(server: Server, tmp_path: Path) -> None:
+async def test_what_a_killed_link_has_spilled_is_sent_by_the_next_one(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right, file = tmp_path / "left", tmp_path / "right", tmp_path / "spill"
+    left, right, file = machines / "left", machines / "right", machines / "spill"
     ledger = Ledger()
     async with (
         running(server, right, into=["orders"]),
@@ -232,9 +225,9 @@ async def test_what_a_killed_link_has_spilled_is_sent_by_the_next_one(server: Se
         assert sub.lost == 0
 
 
-async def test_what_a_killed_link_held_in_memory_is_told(server: Server, tmp_path: Path) -> None:
+async def test_what_a_killed_link_held_in_memory_is_told(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     ledger = Ledger()
     async with (
         running(server, right, into=["orders"]),
@@ -262,10 +255,10 @@ async def test_what_a_killed_link_held_in_memory_is_told(server: Server, tmp_pat
         assert sub.lost == 20
 
 
-async def test_a_killed_link_that_brings_in_continues(server: Server, tmp_path: Path) -> None:
+async def test_a_killed_link_that_brings_in_continues(server: Server, machines: Path) -> None:
     """What it had sent here and not acknowledged comes again, with the numbers that it has."""
     await add_stream(server)
-    left, right = tmp_path / "left", tmp_path / "right"
+    left, right = machines / "left", machines / "right"
     got: list[int] = []
     async with (
         running(server, left, out=["orders"]) as out,

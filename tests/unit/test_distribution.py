@@ -79,5 +79,5 @@ def test_the_extras_refer_to_no_other_distribution() -> None:
     assert table["name"] == NAME
     everything = [one for extra in table["optional-dependencies"].values() for one in extra]
     assert [one for one in everything if one.startswith("zbus")] == [
-        f"{NAME}[cli,metrics,plot,record,typed,web]"
+        f"{NAME}[cli,metrics,nats,plot,record,typed,web]"
     ]

@@ -25,6 +25,7 @@ SITES = {
     ("node/presence.py", "files of this process are missing"),
     ("node/presence.py", "files of this process were missing"),
     ("node/presence.py", "{}"),
+    ("links/nats.py", "link: {}"),
     ("web/server.py", "cannot answer {}"),  # `tests/unit/test_web_server.py`; no lock is near
     ("testing/faults.py", "an event that `delay` held back could not be sent"),
 }

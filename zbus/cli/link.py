@@ -82,6 +82,11 @@ def link(servers: tuple[str, ...], bus: str, directory: str | None, as_json: boo
     A name and a password, or a token, are taken from NATS_USER, NATS_PASSWORD and NATS_TOKEN, because
     everyone on the machine can read a command line.
 
+    The JSON object, printed when the link ends, has `server`, `sent`, `received`, `refused`, `dropped`,
+    `repeated`, `waiting`, `behind` (messages in the stream), `reconnects`, `lag` in seconds, and `problem`.
+
+    It needs the extra `nats`, which is the packages nats-py and nkeys.
+
     Exit codes: 0 ended by Ctrl-C, 143 by SIGTERM, 1 the server does not let this link in, a file cannot be
     used, or another link of the same name has taken over.
 
@@ -93,7 +98,7 @@ def link(servers: tuple[str, ...], bus: str, directory: str | None, as_json: boo
     if as_json:
         check_stdout()
     if importlib.util.find_spec("nats") is None:
-        raise click.ClickException("links need the package nats-py: pip install 'zbus-events[nats]'")
+        raise click.ClickException("this command needs nats-py, the extra `nats`: pip install nats-py")
     if any("@" in server for server in servers):
         notice(
             "everyone on this machine can read the password in the address: use NATS_USER and NATS_PASSWORD"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -253,10 +254,8 @@ class Link:
 
 
 async def _close(client: Client) -> None:
-    try:
+    with suppress(Exception):  # whatever it is, the connection is of no more use
         await asyncio.wait_for(client.close(), 2.0)
-    except Exception as error:  # whatever it is, the connection is of no more use
-        report("link: closing a connection failed: %s", error)
 
 
 def _selects(matchers: list[Matcher]) -> Callable[[str], bool]:

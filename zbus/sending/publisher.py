@@ -42,7 +42,6 @@ from .time_field import TimeField
 
 __all__ = ["Publisher"]
 
-
 _CLOSE_SECONDS = 0.2
 # How long a send without time left waits for one in another thread. That one takes microseconds.
 _TURN_SECONDS = 0.005

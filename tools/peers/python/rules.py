@@ -204,6 +204,7 @@ def _numbers(fields: Fields) -> Fields:
     told["time"] = round(told["time"] * 1_000_000)
     told["by_topic"] = [[*row] for row in told["by_topic"]]
     told["by_channel"] = [row._asdict() for row in told["by_channel"]]
+    del told["link"]  # which no other peer has
     return {"numbers": told}
 
 
