@@ -16,6 +16,7 @@ from contextlib import suppress
 import pytest
 
 import zbus
+from zbus.links.nats import Link
 from zbus.node.default_bus import DefaultBus
 from zbus.roster.directory import Roster
 from zbus.runtime import housekeeping
@@ -272,3 +273,20 @@ def test_a_policy_may_log_too(zbus_dir: str, root: Root) -> None:
         assert "the policy is being asked" in str(said.problems[0])
     assert seen
     assert not any(seen)
+
+
+def test_a_link_that_cannot_connect(zbus_dir: str, root: Root) -> None:
+    async def main(said: Sends) -> None:
+        async with Link("nats://127.0.0.1:1", out=["a"], dir=zbus_dir) as link:
+            task = asyncio.create_task(link.run())
+            async with asyncio.timeout(LIMIT):
+                while not said.messages:
+                    await asyncio.sleep(0.01)
+            link.stop()
+            await task
+
+    with zbus.Bus(dir=zbus_dir) as other:
+        said = root(other)
+        asyncio.run(main(said))
+        said.wait("link: ")
+        assert said.messages[0].endswith(": trying again")
