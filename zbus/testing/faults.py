@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -324,6 +325,9 @@ class OtherProcess:
     def stop(self) -> None:
         """Stop it with SIGSTOP, as a debugger would: it stays on the bus but receives nothing."""
         self._process.send_signal(signal.SIGSTOP)
+        with suppress(ChildProcessError):  # it has ended, and somebody has waited for it
+            # A thread that runs goes on for a moment. The kernel tells once the last one stands still.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it continue."""
