@@ -110,7 +110,7 @@ class Relay:
         self._emit(topic, item, frame)
         if large:
             self._backlog.add(topic, large)
-            self._links.pad(large)
+            self._links.pad(large, item.system, item.kind)
 
     def _frame(self, topic: RelayedTopic, item: Relayed) -> bytes | None:
         """Return the frame of an event; `None` if there is none to send."""
