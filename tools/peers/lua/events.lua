@@ -30,6 +30,9 @@ local band, bor = bit.band, bit.bor
 local floor, huge, max, min = math.floor, math.huge, math.max, math.min
 local byte, find, format, match, sub = string.byte, string.find, string.format, string.match, string.sub
 local concat, remove, sort = table.concat, table.remove, table.sort
+-- A loop over `pairs` has bytecode of its own, which the JIT compiler of LuaJIT 2.1.0-beta3 (Debian 12) gets wrong: now
+-- and then such a loop leaves out items, for example fields of the data to send. Under another name it is a plain call.
+local each_pair = pairs
 
 -- `void *` for all pointers, and no named types: other modules of the process may declare the same functions.
 ffi.cdef [[
@@ -369,7 +372,7 @@ do
     local function mark_arrays(value)
         if type(value) ~= "table" then return value end
         if value[1] ~= value[1] then return setmetatable({}, array_mt) end
-        for key, item in pairs(value) do value[key] = mark_arrays(item) end
+        for key, item in each_pair(value) do value[key] = mark_arrays(item) end
         return value
     end
 
@@ -430,7 +433,7 @@ do
     local function array_length(value)
         local n, count = 0, 0
         for i in ipairs(value) do n = i end
-        for _ in pairs(value) do count = count + 1 end
+        for _ in each_pair(value) do count = count + 1 end
         if n == count and (n > 0 or getmetatable(value) == array_mt) then return n end
     end
 
@@ -446,7 +449,7 @@ do
             for i = 1, length do items[i] = json_text(value[i], depth) end
             return "[" .. concat(items, ",") .. "]"
         end
-        for key, item in pairs(value) do
+        for key, item in each_pair(value) do
             if type(key) ~= "string" then invalid("data has a key of type %s: use strings, or 1 to n", type(key)) end
             items[#items + 1] = string_text(key) .. ":" .. json_text(item, depth)
         end
@@ -1012,7 +1015,7 @@ local function new_socket(kind, settings)
     local socket = zmq.zmq_socket(context, kind)
     if socket == nil then refused("create a ZeroMQ socket") end
     set(socket, Z.LINGER, 0)
-    for name, value in pairs(settings) do set(socket, name, value) end
+    for name, value in each_pair(settings) do set(socket, name, value) end
     return socket
 end
 
@@ -1137,10 +1140,10 @@ local settled = -1 -- since when (W37); -1: nobody knows
 
 local function list_roster()
     local entries = list_entries()
-    for id, link in pairs(links) do
+    for id, link in each_pair(links) do
         if not entries[id] then disconnect(link) end
     end
-    for id, entry in pairs(entries) do
+    for id, entry in each_pair(entries) do
         local link = links[id]
         if link and entry.epoch > link.epoch then
             link.epoch = entry.epoch
@@ -1156,7 +1159,7 @@ end
 --- Return the links that are still awaited, after a look at those whose look is due.
 local function check_awaited()
     local awaited, time = {}, now()
-    for id, link in pairs(links) do
+    for id, link in each_pair(links) do
         if is_awaited(link) and time >= link.due then
             link.pause = min(2 * link.pause, 0.05)
             link.due = time + link.pause
@@ -1174,7 +1177,7 @@ end
 
 local function time_out(seconds)
     local ids = {}
-    for id, link in pairs(links) do
+    for id, link in each_pair(links) do
         if link.blocking then ids[#ids + 1] = id end
     end
     local who = ids[1] and "subscriber " .. concat(ids, ", ") .. " ('block')" or "a joining subscriber"
@@ -1252,7 +1255,7 @@ end
 --- Send marks that are due, `most` of them; return whether none is left, except for those who have no room.
 local function send_marks(most)
     for _, link in ipairs(drop_links) do
-        for era in pairs(link.owed) do
+        for era in each_pair(link.owed) do
             if most == 0 then return false end
             if not tell(link, era) then break end
             link.owed[era] = nil
@@ -1260,7 +1263,7 @@ local function send_marks(most)
             most = most - 1
         end
     end
-    for topic in pairs(unmarked) do
+    for topic in each_pair(unmarked) do
         if most == 0 then return false end
         tell_all(topic.era)
         most = most - 1
@@ -1492,7 +1495,7 @@ end
 --- Return duplicates of the connections to those who have subscribed (R25).
 local function duplicate_connections()
     local held = {}
-    for fd, id in pairs(socket_ids(C.getpeername)) do
+    for fd, id in each_pair(socket_ids(C.getpeername)) do
         local copy = links[id] and links[id].shown > 0 and C.dup(fd) or -1
         if copy >= 0 then held[#held + 1] = copy end
     end
@@ -1533,7 +1536,7 @@ local function told(well, ...)
     return false, err:kind(), err:message(), err:retryable()
 end
 
-for name, run in pairs(office) do
+for name, run in each_pair(office) do
     _G[name] = function(...) return told(pcall(run, ...)) end
 end
 
@@ -1853,7 +1856,7 @@ local BUS_OPTIONS = {
 }
 
 local function check_options(options, allowed)
-    for name, value in pairs(options or {}) do
+    for name, value in each_pair(options or {}) do
         local limits = allowed[name] or invalid("there is no option %s", quoted(name))
         local least, most = limits[1], limits[2]
         if least and not (type(value) == "number" and value >= least) then
@@ -1868,7 +1871,7 @@ local function open_bus(given)
     given = check_options(given, BUS_OPTIONS)
     local name, all = given.bus or os.getenv("ZBUS_BUS"), {}
     if not name or name == "" then name = "default" end
-    for key, value in pairs(DEFAULTS) do all[key] = given[key] or value end
+    for key, value in each_pair(DEFAULTS) do all[key] = given[key] or value end
     local wake = C.eventfd(0, K.O_NONBLOCK + K.O_CLOEXEC)
     if wake < 0 then refused("open a bus") end
     local state = new_state("zbus office", wake, arg and arg[0] or "luajit")
@@ -1949,7 +1952,7 @@ end)
 --- In a forked child: close the descriptors of the parent's bus (R31).
 local function abandon(self)
     for _, ask in ipairs { C.getpeername, C.getsockname } do
-        for fd in pairs(socket_ids(ask)) do C.close(fd) end
+        for fd in each_pair(socket_ids(ask)) do C.close(fd) end
     end
     local target = ffi.new("char[4096]")
     for _, name in ipairs(list("/proc/self/fd")) do
@@ -1957,7 +1960,7 @@ local function abandon(self)
         if bytes > 0 and sub(ffi.string(target, bytes), 1, #self.path) == self.path then C.close(tonumber(name)) end
     end
     C.close(self.wake)
-    for subscription in pairs(self.subscriptions) do subscription.socket, subscription.twins = nil, nil end
+    for subscription in each_pair(self.subscriptions) do subscription.socket, subscription.twins = nil, nil end
 end
 
 --- Close the bus: end its subscriptions, hand over what was sent within `linger` seconds, leave the roster.
@@ -1971,7 +1974,7 @@ function Bus:close()
         abandon(self)
         return true
     end
-    for subscription in pairs(self.subscriptions) do subscription:close() end
+    for subscription in each_pair(self.subscriptions) do subscription:close() end
     call(self.office, "close")
     C.write(self.wake, ffi.new("uint64_t[1]", 1), 8)
     join_thread(self.keeper)
@@ -2039,7 +2042,7 @@ function events.array(items) return setmetatable(items or {}, array_mt) end
 
 -- Contexts must end before the process does (R60): at the end of the state, and before `os.exit`.
 local function close_all()
-    for bus in pairs(open_buses) do pcall(bus.close, bus) end
+    for bus in each_pair(open_buses) do pcall(bus.close, bus) end
 end
 
 events._anchor = newproxy(true)
