@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -56,6 +57,23 @@ def topics(process: subprocess.Popen[bytes]) -> dict[str, dict[str, Any]]:
     line = json.loads(process.stdout.readline())
     assert [*line] == ["time", "topics"]
     return {topic["system"]: topic for topic in line["topics"]}
+
+
+@pytest.fixture(autouse=True)
+def bus_of_today(zbus_dir: str) -> None:
+    """A bus that was used before: these commands don't make one."""
+    with zbus.Bus(dir=zbus_dir):
+        pass
+
+
+@pytest.mark.parametrize("command", ["hz", "bw"])
+def test_a_bus_that_never_was_is_one_line_and_leaves_no_directory(command: str, zbus_dir: str) -> None:
+    before = sorted(os.listdir(os.path.join(zbus_dir, "v1")))
+    failed = run(command, "a.**", "--bus", "ordres")
+    assert (failed.stdout, failed.returncode) == ("", 1)
+    assert failed.stderr.startswith(f"zbus: nobody is on bus ordres in {zbus_dir}")
+    assert failed.stderr.count("\n") == 1
+    assert sorted(os.listdir(os.path.join(zbus_dir, "v1"))) == before
 
 
 @pytest.mark.parametrize("command", ["hz", "bw"])

@@ -3,6 +3,7 @@
     python tools/bench [--rounds N] [--events N] [--json]
     python tools/bench --growth [subscribers] [publishers] [channels] [topics] [--most N]
     python tools/bench --languages [LANGUAGE ...]
+    python tools/bench --commands [CASE ...]
 
 The machine may be noisy; a ratio of medians from one run is what to quote.
 """
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from commands import COMMANDS, measure_commands
 from growth import GROWTH, measure_growth, show_growth
 from languages import LANGUAGES, measure_languages, show_languages
 from processes import Figures, await_ready, finish, pair, start, waiting, wake_ups
@@ -25,6 +27,10 @@ MIB = 1024 * 1024
 GROWTH_HELP = f"instead: what happens with more of {', '.join(GROWTH)} (default: of each)"
 
 LANGUAGES_HELP = f"instead: the peers in {', '.join(LANGUAGES)} (default: all that can be built here)"
+
+COMMANDS_HELP = (
+    f"instead: what the commands cost, and how fast they are: {', '.join(COMMANDS)} (default: all)"
+)
 
 
 class Bench:
@@ -227,10 +233,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows and every measurement as JSON")
     parser.add_argument("--growth", nargs="*", choices=GROWTH, metavar="WHAT", help=GROWTH_HELP)
     parser.add_argument("--languages", nargs="*", choices=LANGUAGES, metavar="LANGUAGE", help=LANGUAGES_HELP)
+    parser.add_argument("--commands", nargs="*", choices=COMMANDS, metavar="CASE", help=COMMANDS_HELP)
     parser.add_argument("--most", type=int, default=60_000, help="with --growth: no larger numbers")
     args = parser.parse_args()
     rows: list[dict[str, Any]]
-    if args.languages is not None:
+    if args.commands is not None:
+        found = {}
+        what = args.commands or list(COMMANDS)
+        rows, table = measure_commands(what, args.rounds, args.events, note), show_languages
+    elif args.languages is not None:
         found = {}
         what = args.languages or list(LANGUAGES)
         rows, table = measure_languages(what, args.rounds, args.events // 4, note), show_languages

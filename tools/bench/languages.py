@@ -164,10 +164,11 @@ def _row(name: str, unit: str, measured: list[tuple[float, float | None]]) -> Ro
 
 def show_languages(rows: list[Row]) -> None:
     """Print the rows as a table."""
-    line = "{:<36} {:>10} {:<9} {:>6}  {:<9} {}"
+    line = "{:<40} {:>10} {:<9} {:>6}  {:<9} {}"
     print(line.format("median", "", "", "ratio", "target", ""))
     for row in rows:
         value = f"{row['value']:,.0f}" if row["value"] >= 1000 else f"{row['value']:.3g}"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         verdict = "" if not row["target"] else "holds" if row["holds"] else "MISSED"
+        verdict = row.get("verdict", verdict)
         print(line.format(row["name"], value, row["unit"], ratio, row["target"], verdict))

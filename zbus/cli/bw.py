@@ -26,7 +26,7 @@ def bw(**options: Any) -> int:
 
     The JSON object is that of `zbus hz`.
 
-    Exit codes: 0 --once has seen events, 1 it has seen none, 130 for Ctrl-C.
+    Exit codes: 0 --once has seen events, 1 it has seen none or there is no such bus, 130 for Ctrl-C.
 
     \b
     Examples:

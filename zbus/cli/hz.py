@@ -29,7 +29,7 @@ def hz(**options: Any) -> int:
     `period`, `period_min`, `period_max` and `period_stdev` (between two frames), `latency_p50`, `latency_p99`
     and `latency_max`. Times are seconds, and what is unknown is null.
 
-    Exit codes: 0 --once has seen events, 1 it has seen none, 130 for Ctrl-C.
+    Exit codes: 0 --once has seen events, 1 it has seen none or there is no such bus, 130 for Ctrl-C.
 
     \b
     Examples:

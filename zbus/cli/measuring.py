@@ -14,9 +14,12 @@ import orjson
 from rich.console import Console
 from rich.live import Live
 
+import zbus
+
 from ..observe.arrivals import Arrivals, Measured
 from ..observe.tap import Tap, TapBus
 from .arrival_table import Column, arrival_table
+from .nobody import nobody
 from .options import bus_options, notice, seconds_option
 from .plain import plain
 from .signals import ignore_signals
@@ -57,6 +60,10 @@ def measure(
 ) -> int:
     """Measure what arrives until a signal comes, or once; return the exit code."""
     check_stdout()
+    path = zbus.peers(bus, dir=directory).path
+    if not path.exists():  # subscribing would make a directory of a name that was mistyped
+        notice(nobody(bus, path))
+        return 1
     with _tap(bus, directory, pattern, kind) as tap, _shown(columns, as_json) as show:
         notice(f"subscribed to {pattern}, {kind or 'every kind'}, on bus {bus}")
         step = window if once else min(interval, window)
