@@ -655,6 +655,9 @@ const { O_RDONLY, O_RDWR, O_NOFOLLOW, O_NONBLOCK } = fs.constants
 class Directory {
   dead = new Map()
   bytes = Buffer.alloc(8)
+  words = new Int32Array(this.bytes.buffer, this.bytes.byteOffset, 2)
+  last = new Int32Array(2)
+  value = "\0".repeat(8)
 
   constructor(bus) {
     const [root, isNamed] = findRoot(process.env)
@@ -733,9 +736,15 @@ class Directory {
     return fd
   }
 
+  /** Return the token. Each send compares it, so a new value is made only when it has changed. */
   read() {
     fs.readSync(this.token, this.bytes, 0, 8, 0)
-    return this.bytes.readBigUInt64LE()
+    const { words, last } = this
+    if (words[0] !== last[0] || words[1] !== last[1]) {
+      last.set(words)
+      this.value = this.bytes.latin1Slice()
+    }
+    return this.value
   }
 
   touch(token = this.token) {
@@ -972,8 +981,16 @@ async function atOnce(promise) {
   }
 }
 
-/** Hand a frame to a socket, if there is one; say whether it had room. */
-const offer = async (socket, frame) => !socket || (await atOnce(socket.send(frame))) !== null
+/** Hand a frame to a socket; say whether it had room. */
+async function offer(socket, frame) {
+  try {
+    await socket.send(frame)
+    return true
+  } catch (error) {
+    if (error.code === "EAGAIN") return false
+    throw error
+  }
+}
 
 const twinOf = (mark) => Buffer.concat([Buffer.from("\xff#", "latin1"), Buffer.from(mark)])
 
@@ -991,7 +1008,9 @@ class Publisher {
   settled = ""
   lastSent = 0
   timer = null
-  turn = Promise.resolve()
+  // Whether a step runs, and who waits for the next (R23).
+  isBusy = false
+  waiting = []
   // Topics whose marks may have been dropped, and until when more of them may be (R57).
   doubtful = new Set()
   doubtUntil = 0
@@ -1003,11 +1022,24 @@ class Publisher {
     this.linger = linger
   }
 
-  /** Run steps of several callers one after another (R23). */
-  exclusively(run) {
-    const done = this.turn.then(run)
-    this.turn = done.catch(() => {})
-    return done
+  /** Wait for those who came before; then the step is the caller's, until `pass` (R23). */
+  turn() {
+    return new Promise((resolve) => this.waiting.push(resolve))
+  }
+
+  pass() {
+    if (this.waiting.length) this.waiting.shift()()
+    else this.isBusy = false
+  }
+
+  async exclusively(run) {
+    if (this.isBusy) await this.turn()
+    this.isBusy = true
+    try {
+      return await run()
+    } finally {
+      this.pass()
+    }
   }
 
   lane(overflow) {
@@ -1127,41 +1159,59 @@ class Publisher {
       this.origin = newId()
       this.bus.showOrigin(this.origin)
     }
-    const topic = { head, seq: 0, born: micros() ?? "", settled: "", first: 1, marked: 0 }
+    const born = micros() ?? ""
+    const topic = { head, seq: 0, born, settled: "", told: `.${born}...`, marked: 0 }
     this.topics.set(head, topic)
     return topic
   }
 
-  /** Number a frame of so many events and hand it to the sockets (R20, R24). */
+  /**
+   * Number a frame of so many events and hand it to the sockets (R20, R24). The hot path: where nothing has changed,
+   * it waits for nothing but the promise of each socket, which says whether there was room.
+   */
   async send(head, path, field, events, seconds) {
     const deadline = now() + seconds
-    for (;;) {
-      // A new topic is born before the token is compared (W8).
-      const topic = this.topics.get(head) ?? (await this.add(head))
-      if (this.directory.read() !== this.known) await this.settle(deadline)
-      if (topic.settled !== this.settled) await this.renew(topic)
-      const frame = frameOf(`${head}${path}\0`, this.stampOf(topic), field)
-      if (await offer(this.lanes.block, frame)) {
-        topic.seq += events
-        if (this.lanes.drop) await this.force(frame)
-        this.lastSent = now()
-        return this.watch()
+    if (this.isBusy) await this.turn()
+    this.isBusy = true
+    try {
+      for (;;) {
+        this.bus.checkOpen()
+        // A new topic is born before the token is compared (W8).
+        const topic = this.topics.get(head) ?? (await this.add(head))
+        if (this.directory.read() !== this.known) await this.settle(deadline)
+        if (topic.settled !== this.settled) await this.renew(topic)
+        // A text: zeromq.js would keep a buffer of this size until its I/O thread has told it, which costs more.
+        const frame = frameOf(`${head}${path}\0`, this.stampOf(topic), field)
+        const { block, drop } = this.lanes
+        if (!block || (await offer(block, frame))) {
+          topic.seq += events
+          if (drop && !(await offer(drop, frame))) await this.force(frame)
+          this.lastSent = now()
+          return this.watch()
+        }
+        if (now() > deadline) throw timeout("a block subscriber is full: the event went to nobody")
+        await sleep(2)
+        await this.readSubscriptions()
       }
-      if (now() > deadline) throw timeout("a block subscriber is full: the event went to nobody")
-      await sleep(2)
-      await this.readSubscriptions()
+    } catch (error) {
+      if (error.kind === "Timeout") this.bus.count({ sendTimeouts: 1 })
+      throw refused("send", error)
+    } finally {
+      this.pass()
     }
   }
 
   /** Before a new `settled`: tell those with a full queue of the events so far (W48). */
   async renew(topic) {
-    if (topic.marked !== topic.seq && this.lanes.drop) await this.force(twinOf(this.markOf(topic)))
+    const { drop } = this.lanes
+    const twin = topic.marked !== topic.seq && drop && twinOf(this.markOf(topic))
+    if (twin && !(await offer(drop, twin))) await this.force(twin)
     topic.settled = this.settled
-    topic.first = topic.seq + 1
+    topic.told = `.${topic.born}.${topic.settled}.${topic.settled === "" ? "" : topic.seq + 1}.`
   }
 
-  stampOf({ seq, born, settled, first }) {
-    return `${this.origin}.${seq + 1}.${born}.${settled}.${settled === "" ? "" : first}.${wall()}`
+  stampOf({ seq, told }) {
+    return `${this.origin}.${seq + 1}${told}${wall()}`
   }
 
   markOf(topic) {
@@ -1172,10 +1222,9 @@ class Publisher {
     return now() < this.doubtUntil
   }
 
-  /** Send to the `drop` ingresses; those that are full lose it, and are in doubt (R57). */
+  /** Send what some `drop` ingress had no room for: those that are full lose it, and are in doubt (R57). */
   async force(frame) {
     const socket = this.lanes.drop
-    if (await offer(socket, frame)) return
     await this.readSubscriptions()
     if (await offer(socket, frame)) return
     socket.noDrop = false
@@ -1190,8 +1239,9 @@ class Publisher {
       if (topic.marked === topic.seq) continue
       if (most-- <= 0) return
       const mark = this.markOf(topic)
-      if (!(await offer(this.lanes.drop, mark))) return
-      await offer(this.lanes.drop, twinOf(mark))
+      const { drop } = this.lanes
+      if (drop && !(await offer(drop, mark))) return
+      if (drop) await offer(drop, twinOf(mark))
       topic.marked = topic.seq
       if (this.isInDoubt) this.doubtful.add(topic)
     }
@@ -1536,13 +1586,14 @@ export class Bus {
     }
   }
 
-  #checkOpen() {
+  /** @hidden */
+  checkOpen() {
     if (this.isClosed) throw canceled("the bus is closed: open another")
   }
 
   /** Subscribe; events sent after this returns arrive, whoever sends them. */
   async subscribe(system, { kind, overflow = "drop", capacity, signal, onGap } = {}) {
-    this.#checkOpen()
+    this.checkOpen()
     if (overflow !== "drop" && overflow !== "block") throw invalid(`overflow must be "drop" or "block"`)
     capacity ??= overflow === "block" ? BLOCK_CAPACITY : this.#options.capacity
     if (!Number.isSafeInteger(capacity) || capacity < 1) throw invalid("capacity must be a number above 0")
@@ -1569,33 +1620,25 @@ export class Bus {
 
   /** Send one event. It has its number, and is on its way, when this returns. */
   async send(system, kind, eventPath, data, options) {
-    this.#checkOpen()
+    this.checkOpen()
     checkText(eventPath, "path")
-    return this.#send(system, kind, eventPath, dataField(data), 1, options)
+    await this.#publish(system, kind, eventPath, dataField(data), 1, options)
   }
 
   /** Send `[path, data]` pairs of one topic as one frame, which arrives or is lost as a whole. */
   async sendMany(system, kind, items, options) {
-    this.#checkOpen()
+    this.checkOpen()
     const field = batchField(items)
-    if (items.length) return this.#send(system, kind, "", field, items.length, options)
-    checkTopic(system, kind)
+    if (items.length) await this.#publish(system, kind, "", field, items.length, options)
+    else checkTopic(system, kind)
   }
 
-  async #send(system, kind, eventPath, field, events, options) {
+  #publish(system, kind, eventPath, field, events, options) {
     const publisher = this.#publisher
     const head = `${system}\0${kind}\0`
     if (!publisher.topics.has(head)) checkTopic(system, kind)
     checkSize(`${head}${eventPath}`, field, this.maxEventBytes)
-    try {
-      await publisher.exclusively(() => {
-        this.#checkOpen()
-        return publisher.send(head, eventPath, field, events, options?.timeout ?? this.#options.sendTimeout)
-      })
-    } catch (error) {
-      if (error.kind === "Timeout") this.count({ sendTimeouts: 1 })
-      throw refused("send", error)
-    }
+    return publisher.send(head, eventPath, field, events, options?.timeout ?? this.#options.sendTimeout)
   }
 
   /** Close every subscription, hand over what was sent within `linger`, and leave. */
