@@ -68,7 +68,7 @@ const rules = {
     decoder.join(announced ?? null, joined ?? null)
     const feed = ({ hex }) => {
       decoder.stamp = null
-      const events = decoder.feed(Buffer.from(hex, "hex")).map(told)
+      const events = decoder.feed(internals.frameAlone(Buffer.from(hex, "hex"))).map(told)
       const { gaps, lost, malformed, stamp } = decoder
       return {
         events,

@@ -70,7 +70,7 @@ export class Subscription implements AsyncIterable<Event> {
   receive(options?: { timeout?: number }): Promise<Event | undefined>
   /** Leave. What had arrived can still be received. */
   close(): Promise<void>
-  [Symbol.asyncIterator](): AsyncGenerator<Event, void, undefined>
+  [Symbol.asyncIterator](): AsyncIterableIterator<Event>
   [Symbol.asyncDispose](): Promise<void>
 }
 

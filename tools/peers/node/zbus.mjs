@@ -9,7 +9,7 @@
  * The file reads from the inside out: errors, JSON, patterns, frames, loss, the directory, the receiving
  * thread, the publisher, and last what users call. The clauses (W.., R..) are those of docs/spec of zbus.
  */
-import { isUtf8 } from "node:buffer"
+import { isAscii, isUtf8 } from "node:buffer"
 import { spawn, spawnSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import fs from "node:fs"
@@ -28,6 +28,7 @@ const MAX_WAITING_BYTES = 64 * 1024 * 1024
 const CAPACITY = 65536
 const BLOCK_CAPACITY = 1000
 const CHUNK = 512
+const CHUNK_BYTES = 64 * 1024
 const JOIN_TIMEOUT = 1
 const REST_MS = 200
 const DOUBT = 60
@@ -74,7 +75,7 @@ const ESCAPES =
   /\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})/g
 
 function hasHalfPair(text) {
-  if (!text.includes("\\ud") && !text.includes("\\uD")) return false
+  if (!text.includes("\\u")) return false
   return [...text.matchAll(ESCAPES)].some((match) => match[1])
 }
 
@@ -244,38 +245,96 @@ function add(a, b) {
 
 const distance = (from, to) => Number(typeof from === typeof to ? to - from : BigInt(to) - BigInt(from))
 
-/** Return the places of the four NULs that separate the fields. */
-function splitFrame(bytes) {
-  const a = bytes.indexOf(0)
-  const b = bytes.indexOf(0, a + 1)
-  const c = bytes.indexOf(0, b + 1)
-  const d = bytes.indexOf(0, c + 1)
-  if (a < 0 || b <= a || c <= b || d <= c) throw malformed()
-  return [a, b, c, d]
+/**
+ * The frames of a chunk, one of them at a time from `from` to `to`. Latin-1 has a character for each byte, so the
+ * places in `text` are those in `bytes`. One call makes it for all frames, and a search in it calls no C++.
+ */
+class Frames {
+  from = 0
+  to = 0
+  #next = 0
+  #lengths
+
+  constructor(bytes, lengths = [bytes.length]) {
+    this.bytes = bytes
+    this.text = bytes.latin1Slice()
+    this.isAscii = isAscii(bytes)
+    this.#lengths = lengths
+  }
+
+  /** Go to the next frame; say whether there is one. */
+  next() {
+    if (this.#next >= this.#lengths.length) return false
+    this.from = this.to
+    this.to += this.#lengths[this.#next++]
+    return true
+  }
 }
 
-function parseName(bytes, from, to) {
-  const text = utf8(bytes, from, to)
+function frameAlone(bytes) {
+  const frames = new Frames(bytes)
+  frames.next()
+  return frames
+}
+
+/** Return the place of the next NUL of a frame. */
+function nulAt({ text, to }, from) {
+  const at = text.indexOf("\0", from)
+  if (at < 0 || at >= to) throw malformed()
+  return at
+}
+
+/** Return a field of a frame, which must be UTF-8: a text of its own, not a slice that keeps the whole chunk. */
+function fieldOf({ bytes, isAscii }, from, to) {
+  return isAscii ? bytes.latin1Slice(from, to) : utf8(bytes, from, to)
+}
+
+function parseName(frame, from, to) {
+  const text = fieldOf(frame, from, to)
   if (text === "" || hasWildcard(text) || hasEmptySegment(text)) throw malformed()
   return text
 }
 
-/** Return the fields of a stamp (W5), `null` if it is empty. */
-function parseStamp(bytes, from, to) {
+function endOfField(bytes, from, to) {
+  while (from < to && bytes[from] !== 0x2e) from++
+  return from
+}
+
+/** Return the number of a field, as `decimal` does; without making a text of it if it is below 2^53. */
+function numberAt(bytes, from, to) {
+  if (to <= from || to - from > 19) return -1
+  let number = 0
+  for (let i = from; i < to; i++) {
+    const digit = bytes[i] - 0x30
+    if (!(digit >= 0 && digit <= 9)) return -1
+    number = number * 10 + digit
+  }
+  return number <= Number.MAX_SAFE_INTEGER ? number : decimal(bytes.latin1Slice(from, to))
+}
+
+/** Return the fields of a stamp (W5), `null` if it is empty. An origin like the `known` one is that text. */
+function parseStamp({ bytes, text }, from, to, known) {
   if (from === to) return null
-  const fields = bytes.latin1Slice(from, to).split(".", 6)
-  const at = (i) => decimal(fields[i])
-  const stamp = { origin: fields[0], seq: at(1), born: at(2), settled: at(3), first: at(4), time: at(5) }
-  if (!ORIGIN.test(stamp.origin) || stamp.seq < 1) throw malformed()
+  let end = endOfField(bytes, from, to)
+  const isKnown = end - from === known.length && text.startsWith(known, from)
+  const origin = isKnown ? known : bytes.latin1Slice(from, end)
+  if (!isKnown && !ORIGIN.test(origin)) throw malformed()
+  const next = () => {
+    const begin = end + 1
+    end = begin < to ? endOfField(bytes, begin, to) : to
+    return numberAt(bytes, begin, end)
+  }
+  const stamp = { origin, seq: next(), born: next(), settled: next(), first: next(), time: next() }
+  if (stamp.seq < 1) throw malformed()
   return stamp
 }
 
 /** Return the events of a frame as [path, data] pairs (W9, W12). */
-function parseEvents(bytes, path, from, stamped) {
-  const form = bytes[from]
-  if (path !== "" && form === undefined) return [[path, null]]
-  if (path !== "" && form === 0) return [[path, Buffer.from(bytes.subarray(from + 1))]]
-  const value = form ? readJson(utf8(bytes, from, bytes.length)) : null
+function parseEvents({ bytes, text, isAscii, to }, path, from, stamped) {
+  if (path !== "" && from === to) return [[path, null]]
+  if (path !== "" && bytes[from] === 0) return [[path, Buffer.from(bytes.subarray(from + 1, to))]]
+  const isJson = from < to && bytes[from] !== 0
+  const value = isJson ? readJson(isAscii ? text.slice(from, to) : utf8(bytes, from, to)) : null
   if (path !== "") return [[path, value]]
   if (!Array.isArray(value) || !(value.length || stamped)) throw malformed()
   for (const row of value) {
@@ -284,12 +343,6 @@ function parseEvents(bytes, path, from, stamped) {
     if (row.length === 1) row.push(null)
   }
   return value
-}
-
-/** Return the stamp of a frame whose topic is good, and its events. */
-function parseRest(bytes, [, b, c, d]) {
-  const stamp = parseStamp(bytes, c + 1, d)
-  return [stamp, parseEvents(bytes, utf8(bytes, b + 1, c), d + 1, stamp !== null)]
 }
 
 /** Write the data field (W9): a text of JSON, or bytes with a NUL before them. */
@@ -325,8 +378,12 @@ function checkSize(head, field, most) {
 // ---------------------------------------------------------------------------------------------------------
 // Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
 
+const UNSTAMPED = { origin: "", seq: 0, time: -1 }
+
 class Decoder {
   topics = new Map()
+  // The topic of the latest frame; no frame that is decoded begins with this byte.
+  topic = { head: "\xff" }
   streams = new Map()
   gaps = []
   lost = 0
@@ -349,12 +406,12 @@ class Decoder {
     this.forgetful = joined === null
   }
 
-  /** Return the events of one frame. `gaps` then holds what the frame shows as lost. */
-  feed(bytes) {
-    this.gaps = []
-    if (bytes[0] === 0xff) return []
+  /** Return the events of the frame that `frames` is at. `gaps` then holds what the frame shows as lost. */
+  feed(frames) {
+    if (this.gaps.length) this.gaps = []
+    if (frames.bytes[frames.from] === 0xff && frames.from < frames.to) return []
     try {
-      return this.decode(bytes)
+      return this.decode(frames)
     } catch (error) {
       if (!(error instanceof Malformed)) throw error
       this.malformed++
@@ -362,33 +419,53 @@ class Decoder {
     }
   }
 
-  decode(bytes) {
-    const places = splitFrame(bytes)
-    const { key, system, kind, selected } = this.topic(bytes, places)
-    if (!selected) return []
-    const [stamp, rows] = parseRest(bytes, places)
-    if (stamp) this.count(`${stamp.origin}${key}`, stamp, rows.length)
+  /** The hot path: what repeats in a stream, the topic, the path and the origin, is compared and not read again. */
+  decode(frame) {
+    const { text, from, to } = frame
+    const topic = text.startsWith(this.topic.head, from) ? this.topic : (this.topic = this.find(frame))
+    const path = from + topic.head.length
+    const stamped = nulAt(frame, path) + 1
+    const data = nulAt(frame, stamped) + 1
+    if (!topic.selected) return []
+    const stamp = parseStamp(frame, stamped, data - 1, topic.origin)
+    if (!(frame.isAscii && topic.path.length === stamped - 1 - path && text.startsWith(topic.path, path))) {
+      topic.path = fieldOf(frame, path, stamped - 1)
+    }
+    const rows = parseEvents(frame, topic.path, data, stamp !== null)
+    if (stamp) this.count(topic, stamp, rows.length)
     this.stamp = stamp
-    const origin = stamp ? stamp.origin : ""
-    const time = stamp && stamp.time >= 0 ? stamp.time : null
-    const seqOf = (i) => (stamp ? add(stamp.seq, i) : 0)
-    return rows.map(([path, data], i) => ({ system, kind, path, data, origin, seq: seqOf(i), time }))
+    const { system, kind } = topic
+    const { origin, seq, time } = stamp ?? UNSTAMPED
+    const sent = time >= 0 ? time : null
+    const eventOf = ([path, data], i) => {
+      return { system, kind, path, data, origin, seq: i && stamp ? add(seq, i) : seq, time: sent }
+    }
+    return rows.map(eventOf)
   }
 
-  topic(bytes, [a, b]) {
-    const key = bytes.latin1Slice(0, b)
-    let topic = this.topics.get(key)
+  /** Find what is known of the topic of a frame. */
+  find(frame) {
+    const { bytes, from } = frame
+    const a = nulAt(frame, from)
+    const b = nulAt(frame, a + 1)
+    const head = bytes.latin1Slice(from, b + 1)
+    let topic = this.topics.get(head)
     if (topic === undefined) {
-      const [system, kind] = [parseName(bytes, 0, a), parseName(bytes, a + 1, b)]
-      topic = { key, system, kind, selected: matches(this.system, system) && matches(this.kind, kind) }
+      const [system, kind] = [parseName(frame, from, a), parseName(frame, a + 1, b)]
+      const selected = matches(this.system, system) && matches(this.kind, kind)
+      topic = { head, system, kind, selected, path: "", origin: "\0", stream: null }
       if (this.topics.size >= MAX_STREAMS) this.topics.clear()
-      this.topics.set(key, topic)
+      this.topics.set(head, topic)
     }
     return topic
   }
 
-  count(key, stamp, events) {
-    const stream = this.streams.get(key)
+  count(topic, stamp, events) {
+    const isLast = topic.stream?.isKept && topic.origin === stamp.origin
+    const key = isLast ? topic.stream.key : `${stamp.origin}${topic.head}`
+    const stream = isLast ? topic.stream : this.streams.get(key)
+    topic.origin = stamp.origin
+    topic.stream = stream
     const due = stream ? stream.due : this.firstDue(stamp)
     if (due !== null && distance(due, stamp.seq) > MAX_GAP) throw malformed()
     if (!stream && stamp.born > this.latestBorn) this.latestBorn = stamp.born
@@ -396,7 +473,7 @@ class Decoder {
     if (stream && !events) this.countHead(stream, stamp)
     this.lose(due, stamp.seq)
     const next = events || stamp.seq > due ? add(stamp.seq, events) : due
-    if (!stream) return this.keep(key, { due: next, begin: due, used: false })
+    if (!stream) return this.keep(topic, { key, due: next, begin: due, used: false, isKept: true })
     stream.due = next
     stream.used = true
   }
@@ -424,11 +501,13 @@ class Decoder {
   }
 
   /** Keep a new stream; of too many, forget one that was not used since the last round over all (W34). */
-  keep(key, stream) {
-    this.streams.set(key, stream)
+  keep(topic, stream) {
+    topic.stream = stream
+    this.streams.set(stream.key, stream)
     if (this.streams.size <= this.limit) return
     for (const [oldest, old] of this.streams) {
       this.streams.delete(oldest)
+      old.isKept = old.used
       if (!old.used) break
       old.used = false
       this.streams.set(oldest, old)
@@ -839,26 +918,36 @@ const isMark = (frame) => {
 
 /** Return the stream of a stamped frame with its `settled`, and the mark that would follow it. */
 function markAfter(bytes) {
-  const places = splitFrame(bytes)
-  const [stamp, rows] = parseRest(bytes, places)
+  const frame = frameAlone(bytes)
+  const b = nulAt(frame, nulAt(frame, 0) + 1)
+  const c = nulAt(frame, b + 1)
+  const d = nulAt(frame, c + 1)
+  const stamp = parseStamp(frame, c + 1, d, "\0")
   if (!stamp) throw malformed()
+  const rows = parseEvents(frame, fieldOf(frame, b + 1, c), d + 1, true)
   const { origin, seq, born, settled, first, time } = stamp
   const told = [add(seq, rows.length), born, settled, first, time].map((n) => (n < 0 ? "" : n)).join(".")
-  const topic = bytes.latin1Slice(0, places[1])
+  const topic = bytes.latin1Slice(0, b)
   return [`${origin}.${settled}\0${topic}`, Buffer.from(`${topic}\0\0${origin}.${told}\0[]`, "latin1")]
 }
+
+// What the two threads of a subscription share: whether the socket is closed; how many frames were handed to the user's
+// thread, which has yet to begin with them; and whether more wait for that.
+const GONE = 0
+const HANDED = 1
+const WAITING = 2
 
 class Receiver {
   frames = []
   bytes = 0
   // What did not fit leaves a mark of what is lost: the latest of each stream and `settled` (W39).
   marks = new Map()
-  wanted = 0
+  isDue = false
   isEnding = false
   wake = null
 
-  constructor({ topics, capacity, isBlock, maxBytes, gone }) {
-    Object.assign(this, { capacity, isBlock, gone })
+  constructor({ topics, capacity, isBlock, maxBytes, shared }) {
+    Object.assign(this, { capacity, isBlock, shared })
     const receiveHighWaterMark = isBlock ? Math.min(BLOCK_CAPACITY, capacity) : CAPACITY
     this.socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark })
     // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
@@ -867,7 +956,8 @@ class Receiver {
   }
 
   get isFull() {
-    return this.frames.length >= this.capacity || this.bytes >= MAX_WAITING_BYTES
+    const { frames, shared, capacity } = this
+    return frames.length + Atomics.load(shared, HANDED) >= capacity || this.bytes >= MAX_WAITING_BYTES
   }
 
   get isEmpty() {
@@ -894,22 +984,23 @@ class Receiver {
     }
   }
 
-  /** Return so many frames. Marks go last: none may come before an event that it counts (W39). */
-  take(most) {
-    const frames = this.frames.splice(0, most)
-    for (const frame of frames) this.bytes -= frame.length
+  /** Return the next frames, `most` at most. Marks go last: none may come before an event that it counts (W39). */
+  take(most, mostBytes) {
+    let [count, bytes] = [0, 0]
+    while (count < Math.min(most, this.frames.length) && bytes < mostBytes) bytes += this.frames[count++].length
+    const frames = this.frames.splice(0, count)
+    this.bytes -= bytes
     if (this.frames.length) return frames
     frames.push(...this.marks.values())
     this.marks.clear()
     return frames
   }
 
-  obey({ bind, want, close }) {
+  obey({ bind, close }) {
     if (bind) {
       this.socket.bindSync(bind)
       parentPort.postMessage({ bound: true })
     }
-    if (want) this.wanted = want
     if (close) {
       this.isEnding = true
       this.socket.receiveTimeout = 0
@@ -920,20 +1011,38 @@ class Receiver {
     this.serve()
   }
 
-  /** Give the user's thread what it asked for, if there is something. */
+  /** Hand the user's thread what waits, unless it has yet to begin with the chunk before; then it will ask. */
   serve() {
-    if (!this.wanted || (this.isEmpty && !this.isEnding)) return
-    const frames = this.take(this.wanted)
-    const end = this.isEnding && this.isEmpty
-    this.wanted = 0
-    // One buffer goes to another thread faster than many.
-    parentPort.postMessage({
-      bytes: Buffer.concat(frames),
-      lengths: frames.map((frame) => frame.length),
-      end,
-    })
-    if (end) parentPort.close()
+    this.isDue = false
+    if (this.isEmpty) return
+    Atomics.store(this.shared, WAITING, 1)
+    if (Atomics.load(this.shared, HANDED)) return
+    const frames = this.take(CHUNK, CHUNK_BYTES)
+    if (this.isEmpty) Atomics.store(this.shared, WAITING, 0)
+    this.hand(frames)
     this.wake?.()
+  }
+
+  /** Serve once all that has arrived is read: a chunk of many frames costs hardly more than one of one frame. */
+  serveSoon() {
+    if (this.frames.length >= CHUNK || this.isFull) this.serve()
+    else if (!this.isDue) {
+      this.isDue = true
+      setImmediate(() => this.serve())
+    }
+  }
+
+  /** Move frames to the user's thread as one buffer, which is faster than many. */
+  hand(frames) {
+    const lengths = Uint32Array.from(frames, (frame) => frame.length)
+    const bytes = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0))
+    let at = 0
+    for (const frame of frames) {
+      bytes.set(frame, at)
+      at += frame.length
+    }
+    Atomics.store(this.shared, HANDED, frames.length)
+    parentPort.postMessage({ bytes, lengths }, [bytes.buffer])
   }
 
   /** Stop reading, as a full `block` queue does. What does not read must still speak to those who join (R13). */
@@ -950,19 +1059,19 @@ class Receiver {
     try {
       for (;;) {
         while (this.isBlock && this.isFull && !this.isEnding) await this.pause()
-        const [frame] = await this.socket.receive()
-        this.keep(frame)
-        if (this.wanted) this.serve()
+        this.keep((await this.socket.receive())[0])
+        if (!this.isEmpty) this.serveSoon()
       }
     } catch (error) {
       if (!this.isEnding) throw error
     }
     this.socket.close()
-    Atomics.store(this.gone, 0, 1)
-    Atomics.notify(this.gone, 0)
+    Atomics.store(this.shared, GONE, 1)
+    Atomics.notify(this.shared, GONE)
     // What is left goes to the user's thread at once, so that this one ends.
-    this.wanted = Infinity
-    this.serve()
+    this.hand(this.take(Infinity, Infinity))
+    parentPort.postMessage({ end: true })
+    parentPort.close()
   }
 }
 
@@ -1315,14 +1424,15 @@ export class Subscription {
   #capacity
   #onGap
   #chunks = []
-  #events = [].values()
-  #isAsked = false
+  #frames = null
+  #events = []
+  #taken = 0
   #isEnded = false
   #isClosed = false
   #hasExited = false
   #wakers = new Set()
   #bound
-  #gone = new Int32Array(new SharedArrayBuffer(4))
+  #shared = new Int32Array(new SharedArrayBuffer(12))
 
   /** @hidden */
   constructor(bus, system, { kind, overflow, capacity, onGap }) {
@@ -1349,7 +1459,7 @@ export class Subscription {
     for (const control of ["#", `${this.#id}.1`]) topics.push(Buffer.from(`\xff${control}`, "latin1"))
     const isBlock = this.#entry.endsWith("block")
     const maxBytes = this.#bus.maxEventBytes
-    const told = { topics, isBlock, maxBytes, capacity: this.#capacity, gone: this.#gone }
+    const told = { topics, isBlock, maxBytes, capacity: this.#capacity, shared: this.#shared }
     this.#worker = new Worker(new URL(import.meta.url), { workerData: { zbusIngress: told } })
     this.#worker.on("message", (message) => (message.bound ? this.#bound.resolve() : this.#take(message)))
     this.#worker.on("error", (error) => {
@@ -1388,24 +1498,40 @@ export class Subscription {
     return true
   }
 
-  #take(chunk) {
-    this.#isAsked = false
-    this.#chunks.push(chunk)
-    if (chunk.end) this.#isEnded = true
+  #take(message) {
+    if (message.end) this.#isEnded = true
+    else this.#chunks.push(message)
     this.#wake()
   }
 
-  /** Decode each frame of a chunk when the user takes its first event. */
-  *#decode({ bytes, lengths }) {
-    let at = bytes.byteOffset
-    for (const length of lengths) {
-      const events = this.#decoder.feed(Buffer.from(bytes.buffer, at, length))
-      at += length
-      // A microtask comes before the event, and what it throws does not end this generator.
-      for (const [first, last] of this.#decoder.gaps) queueMicrotask(() => this.#onGap?.({ first, last }))
-      yield* events
-    }
-    this.#bus.count()
+  /** Return the next event that is here, `undefined` if there is none. */
+  #next() {
+    while (this.#taken === this.#events.length) if (!this.#decode()) return undefined
+    this.received++
+    return this.#events[this.#taken++]
+  }
+
+  /** Decode a frame when the user takes its first event, so that `lost` fits; say whether there was one. */
+  #decode() {
+    if (!this.#frames?.next() && !this.#begin()) return false
+    this.#events = this.#decoder.feed(this.#frames)
+    this.#taken = 0
+    // A microtask comes before the event, and what it throws does not end this call.
+    for (const [first, last] of this.#decoder.gaps) queueMicrotask(() => this.#onGap?.({ first, last }))
+    return true
+  }
+
+  /** Begin with the next chunk that is not empty, and let the thread hand over more. */
+  #begin() {
+    if (this.#frames) this.#bus.count()
+    this.#frames = null
+    const chunk = this.#chunks.shift()
+    if (!chunk) return false
+    Atomics.store(this.#shared, HANDED, 0)
+    if (Atomics.exchange(this.#shared, WAITING, 0)) this.#worker.postMessage({})
+    const { buffer, byteOffset, byteLength } = chunk.bytes
+    this.#frames = new Frames(Buffer.from(buffer, byteOffset, byteLength), chunk.lengths)
+    return this.#frames.next() || this.#begin()
   }
 
   #end() {
@@ -1421,23 +1547,17 @@ export class Subscription {
    * Return the next event, or `undefined` once the subscription is closed and what had arrived is taken.
    * @throws {ZbusError} Timeout, retryable, if none comes in that many seconds.
    */
-  async receive({ timeout: seconds } = {}) {
+  receive(options) {
+    const evt = this.#next()
+    return evt === undefined ? this.#arrival(options?.timeout) : Promise.resolve(evt)
+  }
+
+  async #arrival(seconds) {
     const until = seconds === undefined ? Infinity : now() + seconds
     for (;;) {
-      const { value, done } = this.#events.next()
-      if (!done) {
-        this.received++
-        return value
-      }
-      const chunk = this.#chunks.shift()
-      if (chunk) {
-        this.#events = this.#decode(chunk)
-        continue
-      }
-      if (this.#isEnded) return undefined
+      const evt = this.#next()
+      if (evt !== undefined || this.#isEnded) return evt
       if (now() >= until) throw timeout(`no event within ${seconds} s`)
-      if (!this.#isAsked) this.#worker.postMessage({ want: Math.min(CHUNK, this.#capacity) })
-      this.#isAsked = true
       await this.#wait(until)
     }
   }
@@ -1455,8 +1575,18 @@ export class Subscription {
     if (!this.#wakers.size) this.#worker.unref()
   }
 
-  async *[Symbol.asyncIterator]() {
-    for (let evt; (evt = await this.receive()) !== undefined;) yield evt
+  /** By hand: a generator would make several promises for each event. */
+  [Symbol.asyncIterator]() {
+    const result = (value) => ({ value, done: value === undefined })
+    return {
+      next: () => {
+        const evt = this.#next()
+        return evt === undefined ? this.#arrival().then(result) : Promise.resolve(result(evt))
+      },
+      [Symbol.asyncIterator]() {
+        return this
+      },
+    }
   }
 
   /** Remove the files of this subscription (R18), and tell its thread to end. */
@@ -1479,7 +1609,7 @@ export class Subscription {
   /** @hidden The process ends: a thread that still has a socket then would abort it. */
   abandon() {
     this.#withdraw()
-    Atomics.wait(this.#gone, 0, 0, 500)
+    Atomics.wait(this.#shared, GONE, 0, 500)
   }
 }
 
@@ -1693,6 +1823,6 @@ export async function open(name, options = {}) {
 
 /** For the conformance kit: the same code without a bus. */
 export const internals = {
-  ...{ Decoder, checkText, checkTopic, dataField, batchField, frameOf, compilePattern, matches, prefixes },
+  ...{ Decoder, frameAlone, checkText, checkTopic, dataField, batchField, frameOf, compilePattern, matches, prefixes },
   ...{ parseFile, parseSentinel, isBusName, findRoot, zmqVersion: zmq.version },
 }
