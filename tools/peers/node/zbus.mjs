@@ -917,8 +917,8 @@ const isMark = (frame) => {
 }
 
 /** Return the stream of a stamped frame with its `settled`, and the mark that would follow it. */
-function markAfter(bytes) {
-  const frame = frameAlone(bytes)
+function markAfter(frame) {
+  const { bytes } = frame
   const b = nulAt(frame, nulAt(frame, 0) + 1)
   const c = nulAt(frame, b + 1)
   const d = nulAt(frame, c + 1)
@@ -946,8 +946,9 @@ class Receiver {
   isEnding = false
   wake = null
 
-  constructor({ topics, capacity, isBlock, maxBytes, shared }) {
+  constructor({ system, kind, topics, capacity, isBlock, maxBytes, shared }) {
     Object.assign(this, { capacity, isBlock, shared })
+    this.decoder = new Decoder(system, kind)
     const receiveHighWaterMark = isBlock ? Math.min(BLOCK_CAPACITY, capacity) : CAPACITY
     this.socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark })
     // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
@@ -975,8 +976,11 @@ class Receiver {
     }
   }
 
-  keepMark(frame) {
+  keepMark(bytes) {
     try {
+      const frame = frameAlone(bytes)
+      // Twins are of any topic: those of others would take all the room.
+      if (!this.decoder.find(frame).selected) return
       const [key, mark] = markAfter(frame)
       if (this.marks.size < MAX_STREAMS || this.marks.has(key)) this.marks.set(key, mark)
     } catch (error) {
@@ -1419,6 +1423,7 @@ export class Subscription {
   #decoder
   #worker
   #id = newId()
+  #patterns
   #entry
   #text
   #capacity
@@ -1438,6 +1443,7 @@ export class Subscription {
   constructor(bus, system, { kind, overflow, capacity, onGap }) {
     this.#bus = bus
     this.#decoder = new Decoder(system, kind)
+    this.#patterns = { system, kind }
     this.#entry = `${this.#id}.1.${overflow}`
     const patterns = [[system, kind || "*", overflow]]
     this.#text = JSON.stringify({ ...bus.describe(), patterns, channels: 1 })
@@ -1458,8 +1464,8 @@ export class Subscription {
     const topics = prefixes(this.#decoder.system, this.#decoder.kind).map((text) => Buffer.from(text))
     for (const control of ["#", `${this.#id}.1`]) topics.push(Buffer.from(`\xff${control}`, "latin1"))
     const isBlock = this.#entry.endsWith("block")
-    const maxBytes = this.#bus.maxEventBytes
-    const told = { topics, isBlock, maxBytes, capacity: this.#capacity, shared: this.#shared }
+    const limits = { isBlock, maxBytes: this.#bus.maxEventBytes, capacity: this.#capacity }
+    const told = { ...this.#patterns, ...limits, topics, shared: this.#shared }
     this.#worker = new Worker(new URL(import.meta.url), { workerData: { zbusIngress: told } })
     this.#worker.on("message", (message) => (message.bound ? this.#bound.resolve() : this.#take(message)))
     this.#worker.on("error", (error) => {
