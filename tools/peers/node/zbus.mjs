@@ -408,7 +408,7 @@ class Decoder {
 
   /** Return the events of the frame that `frames` is at. `gaps` then holds what the frame shows as lost. */
   feed(frames) {
-    if (this.gaps.length) this.gaps = []
+    this.gaps = []
     if (frames.bytes[frames.from] === 0xff && frames.from < frames.to) return []
     try {
       return this.decode(frames)
