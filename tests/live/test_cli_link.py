@@ -6,12 +6,14 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from .cli import ended, run, run_without, started, subscribed
-from .nats import Server, add_stream, api, nats_server, needs_nats
+from .nats import Server, api, nats_server, needs_nats
+from .process import LIMIT
 from .test_cli_help import listed
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "off-the-machine.md"
@@ -41,7 +43,8 @@ def test_the_example_of_the_how_to_works(machines: Path) -> None:
         assert f"zbus {' '.join(command)}" in text
     left, right = ("--dir", str(machines / "left")), ("--dir", str(machines / "right"))
     with nats_server(machines) as server:
-        asyncio.run(add_stream(server))
+        program = text.partition("<<END\n")[2].partition("END\n")[0].replace("nats://hub:4222", server.url)
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=LIMIT)
         out, send, into, sub = [
             [server.url if word.startswith("nats:") else word for word in c] for c in commands
         ]
