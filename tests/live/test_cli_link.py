@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nkeys
 import pytest
 
 from .cli import ended, run, run_without, started, subscribed
@@ -99,3 +100,33 @@ def test_a_server_that_does_not_let_the_link_in_ends_it(machines: Path, zbus_dir
             until_connected(process)
             process.send_signal(signal.SIGINT)
             assert ended(process)[2] == 0
+
+
+def test_a_token_lets_the_link_in(machines: Path) -> None:
+    with nats_server(machines, "--auth", "secret") as server:
+        with started("link", server.url, "--out", "a", NATS_TOKEN="secret") as process:
+            until_connected(process)
+            process.send_signal(signal.SIGINT)
+            assert ended(process)[2] == 0
+        refused = run("link", server.url, "--out", "a", NATS_TOKEN="wrong")
+        assert (refused.returncode, "does not let this link in" in refused.stderr) == (1, True), (
+            refused.stderr
+        )
+
+
+def test_an_nkey_lets_the_link_in(machines: Path) -> None:
+    good, other = (nkeys.encode_seed(bytes([number]) * 32, nkeys.PREFIX_BYTE_USER) for number in (1, 2))
+    public = nkeys.from_seed(bytearray(good)).public_key.decode()
+    config, seed = machines / "nats.conf", machines / "link.nk"
+    config.write_text(f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
+    with nats_server(machines, "-c", str(config)) as server:
+        seed.write_bytes(good)
+        with started("link", server.url, "--out", "a", "--nkey", str(seed)) as process:
+            until_connected(process)
+            process.send_signal(signal.SIGINT)
+            assert ended(process)[2] == 0
+        seed.write_bytes(other)
+        refused = run("link", server.url, "--out", "a", "--nkey", str(seed))
+        assert (refused.returncode, "does not let this link in" in refused.stderr) == (1, True), (
+            refused.stderr
+        )
