@@ -12,6 +12,7 @@ import zbus
 
 from .nats import Server, nats_server
 from .process import Spawn, Worker
+from .silent import Silent
 
 
 @pytest.fixture
@@ -58,3 +59,11 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def silent(zbus_dir: str) -> Iterator[Silent]:
+    """Let the test add subscribers that never answer."""
+    made = Silent(zbus_dir)
+    yield made
+    made.leave()

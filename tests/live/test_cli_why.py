@@ -15,6 +15,7 @@ import zbus
 from .cli import SECONDS, ended, run, subscribed
 from .numbers import lose_some, numbers
 from .process import stop
+from .silent import Silent
 
 TOPIC = ("orders.eu", "order.created")
 
@@ -64,6 +65,14 @@ def test_nobody_subscribes() -> None:
     assert text.returncode == 1
     assert text.stdout.startswith("nobody subscribes on bus default in ")
     assert text.stderr == "zbus: nobody receives orders.eu order.created on bus default\n"
+
+
+def test_one_that_does_not_answer(silent: Silent) -> None:
+    silent.add(about={"pid": os.getpid(), "patterns": [["orders.eu", "*", "drop"]], "channels": 1})
+    said, code = asked()
+    [row] = said["subscribers"]
+    assert (code, said["receives"], row["verdict"]) == (1, False, "not-settled")
+    assert row["detail"].startswith("its process does not answer")
 
 
 def test_one_that_is_stopped_and_one_that_is_dead() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,11 +12,11 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus.roster.directory import Entry, Roster, new_id
 from zbus.sending import join_wait, tails
 
 from .process import Spawn, Worker, receive
 from .quiet import fill
+from .silent import Silent
 
 
 def counted(worker: Worker, least: int) -> tuple[list[int], list[list[int]]]:
@@ -48,35 +47,6 @@ def stopped(worker: Worker) -> Iterator[None]:
         yield
     finally:
         worker.signal(signal.SIGCONT)
-
-
-class Silent:
-    """Ingresses that listen and never say a word; the process itself runs."""
-
-    def __init__(self, root: str) -> None:
-        self.roster = Roster(root, "default")
-        self._sockets: dict[str, socket.socket] = {}
-
-    def add(self, overflow: str = "drop") -> None:
-        entry = Entry(new_id(), 1, overflow)
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(str(self.roster.socket_path(entry.id)))
-        listening.listen()
-        self.roster.announce(entry, {}, entry._replace(epoch=0))
-        self._sockets[entry.id] = listening
-
-    def leave(self) -> None:
-        for ident, listening in self._sockets.items():
-            self.roster.withdraw(ident)
-            listening.close()
-        self.roster.close()
-
-
-@pytest.fixture
-def silent(zbus_dir: str) -> Iterator[Silent]:
-    made = Silent(zbus_dir)
-    yield made
-    made.leave()
 
 
 @pytest.mark.parametrize("overflow", ["drop", "latest"])
