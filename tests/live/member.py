@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import zbus
-from zbus.cli.app import cli
+from zbus.cli.ls import ls
 from zbus.runtime.process_state import ProcessState, process_state
 
 from .process import directory
@@ -95,7 +95,7 @@ class Member:
     def ls(self) -> str:
         """Run `zbus ls`; return what it prints."""
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            cli.main(["ls"], standalone_mode=False)
+            ls.main([], standalone_mode=False)
         return printed.getvalue()
 
     def remove(self, path: str) -> None:
