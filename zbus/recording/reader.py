@@ -39,7 +39,20 @@ _BROKEN = (
     EOFError,
     MemoryError,
 )
+_NO_INDEX = mcap.MessageIndex(0, [])
 _RECORD_HEAD = struct.Struct("<BQ")
+
+
+class _Records(StreamReader):
+    """The records of a file, with nothing in the index of a chunk's messages: all of them are read anyway.
+
+    Parsing it takes as long as reading the messages. Should `mcap` rename this method, it is parsed again.
+    """
+
+    def _read_record(self, opcode: int, length: int) -> mcap.McapRecord | None:
+        if opcode == Opcode.MESSAGE_INDEX:
+            return _NO_INDEX  # the caller skips its bytes, and counts them in the checksum
+        return super()._read_record(opcode, length)
 
 
 class Reading:
@@ -81,7 +94,7 @@ class Reading:
 
     def messages(self) -> Iterator[list[Message]]:
         """Yield the messages, as many at a time as were written together; end where the file is damaged."""
-        reader = StreamReader(self._file, emit_chunks=True, validate_crcs=True, record_size_limit=self.size)
+        reader = _Records(self._file, emit_chunks=True, validate_crcs=True, record_size_limit=self.size)
         try:
             for record in reader.records:
                 found = self._messages_of(record)
