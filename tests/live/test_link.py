@@ -37,6 +37,22 @@ async def running(server: Server, root: Path, **options: Any) -> AsyncIterator[L
             await asyncio.wait_for(task, LONG)
 
 
+@contextlib.asynccontextmanager
+async def linked(
+    server: Server, machines: Path, **options: Any
+) -> AsyncIterator[tuple[Link, zbus.aio.Bus, zbus.aio.Subscription]]:
+    """Carry `orders` from one bus to another; yield the link out, a sender there, and the other's reader."""
+    left, right = machines / "left", machines / "right"
+    async with (
+        running(server, left, out=["orders"], **options) as out,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+    ):
+        await until_it_listens(server)
+        yield out, sender, await receiver.subscribe("orders")
+
+
 async def until(condition: Any) -> None:
     async with asyncio.timeout(LONG):
         while not condition():
@@ -147,15 +163,7 @@ async def test_a_second_link_of_the_same_name_ends_the_first(server: Server, mac
 
 async def test_what_one_side_has_lost_is_lost_on_the_other(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = machines / "left", machines / "right"
-    async with (
-        running(server, left, out=["orders"]) as out,
-        running(server, right, into=["orders"]),
-        zbus.aio.Bus(dir=left) as sender,
-        zbus.aio.Bus(dir=right) as receiver,
-    ):
-        await until_it_listens(server)
-        sub = await receiver.subscribe("orders")
+    async with linked(server, machines) as (out, sender, sub):
         big = "x" * (2 * 1024 * 1024)  # more than NATS takes
         for data in (1, 2, big, big, 5, big):
             await sender.send("orders", "x", "/x", data)

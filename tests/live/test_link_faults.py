@@ -14,7 +14,7 @@ import zbus.aio
 
 from .nats import Server, add_stream, api, needs_nats
 from .process import Worker
-from .test_link import LONG, receive, running, shown, until, until_it_listens
+from .test_link import LONG, linked, receive, running, shown, until, until_it_listens
 
 pytestmark = needs_nats
 
@@ -55,16 +55,8 @@ async def numbered(sender: zbus.aio.Bus, first: int, count: int) -> None:
 
 async def test_a_server_that_is_killed_and_starts_again_loses_nothing(server: Server, machines: Path) -> None:
     await add_stream(server)
-    left, right = machines / "left", machines / "right"
     ledger = Ledger()
-    async with (
-        running(server, left, out=["orders"]) as out,
-        running(server, right, into=["orders"]),
-        zbus.aio.Bus(dir=left) as sender,
-        zbus.aio.Bus(dir=right) as receiver,
-    ):
-        await until_it_listens(server)
-        sub = await receiver.subscribe("orders")
+    async with linked(server, machines) as (out, sender, sub):
         for turn in range(3):
             task = asyncio.create_task(numbered(sender, 1000 * turn + 1, 1000))
             await until(lambda turn=turn: out.numbers.sent > 1000 * turn + 100)
@@ -86,16 +78,8 @@ async def test_a_server_that_stands_still_for_long_loses_nothing(
     """It is given up, and what it read by the old connection is not stored twice."""
     monkeypatch.setattr("zbus.links.outbound._ACK_SECONDS", 0.5)
     await add_stream(server)
-    left, right = machines / "left", machines / "right"
     ledger = Ledger()
-    async with (
-        running(server, left, out=["orders"]) as out,
-        running(server, right, into=["orders"]),
-        zbus.aio.Bus(dir=left) as sender,
-        zbus.aio.Bus(dir=right) as receiver,
-    ):
-        await until_it_listens(server)
-        sub = await receiver.subscribe("orders")
+    async with linked(server, machines) as (out, sender, sub):
         task = asyncio.create_task(numbered(sender, 1, 2000))
         await until(lambda: out.numbers.sent > 100)
         server.send_signal(signal.SIGSTOP)
@@ -115,17 +99,9 @@ async def test_a_server_that_stands_still_for_long_loses_nothing(
 async def test_a_full_stream_loses_nothing(server: Server, machines: Path, when_down: Any) -> None:
     limits: dict[str, Any] = {"discard": "new", "max_msgs": 100}
     await add_stream(server, **limits)
-    left, right = machines / "left", machines / "right"
     spill = (str(machines / "spill"), 10**6) if when_down == "spill" else None
     ledger = Ledger()
-    async with (
-        running(server, left, out=["orders"], when_down=when_down, spill=spill) as out,
-        running(server, right, into=["orders"]),
-        zbus.aio.Bus(dir=left) as sender,
-        zbus.aio.Bus(dir=right) as receiver,
-    ):
-        await until_it_listens(server)
-        sub = await receiver.subscribe("orders")
+    async with linked(server, machines, when_down=when_down, spill=spill) as (out, sender, sub):
         await numbered(sender, 1, 300)
         await until(lambda: "maximum messages exceeded" in out.numbers.problem)
         assert out.numbers.sent == 100
@@ -143,16 +119,8 @@ async def test_with_drop_nobody_waits_and_what_was_dropped_is_told(
 ) -> None:
     monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
     await add_stream(server)
-    left, right = machines / "left", machines / "right"
     ledger = Ledger()
-    async with (
-        running(server, left, out=["orders"], when_down="drop") as out,
-        running(server, right, into=["orders"]),
-        zbus.aio.Bus(dir=left) as sender,
-        zbus.aio.Bus(dir=right) as receiver,
-    ):
-        await until_it_listens(server)
-        sub = await receiver.subscribe("orders")
+    async with linked(server, machines, when_down="drop") as (out, sender, sub):
         await numbered(sender, 1, 20)
         await ledger.read(sub.channel(), 20)
         server.kill()
@@ -170,16 +138,9 @@ async def test_with_spill_nobody_waits_and_nothing_is_lost(
 ) -> None:
     monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
     await add_stream(server)
-    left, right, file = machines / "left", machines / "right", machines / "spill"
+    file = machines / "spill"
     ledger = Ledger()
-    async with (
-        running(server, left, out=["orders"], when_down="spill", spill=(str(file), 10**6)) as out,
-        running(server, right, into=["orders"]),
-        zbus.aio.Bus(dir=left) as sender,
-        zbus.aio.Bus(dir=right) as receiver,
-    ):
-        await until_it_listens(server)
-        sub = await receiver.subscribe("orders")
+    async with linked(server, machines, when_down="spill", spill=(str(file), 10**6)) as (out, sender, sub):
         for turn in range(2):
             await numbered(sender, 500 * turn + 1, 100)
             server.kill()

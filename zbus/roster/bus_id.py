@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from ..errors import Unavailable
-from .file_access import create_regular, read_regular, write_all
+from .file_access import create_whole, read_regular
 from .location import file_errors
 from .permissions import Permissions
 
@@ -31,22 +30,8 @@ def bus_id(directory: Path, permissions: Permissions) -> str:
         try:
             found = read_regular(path)
         except FileNotFoundError:
-            _create(path, permissions)
+            create_whole(path, os.urandom(8).hex().encode(), permissions.file_mode)
             found = read_regular(path)
     if not _ID.fullmatch(found):
         raise Unavailable(f"{path} holds no id of a bus: remove it", path=str(path))
     return found.decode()
-
-
-def _create(path: Path, permissions: Permissions) -> None:
-    """Create the file, complete before it gets its name, unless somebody else is faster."""
-    scratch = path.with_name(f"{os.urandom(8).hex()}.new")
-    fd = create_regular(scratch, permissions.file_mode)
-    try:
-        write_all(fd, os.urandom(8).hex().encode())
-        with suppress(FileExistsError):
-            os.link(scratch, path)
-    finally:
-        os.close(fd)
-        with suppress(OSError):
-            scratch.unlink()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
+from pathlib import Path
 
 __all__ = [
     "ENTRY_BYTES",
     "Identity",
     "create_regular",
+    "create_whole",
     "identity",
     "inode",
     "leads_to",
@@ -76,6 +79,20 @@ def create_regular(path: str | os.PathLike[str], mode: int, flags: int = os.O_EX
         os.close(fd)
         raise
     return fd
+
+
+def create_whole(path: Path, data: bytes, mode: int) -> None:
+    """Create a file, complete before it gets its name, unless somebody else is faster."""
+    scratch = path.with_name(f"{os.urandom(8).hex()}.new")
+    fd = create_regular(scratch, mode)
+    try:
+        write_all(fd, data)
+        with suppress(FileExistsError):
+            os.link(scratch, path)
+    finally:
+        os.close(fd)
+        with suppress(OSError):
+            scratch.unlink()
 
 
 def write_regular(path: str | os.PathLike[str], data: bytes, mode: int) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PermissionDenied, Unavailable
-from .file_access import create_regular, leads_to, open_regular, write_all
+from .file_access import create_whole, leads_to, open_regular, write_all
 from .location import file_errors
 
 __all__ = ["Token"]
@@ -76,7 +75,7 @@ def _open(path: Path, mode: int) -> int:
         try:
             return open_regular(path, os.O_RDWR)
         except FileNotFoundError:
-            _create(path, mode)
+            create_whole(path, os.urandom(_BYTES), mode)
         except PermissionError as error:
             raise PermissionDenied(
                 f"only the owner of {path} may use it: in a directory prepared for a group, the owner must"
@@ -87,17 +86,3 @@ def _open(path: Path, mode: int) -> int:
             if error.errno in (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise Unavailable(f"{path} is not a regular file: remove it", path=str(path)) from error
             raise
-
-
-def _create(path: Path, mode: int) -> None:
-    """Create a token, complete before it gets its name, unless somebody else is faster."""
-    scratch = path.with_name(f"{os.urandom(8).hex()}.new")
-    fd = create_regular(scratch, mode)
-    try:
-        write_all(fd, os.urandom(_BYTES))
-        with suppress(FileExistsError):
-            os.link(scratch, path)
-    finally:
-        os.close(fd)
-        with suppress(OSError):
-            scratch.unlink()
