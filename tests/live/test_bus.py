@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 import zbus
 from zbus.roster.directory import Roster
+from zbus.sending.publisher import Publisher
 
 from .process import receive
 
@@ -70,6 +72,30 @@ def test_send_many_arrives_as_single_events_in_order(bus: zbus.Bus) -> None:
 def test_no_subscriber_is_no_error(bus: zbus.Bus) -> None:
     bus.send("a", "b", "/1")
     assert bus.send_many("a", "b", [("/1", 1)]) == 1
+
+
+def test_an_event_with_a_timeout_of_its_own_goes_the_short_way(
+    bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = bus.subscribe("a")
+    bus.send("a", "b", "/1")
+
+    def long_way(*_: object) -> None:
+        raise AssertionError("the long way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "drive", long_way)
+        for timeout in (0, 0.5, 60, None):
+            bus.send("a", "b", "/2", timeout=timeout)
+    for wrong, error in (("1", TypeError), (True, TypeError), (-1, zbus.Invalid), (math.nan, zbus.Invalid)):
+        with pytest.raises(error, match="timeout"):
+            bus.send("a", "b", "/3", timeout=wrong)  # type: ignore[arg-type]
+    bus.send("a", "b", "/4")
+    assert [(evt.path, evt.seq) for evt in (receive(sub) for _ in range(6))] == [
+        ("/1", 1),
+        *(("/2", number) for number in range(2, 6)),
+        ("/4", 6),
+    ]
 
 
 def test_several_channels_and_several_buses_in_one_process(bus: zbus.Bus, zbus_dir: str) -> None:

@@ -140,6 +140,13 @@ MUTANTS = [
         (_LIVE + "test_what_cannot_be_held_goes_after_what_is_held",),
     ),
     Mutant(
+        "an event with a timeout goes before what is held",
+        "sending/sender.py",
+        "and not (coalescer and coalescer.rows) and",
+        "and",
+        (_LIVE + "test_what_cannot_be_held_goes_after_what_is_held",),
+    ),
+    Mutant(
         "any number of rows is added to a batch",
         "sending/sender.py",
         "if places > 0 and room",

@@ -70,8 +70,8 @@ MUTANTS = [
     Mutant(
         "bytes of the fast path are not counted",
         "sending/sender.py",
-        "                        topic.bytes += size\n",
-        "",
+        "topic.seq, topic.bytes = seq, topic.bytes + size",
+        "topic.seq = seq",
         (_LIVE + "test_bytes_are_those_of_the_frames",),
     ),
     Mutant(

@@ -186,6 +186,20 @@ MUTANTS = [
         ("live/test_queues.py::test_what_a_full_subscriber_refuses_takes_no_number",),
     ),
     Mutant(
+        "an event with a timeout takes the long way",
+        "sending/sender.py",
+        "timeout is DEFAULT or _may_go_now(coalescer, timeout)",
+        "timeout is DEFAULT",
+        ("live/test_bus.py::test_an_event_with_a_timeout_of_its_own_goes_the_short_way",),
+    ),
+    Mutant(
+        "the short way does not check a timeout",
+        "sending/sender.py",
+        " and check_timeout(timeout) >= 0",
+        "",
+        ("live/test_bus.py::test_an_event_with_a_timeout_of_its_own_goes_the_short_way",),
+    ),
+    Mutant(
         "the drop lane goes first",
         "sending/publisher.py",
         "    def emit(self, frame: bytes) -> None:\n",

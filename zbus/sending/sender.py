@@ -13,13 +13,13 @@ from typing import Any, Generic
 import orjson
 import zmq
 
-from ..options import DEFAULT
+from ..options import DEFAULT, check_timeout
 from ..protocol.exact import Fragment, count_references
 from ..protocol.patterns import ALIKE, alike, check_text, plain
 from ..protocol.rows import SEPARATOR
 from ..protocol.wire import check_data, check_sendable, encode_data
 from .attempts import Unsent
-from .coalescer import HELD, MIN_ROOM
+from .coalescer import BEHIND, HELD, MIN_ROOM, Coalescer
 from .publisher import Publisher, SendResult
 
 __all__ = ["Sender"]
@@ -103,7 +103,8 @@ class Sender(Generic[SendResult]):
         publisher.sending = True
         try:
             with publisher.lock:
-                if timeout is DEFAULT and publisher.token[0] == publisher.settled_token:
+                now = timeout is DEFAULT or _may_go_now(coalescer, timeout)
+                if now and publisher.token[0] == publisher.settled_token:
                     topic = publisher.current[system][kind]
                     if _now() >= (time := publisher.time).until:
                         time.renew()
@@ -117,14 +118,18 @@ class Sender(Generic[SendResult]):
                                 drop(frame)
                             except zmq.Again:
                                 publisher.force(frame)
-                        topic.seq = seq
-                        topic.bytes += size
+                        topic.seq, topic.bytes = seq, topic.bytes + size
                         return None
         except (KeyError, TypeError, zmq.Again):
             pass
         finally:
             publisher.sending = False
         return publisher.drive(Unsent(plain(system), plain(kind), raw, body, 1), timeout)
+
+
+def _may_go_now(coalescer: Coalescer | None, timeout: float | None) -> bool:
+    """Return whether an event with a timeout of its own may go at once; check that timeout."""
+    return timeout is not BEHIND and not (coalescer and coalescer.rows) and check_timeout(timeout) >= 0
 
 
 def _looked_up(*texts: str) -> tuple[str, ...]:
