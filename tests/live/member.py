@@ -19,8 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
+
 import zbus
 from zbus.cli.ls import ls
+from zbus.cli.why import why
 from zbus.runtime.process_state import ProcessState, process_state
 
 from .process import directory
@@ -94,9 +97,11 @@ class Member:
 
     def ls(self) -> str:
         """Run `zbus ls`; return what it prints."""
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            ls.main([], standalone_mode=False)
-        return printed.getvalue()
+        return _printed(ls)
+
+    def why(self, *arguments: str) -> str:
+        """Run `zbus why`; return what it prints."""
+        return _printed(why, *arguments)
 
     def remove(self, path: str) -> None:
         shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
@@ -110,6 +115,12 @@ class Member:
         if self._bus is not None:
             self._bus.close()
             self._bus = None
+
+
+def _printed(command: click.Command, *arguments: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        command.main([*arguments], standalone_mode=False)
+    return printed.getvalue()
 
 
 def become(who: str) -> None:

@@ -7,6 +7,7 @@ from .mutant import Mutant
 __all__ = ["MUTANTS"]
 
 _WHY = "live/test_cli_why.py::"
+_UNUSUAL = "live/test_why_unusual.py::"
 _UNIT = "unit/test_mismatch.py::"
 _DOCTOR = "live/test_cli_doctor.py::"
 _CLEANERS = "unit/test_cleaners.py::"
@@ -35,8 +36,8 @@ MUTANTS = [
             ),
             (
                 "a channel that has lost events looks like any other",
-                "    if lost:\n",
-                "    if False:\n",
+                "if counts.quiet is None:",
+                "if True:",
                 "test_one_whose_queue_was_full",
             ),
             (
@@ -47,15 +48,76 @@ MUTANTS = [
             ),
             (
                 "other buses are not looked at",
-                "if any(row.receives for row in listeners) else",
-                "if True else",
+                "elsewhere=[] if received else",
+                "elsewhere=[] if True else",
                 "test_one_that_is_on_another_bus",
             ),
             (
                 "topics that are like it are not named",
-                "[] if publishers else _similar(topic, members.values())",
+                "[] if any(row.events for row in sending) else similar_topics(topic, senders)",
                 "[]",
                 "test_who_sends_it_or_something_like_it",
+            ),
+        )
+    ),
+    *(
+        Mutant(name, file, old, new, (test,))
+        for name, file, old, new, test in (
+            (
+                "a queue that was full once is full for ever",
+                "observe/verdicts.py",
+                "if behind or not counts.quiet:",
+                "if True:",
+                _UNUSUAL + "test_one_that_was_full_and_keeps_up_again",
+            ),
+            (
+                "a loss of long ago goes on if nothing came since",
+                "observe/losses.py",
+                "quiet if quiet > _JUST_NOW_SECONDS else 0.0",
+                "0.0",
+                "unit/test_losses.py",
+            ),
+            (
+                "a publisher that is stopped sends",
+                "observe/senders.py",
+                "state is not None and state.stopped",
+                "False",
+                _UNUSUAL + "test_a_publisher_that_is_stopped",
+            ),
+            (
+                "a stopped publisher does not count",
+                "cli/why.py",
+                "        and not report.halted\n",
+                "",
+                _UNUSUAL + "test_a_publisher_that_is_stopped",
+            ),
+            (
+                "the kernel is not asked where somebody listens",
+                "observe/places.py",
+                "found += (",
+                "_ = (",
+                _UNUSUAL + "test_one_whose_directory_comes_from_another_variable",
+            ),
+            (
+                "a bus that may not be looked at is passed over",
+                "observe/verdicts.py",
+                "except zbus.PermissionDenied:",
+                "except MemoryError:",
+                _UNUSUAL + "test_one_on_a_bus_that_nobody_else_may_look_at",
+            ),
+            (
+                "patterns beyond those of the entry do not count",
+                "observe/verdicts.py",
+                "[*peer.patterns, *more]",
+                "peer.patterns",
+                _UNUSUAL + "test_one_with_more_patterns_than_its_entry_tells",
+            ),
+            (
+                "who does not tell its patterns has none that matches",
+                "observe/verdicts.py",
+                "if match.distance and not all_told:",
+                "if False:",
+                _UNUSUAL + "test_one_that_does_not_tell_all_its_patterns",
             ),
         )
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,25 +11,10 @@ import zbus
 from zbus.cli.rate_table import rate_lines
 from zbus.observe.rates import Rates, rates
 
+from .published import channel, numbers, topic
+
 LOOKED = 1_000.0
 MEMBER = "0" * 16
-
-
-def topic(system: str, events: int, size: int) -> zbus.TopicNumbers:
-    return zbus.TopicNumbers(system, "k", events, size)
-
-
-def channel(id: int = 1, system: str = "a", received: int = 0, **fields: Any) -> zbus.ChannelNumbers:
-    blank = zbus.ChannelNumbers(id, system, "*", "drop", received, 0, 0, 0, 0, 0.0)
-    return blank._replace(**fields)
-
-
-def numbers(
-    time: float, topics: tuple[zbus.TopicNumbers, ...] = (), channels: tuple[zbus.ChannelNumbers, ...] = ()
-) -> zbus.Numbers:
-    events, size = sum(row.events for row in topics), sum(row.bytes for row in topics)
-    received = sum(row.received for row in channels)
-    return zbus.Numbers(time, events, size, len(topics), received, len(channels), 0, topics, channels)
 
 
 def peer(told: zbus.Numbers | None, id: str = MEMBER) -> zbus.Peer:
@@ -113,7 +96,7 @@ COUNT = st.integers(0, 2**64)
             channel,
             st.integers(1, 9),
             TEXT,
-            COUNT,
+            received=COUNT,
             overflow=st.sampled_from(["drop", "block", "latest"]),
             unread=st.none() | st.floats(0, 1e300),
         ),

@@ -14,23 +14,9 @@ from zbus.observe.snapshot import Look, Snapshot, snapshot
 from zbus.roster.numbers import Publications
 from zbus.roster.peers import Peers
 
+from .published import channel, numbers, topic
+
 NOW = 1_000.0
-
-
-def topic(system: str, events: int, size: int = 0, kind: str = "k") -> zbus.TopicNumbers:
-    return zbus.TopicNumbers(system, kind, events, size)
-
-
-def channel(id: int = 1, system: str = "a", **fields: Any) -> zbus.ChannelNumbers:
-    return zbus.ChannelNumbers(id, system, "*", "drop", 0, 0, 0, 0, 0, 0.0)._replace(**fields)
-
-
-def numbers(
-    time: float, topics: tuple[zbus.TopicNumbers, ...] = (), channels: tuple[zbus.ChannelNumbers, ...] = ()
-) -> zbus.Numbers:
-    events, size = sum(row.events for row in topics), sum(row.bytes for row in topics)
-    received = sum(row.received for row in channels)
-    return zbus.Numbers(time, events, size, len(topics), received, len(channels), 0, topics, channels)
 
 
 def member(id: str, **fields: Any) -> zbus.Peer:

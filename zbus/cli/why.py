@@ -10,7 +10,8 @@ import orjson
 
 import zbus
 
-from ..observe.verdicts import NO_MATCH, RECEIVES, Listener, Report, explain
+from ..observe.senders import RUNNING, STOPPED, Publisher
+from ..observe.verdicts import NO_MATCH, UNKNOWN, Listener, Report, explain
 from ..roster.process_info import visible
 from .options import bus_options, notice
 from .standard_streams import check_stdout
@@ -58,14 +59,17 @@ def why(
 
     It looks from outside and sends nothing. A subscriber receives the event, is losing events because its
     queue is full, or does not get it: no pattern matches (with the nearest one that would), it is stopped,
-    dead, does not answer, or is on another bus. What has been sent so far is told, too.
+    dead, does not answer, or is on another bus. What has been sent so far is told, too, and whether who sent
+    it is stopped or dead.
 
     The JSON object has `system`, `kind`, `receives`, `directory`, `subscribers`, `publishers`, `similar`
-    (topics that are sent), `elsewhere` (subscribers of other buses) and `denied` (by --policy). A subscriber
-    has `process`, `pid`, `user`, `id`, `member`, `overflow`, `system` and `kind` (its patterns), `verdict`,
-    `detail`, `instead` (patterns that would select it), `lost` and `unread`. The verdict is receives, losing,
-    waiting, stopped, dead, not-settled or no-match. A publisher has `process`, `pid`, `user`, `id` and
-    `events`. One elsewhere has `process`, `pid`, `user`, `bus` and `root`.
+    (topics that are sent), `elsewhere` (subscribers of other buses), `closed` (buses that you may not look
+    at) and `denied` (by --policy). A subscriber has `process`, `pid`, `user`, `id`, `member`, `overflow`,
+    `system` and `kind` (its patterns), `verdict`, `detail`, `instead` (patterns that would select it),
+    `lost`, `quiet` (seconds without a loss) and `unread`. The verdict is receives, losing, waiting, stopped,
+    dead, not-settled, no-match or unknown. A publisher has `process`, `pid`, `user`, `id`, `events` and
+    `state` (running, stopped or dead). One elsewhere has `process`, `pid`, `user`, `bus` and `root`, a closed
+    bus `bus`, `root` and `user`.
 
     Exit codes: 0 somebody receives it, 1 nobody does.
 
@@ -77,8 +81,10 @@ def why(
     check_stdout()
     report = explain(system, kind, bus=bus, dir=directory, sender=sender, receiver=receiver)
     denials = [*_denials(policy, system, report)]
-    receives = any(row.receives for row in report.listeners) and not any(
-        what == "send" for what, _ in denials
+    receives = (
+        any(row.receives for row in report.listeners)
+        and not report.halted
+        and not any(what == "send" for what, _ in denials)
     )
     if as_json:
         click.echo(orjson.dumps(_as_dict(report, system, kind, receives, denials)).decode())
@@ -102,6 +108,7 @@ def _as_dict(
         "publishers": [row._asdict() for row in report.publishers],
         "similar": report.similar,
         "elsewhere": [row._asdict() for row in report.elsewhere],
+        "closed": [row._asdict() for row in report.closed],
         "denied": [text for _, text in denials],
     }
 
@@ -116,10 +123,26 @@ def _lines(report: Report, system: str, kind: str, bus: str) -> Iterator[str]:
             f"{_who(other.process, other.pid, other.user)}: would receive it, but is on another bus: zbus why"
             f" --bus {other.bus} --dir {other.root} {system} {kind}"
         )
-    yield from (f"sent by {_who(p.process, p.pid, p.user)}: {p.events:,} so far" for p in report.publishers)
+    for closed in report.closed:
+        yield (
+            f"bus {closed.bus} in {closed.root} is of {closed.user}, and you may not look there: sudo -u"
+            f" {closed.user} zbus why --bus {closed.bus} --dir {closed.root} {system} {kind}"
+        )
+    yield from map(_sent, report.publishers)
+    near = ", ".join(" ".join(pair) for pair in report.similar)
     if not report.publishers:
-        near = ", ".join(" ".join(pair) for pair in report.similar)
         yield "nobody on the bus has sent it" + (f"; what is sent: {near}" if near else "")
+    elif near:
+        yield f"what is sent instead: {near}"
+
+
+def _sent(row: Publisher) -> str:
+    who = _who(row.process, row.pid, row.user)
+    said = f"sent by {who}: {row.events:,} so far" if row.events else f"not sent by {who} so far"
+    if row.state == RUNNING:
+        return said
+    go_on = f": kill -CONT {row.pid}" if row.state == STOPPED else ""
+    return f"{said}, and its process is {row.state}{go_on}"
 
 
 def _who(process: str, pid: int, user: str) -> str:
@@ -128,14 +151,14 @@ def _who(process: str, pid: int, user: str) -> str:
 
 def _said(row: Listener) -> str:
     pattern = f"{row.system} {row.kind}".removesuffix(" *")
-    if row.verdict == RECEIVES:
-        return f"receives it by {pattern!r} ({row.overflow})"
     if row.receives:
-        return f"receives it by {pattern!r} ({row.overflow}), but {row.detail}"
+        return f"receives it by {pattern!r} ({row.overflow})" + (f", but {row.detail}" if row.detail else "")
+    if row.verdict == UNKNOWN:
+        return f"may receive it or not: {row.detail}"
     if row.verdict != NO_MATCH:
         return f"does not receive it, though {pattern!r} selects it: {row.detail}"
     if row.instead is None:
-        return f"no pattern matches; the nearest is {pattern!r}" if pattern.strip() else row.detail
+        return f"no pattern matches; the nearest is {pattern!r}"
     instead = " ".join(row.instead).removesuffix(" *")
     return f"no pattern matches; the nearest is {pattern!r} ({row.detail}): {instead!r} would"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,10 @@ import zbus
 
 from ..roster.location import VERSION
 
-__all__ = ["chosen_by", "is_used", "other_buses", "own_roots", "used_buses"]
+__all__ = ["chosen_by", "is_used", "listening_buses", "other_buses", "own_roots", "used_buses"]
+
+# What a socket of a bus is bound to; it gets its last name afterwards.
+_SOCKET = re.compile(rf"(/.*)/{VERSION}/([^/]+)/[0-9a-f]{{8,32}}\.(?:sock|new)")
 
 
 def own_roots() -> Iterator[tuple[str, Path]]:
@@ -49,14 +53,27 @@ def used_buses(root: Path) -> list[str]:
     return []
 
 
+def listening_buses() -> Iterator[tuple[str, Path]]:
+    """Yield each bus on which somebody listens, also below roots that nothing names: its name and its root.
+
+    The kernel lists all sockets, those in directories that this process may not read, too. Elsewhere than on
+    Linux it tells nothing. Anybody can bind a socket, so a name or a root may be nonsense.
+    """
+    with suppress(OSError):
+        text = Path("/proc/net/unix").read_text(errors="surrogateescape")
+        found = (_SOCKET.fullmatch(line.split(None, 7)[-1]) for line in text.splitlines())
+        yield from dict.fromkeys((match[2], Path(match[1])) for match in found if match)
+
+
 def other_buses(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield each bus in use but the one in the directory `path`: its name and its root.
 
-    It looks below the root of `path`, the roots of this user, and those of other users that this process may
-    read, which root may everywhere.
+    It looks below the root of `path`, the roots of this user, those of other users that this process may
+    read, which root may everywhere, and wherever somebody listens.
     """
     known = [path.parents[1], *(root for _, root in own_roots())]
     for above, pattern in (("/run/user", "*/zbus"), ("/tmp", "zbus-*")):
         known += sorted(Path(above).glob(pattern))
-    for root in dict.fromkeys(known):
-        yield from ((name, root) for name in used_buses(root) if root / VERSION / name != path)
+    found = [(name, root) for root in dict.fromkeys(known) for name in used_buses(root)]
+    found += ((name, root) for name, root in listening_buses() if root not in known and is_used(name, root))
+    yield from ((name, root) for name, root in found if root / VERSION / name != path)

@@ -12,32 +12,38 @@ from typing import NamedTuple
 import zbus
 
 from ..protocol.patterns import check_name
+from ..roster.location import VERSION
+from ..roster.numbers import Publications
+from ..roster.process_info import user_name
 from ..runtime.process_state import greets, listening_process, process_state, waits_for_cpu
-from .mismatch import compare, similar_names
-from .places import other_buses
+from .losses import Losses, losses
+from .mismatch import compare
+from .places import listening_buses, other_buses
+from .senders import DEAD, RUNNING, STOPPED, Publisher, publishers, similar_topics
+from .snapshot import Look, look
 
 __all__ = [
-    "DEAD",
     "LOSING",
     "NOT_SETTLED",
     "NO_MATCH",
     "RECEIVES",
-    "STOPPED",
+    "UNKNOWN",
     "WAITING",
+    "Closed",
     "Elsewhere",
     "Listener",
-    "Publisher",
     "Report",
     "explain",
 ]
 
 RECEIVES, LOSING, WAITING = "receives", "losing", "waiting"
-STOPPED, DEAD, NOT_SETTLED, NO_MATCH = "stopped", "dead", "not-settled", "no-match"
+NOT_SETTLED, NO_MATCH, UNKNOWN = "not-settled", "no-match", "unknown"  # or STOPPED or DEAD
 _RECEIVE = (RECEIVES, LOSING, WAITING)
 
 # The oldest unread event of a channel that keeps up is younger than this, in seconds.
 _BEHIND_SECONDS = 1.0
-_TOPICS_NAMED = 5
+# A roster entry tells this many patterns at most.
+_PATTERNS_TOLD = 100
 # A process that has a CPU and does not greet so often in a row does not answer.
 _MISSES = 8
 
@@ -49,11 +55,12 @@ class Listener(NamedTuple):
         process, pid, user, id, member, overflow: see `zbus.Peer`.
         system, kind: the patterns that select the event; if none does, those that come nearest. Empty if
             the subscriber tells none.
-        verdict: one of the constants of this module.
+        verdict: one of the constants of this module, or `STOPPED` or `DEAD`.
         detail: what else is known, for people; may be empty.
         instead: of `NO_MATCH`: patterns of system and kind that would select the event, if they are like the
             nearest.
-        lost: events that its channels with these patterns have lost so far.
+        lost: events that its channels with these patterns have lost since they subscribed.
+        quiet: for how many seconds they have lost none, at least; `None` if they have never lost any.
         unread: how long the oldest event that waits there has waited, in seconds; `None` if unknown.
     """
 
@@ -69,27 +76,13 @@ class Listener(NamedTuple):
     detail: str
     instead: tuple[str, str] | None
     lost: int
+    quiet: float | None
     unread: float | None
 
     @property
     def receives(self) -> bool:
         """Whether the event arrives there."""
         return self.verdict in _RECEIVE
-
-
-class Publisher(NamedTuple):
-    """A member that has sent the event.
-
-    Attributes:
-        process, pid, user, id: see `zbus.Peer`.
-        events: how often, under its latest origin.
-    """
-
-    process: str
-    pid: int
-    user: str
-    id: str
-    events: int
 
 
 class Elsewhere(NamedTuple):
@@ -107,23 +100,40 @@ class Elsewhere(NamedTuple):
     user: str
 
 
+class Closed(NamedTuple):
+    """A bus on which somebody listens, and that this process may not look at.
+
+    Attributes:
+        bus, root: where it is.
+        user: whose it is.
+    """
+
+    bus: str
+    root: str
+    user: str
+
+
 class Report(NamedTuple):
     """What becomes of an event.
 
     Attributes:
         path: the directory of the bus.
         listeners: every subscriber on the bus, or those that were asked for; those that receive it first.
-        publishers: who has sent such events.
+        publishers: who has sent such events, or those that were asked for.
+        halted: whether each of them is stopped, or dead if they were asked for: nothing comes from them now.
         similar: topics that somebody sends and that may have been meant, if nobody sends this one.
         elsewhere: who would receive it, but is on another bus. It is empty if somebody receives it here.
+        closed: buses of other users where somebody may. It is empty if somebody receives it here.
         members: how many members are alive.
     """
 
     path: Path
     listeners: list[Listener]
     publishers: list[Publisher]
+    halted: bool
     similar: list[tuple[str, str]]
     elsewhere: list[Elsewhere]
+    closed: list[Closed]
     members: int
 
 
@@ -148,23 +158,35 @@ def explain(
         PermissionDenied, Unavailable: as for `zbus.peers`.
     """
     topic = check_name(system, "system"), check_name(kind, "kind")
-    found = zbus.peers(bus, dir=dir)
-    members = {peer.id: peer for peer in found if peer.role == "member"}
+    seen = look(bus, dir)
+    members = {peer.id: peer for peer in seen.peers if peer.role == "member"}
     senders = _called(sender, members.values())
     wanted = {peer.id for peer in _called(receiver, members.values())}
     subscribers = [
-        peer for peer in found if peer.role == "subscriber" and (receiver is None or peer.member in wanted)
+        peer
+        for peer in seen.peers
+        if peer.role == "subscriber" and (receiver is None or peer.member in wanted)
     ]
-    listeners = [_listener(peer, members.get(peer.member), topic, found.path) for peer in subscribers]
-    publishers = [*_publishers(senders, topic)]
+    listeners = [_listener(peer, seen, topic) for peer in subscribers]
+    sending = [*publishers(senders, topic, every=sender is not None)]
+    path, received = seen.peers.path, any(row.receives for row in listeners)
     return Report(
-        path=found.path,
+        path=path,
         listeners=sorted(listeners, key=lambda row: (not row.receives, row.verdict, row.process, row.pid)),
-        publishers=publishers,
-        similar=[] if publishers else _similar(topic, members.values()),
-        elsewhere=[] if any(row.receives for row in listeners) else [*_elsewhere(found.path, topic)],
+        publishers=sending,
+        halted=_halted(sending, asked=sender is not None),
+        similar=[] if any(row.events for row in sending) else similar_topics(topic, senders),
+        elsewhere=[] if received else [*_elsewhere(path, topic)],
+        closed=[] if received else [*_closed()],
         members=sum(peer.alive for peer in members.values()),
     )
+
+
+def _halted(sending: list[Publisher], *, asked: bool) -> bool:
+    """Return whether nothing comes from these. Of who has sent it and is dead, another may take the place."""
+    if any(row.state == RUNNING for row in sending):
+        return False
+    return any(asked or row.state == STOPPED for row in sending)
 
 
 def _called(name: str | None, members: Iterable[zbus.Peer]) -> list[zbus.Peer]:
@@ -181,11 +203,16 @@ def _called(name: str | None, members: Iterable[zbus.Peer]) -> list[zbus.Peer]:
     )
 
 
-def _listener(peer: zbus.Peer, member: zbus.Peer | None, topic: tuple[str, str], path: Path) -> Listener:
-    match = _nearest(peer.patterns, topic)
+def _listener(peer: zbus.Peer, seen: Look, topic: tuple[str, str]) -> Listener:
+    told = seen.publications.get(peer.member, Publications(None, None))
+    patterns, all_told = _patterns(peer, told.latest)
+    match = _nearest(patterns, topic)
     system, kind = match.pattern
-    lost, unread = _numbers(member, peer.overflow, match.pattern)
-    verdict, detail = _verdict(peer, path / f"{peer.id}.sock", match, lost, unread)
+    counts = losses(told, peer.overflow, match.pattern, seen.time)
+    if match.distance and not all_told:
+        verdict, detail = UNKNOWN, "it has more patterns than it tells"
+    else:
+        verdict, detail = _verdict(peer, seen.peers.path / f"{peer.id}.sock", match, counts)
     return Listener(
         process=peer.process,
         pid=peer.pid,
@@ -198,9 +225,23 @@ def _listener(peer: zbus.Peer, member: zbus.Peer | None, topic: tuple[str, str],
         verdict=verdict,
         detail=detail,
         instead=match.instead if verdict == NO_MATCH and all(match.instead) else None,
-        lost=lost,
-        unread=unread,
+        lost=counts.lost,
+        quiet=counts.quiet,
+        unread=counts.unread,
     )
+
+
+def _patterns(peer: zbus.Peer, numbers: zbus.Numbers | None) -> tuple[list[tuple[str, str]], bool]:
+    """Return the patterns that a subscriber tells, and whether these are all it has.
+
+    Its roster entry tells the first ones of all; the numbers of its member have room for more.
+    """
+    channels = () if numbers is None else numbers.by_channel
+    more = ((row.system, row.kind) for row in channels if row.overflow == peer.overflow)
+    patterns = list(dict.fromkeys([*peer.patterns, *more]))
+    if numbers is None:
+        return patterns, 0 < len(patterns) < _PATTERNS_TOLD
+    return patterns, bool(patterns) and numbers.channels <= max(len(channels), len(peer.patterns))
 
 
 class _Match(NamedTuple):
@@ -213,7 +254,7 @@ class _Match(NamedTuple):
 
 
 def _nearest(patterns: list[tuple[str, str]], topic: tuple[str, str]) -> _Match:
-    found = [_Match(inf, ("", ""), "it does not tell its patterns", ("", ""))]
+    found = [_Match(inf, ("", ""), "", ("", ""))]
     for pattern in patterns:
         with suppress(zbus.Invalid):  # anybody may have written it
             system, kind = (compare(text, name) for text, name in zip(pattern, topic, strict=True))
@@ -223,9 +264,7 @@ def _nearest(patterns: list[tuple[str, str]], topic: tuple[str, str]) -> _Match:
     return min(found, key=lambda match: match.distance)
 
 
-def _verdict(
-    peer: zbus.Peer, socket: Path, match: _Match, lost: int, unread: float | None
-) -> tuple[str, str]:
+def _verdict(peer: zbus.Peer, socket: Path, match: _Match, counts: Losses) -> tuple[str, str]:
     """Return the verdict on a subscriber, and what there is to say about it."""
     if match.distance:
         return NO_MATCH, match.why
@@ -237,11 +276,19 @@ def _verdict(
         return STOPPED, f"its process is stopped: kill -CONT {peer.pid}"
     if not _answers(str(socket), pid):
         return NOT_SETTLED, "its process does not answer, so publishers give up waiting for it to join"
-    behind = unread is not None and unread > _BEHIND_SECONDS
-    waited = f"its oldest unread event has waited {unread:.1f} s" if behind else ""
-    if lost:
-        return LOSING, "; ".join(filter(None, [f"its queue was full: it has lost {lost:,} events", waited]))
-    return (WAITING, waited) if behind else (RECEIVES, "")
+    return _reading(counts)
+
+
+def _reading(counts: Losses) -> tuple[str, str]:
+    """Return the verdict on a subscriber that gets the event into its queue if that has room."""
+    behind = counts.unread is not None and counts.unread > _BEHIND_SECONDS
+    waited = f"its oldest unread event has waited {counts.unread:.1f} s" if behind else ""
+    if counts.quiet is None:
+        return (WAITING, waited) if behind else (RECEIVES, "")
+    if behind or not counts.quiet:
+        said = f"its queue was full: it has lost {counts.lost:,} events"
+        return LOSING, "; ".join(filter(None, [said, waited]))
+    return RECEIVES, f"it has lost {counts.lost:,} events since it subscribed, none for {counts.quiet:.0f} s"
 
 
 def _answers(socket: str, pid: int) -> bool:
@@ -256,33 +303,6 @@ def _answers(socket: str, pid: int) -> bool:
     return False
 
 
-def _numbers(member: zbus.Peer | None, overflow: str, pattern: tuple[str, str]) -> tuple[int, float | None]:
-    """Return what the channels with these patterns have lost, and the age of their oldest unread event."""
-    every = member.numbers.by_channel if member is not None and member.numbers is not None else ()
-    rows = [row for row in every if (row.system, row.kind) == pattern and row.overflow == overflow]
-    ages = [row.unread for row in rows if row.unread is not None]
-    return sum(row.lost for row in rows), max(ages, default=None)
-
-
-def _publishers(members: Iterable[zbus.Peer], topic: tuple[str, str]) -> Iterator[Publisher]:
-    for peer in members:
-        rows = peer.numbers.by_topic if peer.numbers is not None else ()
-        if events := sum(row.events for row in rows if (row.system, row.kind) == topic):
-            yield Publisher(peer.process, peer.pid, peer.user, peer.id, events)
-
-
-def _similar(topic: tuple[str, str], members: Iterable[zbus.Peer]) -> list[tuple[str, str]]:
-    """Return topics that somebody sends and that are like `topic`, the nearest first."""
-    rows = (row for peer in members if peer.numbers is not None for row in peer.numbers.by_topic)
-    sent = {(row.system, row.kind) for row in rows}
-    systems = [topic[0], *similar_names(topic[0], (system for system, _ in sent))]
-    kinds = [topic[1], *similar_names(topic[1], (kind for _, kind in sent))]
-    near = [(systems.index(s) + kinds.index(k), (s, k)) for s, k in sent if s in systems and k in kinds]
-    # Then the other kinds of the system, which is right at least.
-    near += [(len(sent), (s, k)) for s, k in sent if s == topic[0] and k not in kinds]
-    return [pair for _, pair in sorted(near)[:_TOPICS_NAMED]]
-
-
 def _elsewhere(path: Path, topic: tuple[str, str]) -> Iterator[Elsewhere]:
     for name, root in other_buses(path):
         with suppress(zbus.Error):
@@ -293,3 +313,21 @@ def _elsewhere(path: Path, topic: tuple[str, str]) -> Iterator[Elsewhere]:
 
 def _selects(peer: zbus.Peer, topic: tuple[str, str]) -> bool:
     return _nearest(peer.patterns, topic).distance == 0
+
+
+def _closed() -> Iterator[Closed]:
+    for name, root in listening_buses():
+        try:
+            zbus.peers(name, dir=root)
+        except zbus.PermissionDenied:
+            yield Closed(name, str(root), _owner(root))
+        except zbus.Error:
+            pass
+
+
+def _owner(root: Path) -> str:
+    """Return whose a root is, by the nearest directory that tells."""
+    for directory in (root / VERSION, root, *root.parents):
+        with suppress(OSError):
+            return user_name(directory.lstat().st_uid)
+    return "another user"
