@@ -4,6 +4,7 @@
     python tools/bench --growth [subscribers] [publishers] [channels] [topics] [--most N]
     python tools/bench --languages [LANGUAGE ...]
     python tools/bench --commands [CASE ...]
+    python tools/bench --link [CASE ...]
 
 The machine may be noisy; a ratio of medians from one run is what to quote.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from commands import COMMANDS, measure_commands
 from growth import GROWTH, measure_growth, show_growth
 from languages import LANGUAGES, measure_languages, show_languages
+from link import LINK, measure_link
 from processes import Figures, await_ready, finish, pair, start, waiting, wake_ups
 
 MIB = 1024 * 1024
@@ -31,6 +33,8 @@ LANGUAGES_HELP = f"instead: the peers in {', '.join(LANGUAGES)} (default: all th
 COMMANDS_HELP = (
     f"instead: what the commands cost, and how fast they are: {', '.join(COMMANDS)} (default: all)"
 )
+
+LINK_HELP = f"instead: a link to NATS, beside nats-py alone: {', '.join(LINK)} (default: all)"
 
 
 class Bench:
@@ -234,10 +238,15 @@ def main() -> None:
     parser.add_argument("--growth", nargs="*", choices=GROWTH, metavar="WHAT", help=GROWTH_HELP)
     parser.add_argument("--languages", nargs="*", choices=LANGUAGES, metavar="LANGUAGE", help=LANGUAGES_HELP)
     parser.add_argument("--commands", nargs="*", choices=COMMANDS, metavar="CASE", help=COMMANDS_HELP)
+    parser.add_argument("--link", nargs="*", choices=LINK, metavar="CASE", help=LINK_HELP)
     parser.add_argument("--most", type=int, default=60_000, help="with --growth: no larger numbers")
     args = parser.parse_args()
     rows: list[dict[str, Any]]
-    if args.commands is not None:
+    if args.link is not None:
+        found = {}
+        what = args.link or list(LINK)
+        rows, table = measure_link(what, args.rounds, args.events // 20, note), show_languages
+    elif args.commands is not None:
         found = {}
         what = args.commands or list(COMMANDS)
         rows, table = measure_commands(what, args.rounds, args.events, note), show_languages

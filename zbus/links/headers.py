@@ -39,7 +39,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def encode(item: Relayed) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of a message."""
     name, headers = _of_stream(item[:3])
-    headers = headers | {"zbus-via": item.via}
+    headers = headers.copy()
+    headers["zbus-via"] = item.via
     if not item.path:
         if item.first:
             headers["zbus-lost"] = f"{item.first}-{item.seq - 1}"
@@ -49,7 +50,7 @@ def encode(item: Relayed) -> tuple[dict[str, str], bytes]:
         return headers, b""
     headers["Nats-Msg-Id"] = headers["ce-id"] = f"{name}.{item.seq}"
     headers["zbus-seq"] = str(item.seq)
-    headers["ce-subject"] = _value(item.path.decode())
+    headers["ce-subject"] = _path_text(item.path)
     if item.time:
         headers["ce-time"] = _time_text(item.time)
     if not item.body:
@@ -65,11 +66,11 @@ def decode(names: tuple[str, str], headers: Mapping[str, str], body: bytes) -> R
         Malformed: it breaks a rule of the format; the text says which.
     """
     try:
-        system, kind = check_sendable(*names)
+        system, kind = _names(names)
     except Invalid as error:
         raise Malformed(error.message) from None
     origin, via = headers.get("zbus-origin", ""), headers.get("zbus-via", "")
-    if not _ORIGIN.fullmatch(origin) or not is_via(via):
+    if not _is_source(origin, via):
         raise Malformed("no link has sent it: zbus-origin or zbus-via is missing or malformed")
     if (lost := headers.get("zbus-lost")) is not None:
         return _lost(Relayed(origin, system, kind, 0, via), lost)
@@ -77,21 +78,40 @@ def decode(names: tuple[str, str], headers: Mapping[str, str], body: bytes) -> R
     seq = headers.get("zbus-seq" if event else "zbus-next", "")
     if not _NUMBER.fullmatch(seq):
         raise Malformed("zbus-seq or zbus-next is no number from 1")
-    item = Relayed(origin, system, kind, int(seq), via)
-    return _event(item, headers, body) if event else item
-
-
-def _event(item: Relayed, headers: Mapping[str, str], body: bytes) -> Relayed:
+    if not event:
+        return Relayed(origin, system, kind, int(seq), via)
     try:
-        path = check_text(unquote(headers.get("ce-subject", ""), errors="strict"), "path").encode()
+        path = _path(headers.get("ce-subject", ""))
     except (Invalid, ValueError) as error:
         raise Malformed(f"ce-subject is no path: {error}") from None
-    return item._replace(path=path, time=_time(headers.get("ce-time", "")), body=_data(headers, body))
+    time = _time(headers.get("ce-time", ""))
+    return Relayed(origin, system, kind, int(seq), via, path, time, _data(headers, body))
+
+
+# What many messages share is checked once.
+
+
+@lru_cache(4096)
+def _names(names: tuple[str, str]) -> tuple[str, str]:
+    return check_sendable(*names)
+
+
+@lru_cache(4096)
+def _is_source(origin: str, via: str) -> bool:
+    return _ORIGIN.fullmatch(origin) is not None and is_via(via)
+
+
+@lru_cache(4096)
+def _path(text: str) -> bytes:
+    return check_text(unquote(text, errors="strict"), "path").encode()
 
 
 def _data(headers: Mapping[str, str], body: bytes) -> bytes:
     """Return the data field for a body, which is checked if it claims to be JSON."""
     kind = headers.get("ce-datacontenttype", "")
+    if kind == JSON and body[:1] not in (b"", b"\0"):
+        decode_data(body)
+        return body
     if kind == BYTES:
         return b"\0" + body
     if not kind and not body:
@@ -122,28 +142,43 @@ def _of_stream(key: tuple[str, str, str]) -> tuple[str, dict[str, str]]:
     return f"{origin}.{_value(system)}.{_value(kind)}", shared
 
 
+@lru_cache(4096)
+def _path_text(path: bytes) -> str:
+    return _value(path.decode())
+
+
 def _value(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE)
 
 
 def _time_text(digits: bytes) -> str:
-    seconds, micros = divmod(int(digits), 1_000_000)
-    return f"{_second(seconds)}.{micros:06d}Z"
+    text = digits.decode()
+    return f"{_second(text[:-6])}.{text[-6:]:0>6}Z"
 
 
 @lru_cache(16)
-def _second(seconds: int) -> str:
+def _second(digits: str) -> str:
     try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return datetime.fromtimestamp(int(digits or "0"), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except (ValueError, OverflowError, OSError):  # no year that a calendar has
         return "9999-12-31T23:59:59"
 
 
 def _time(text: str) -> bytes:
     """Return the field of a stamp for a time; empty if there is none, or none that can be read."""
+    fraction = text[20:26]
+    if text[26:] == "Z" and text[19] == "." and fraction.isdigit() and fraction.isascii():
+        micros = _micros(f"{text[:19]}Z") + int(fraction)
+    else:
+        micros = _micros(text)
+    return b"%d" % micros if micros >= 0 else b""
+
+
+@lru_cache(16)
+def _micros(text: str) -> int:
+    """Return a time in microseconds since the epoch; below -1,000,000 if it cannot be read."""
     try:
         delta = datetime.fromisoformat(text) - _EPOCH
     except (ValueError, TypeError, OverflowError):  # no time, or one without a zone
-        return b""
-    micros = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-    return b"%d" % micros if micros >= 0 else b""
+        return -2_000_000
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

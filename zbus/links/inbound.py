@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -59,7 +60,7 @@ class Inbound:
         core: bool,
     ) -> None:
         """Prepare; see `Link`. Ask `wants` what the patterns select, and `allows` what the policy lets in."""
-        self._bus = bus
+        self._relay = bus.relay
         self._bus_id = bus_id
         self._numbers = numbers
         self._wants = wants
@@ -74,7 +75,8 @@ class Inbound:
         self._reply = ""
         self._stored = 0  # the number in the stream of the latest message that was dealt with
         self._unacknowledged = 0
-        self._queue: asyncio.Queue[Msg] = asyncio.Queue()
+        self._queue: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
 
     async def session(self, client: Client) -> None:
         """Receive by one connection until that fails.
@@ -83,7 +85,7 @@ class Inbound:
             Disconnected: make another connection.
             Canceled: another link has taken over.
         """
-        self._queue = asyncio.Queue()
+        self._queue, self._arrived = deque(), asyncio.Event()
         self._unacknowledged = 0
         try:
             if self._core:
@@ -99,44 +101,39 @@ class Inbound:
             raise Disconnected(str(error) or type(error).__name__) from error
 
     async def _subscribe(self, client: Client, subject: str) -> None:
-        queue = self._queue
+        queue, arrived = self._queue, self._arrived
 
-        async def keep(message: Msg) -> None:
-            queue.put_nowait(message)
+        async def keep(message: Msg) -> None:  # without waking anybody for each message
+            if not queue:
+                arrived.set()
+            queue.append(message)
 
         await client.subscribe(subject, cb=keep, pending_msgs_limit=1_000_000, pending_bytes_limit=0)
 
     async def _receive(self, client: Client, stream: str | None) -> None:
+        queue, arrived = self._queue, self._arrived
         while True:
+            while queue:
+                await self._take(client, queue.popleft())
+            await self._acknowledge(client)
+            arrived.clear()
             try:
-                message = self._queue.get_nowait()
-            except asyncio.QueueEmpty:
-                await self._acknowledge(client)
-                message = await self._next(client, stream)
-            await self._take(client, message)
-
-    async def _next(self, client: Client, stream: str | None) -> Msg:
-        while True:
-            try:
-                return await asyncio.wait_for(self._queue.get(), _SILENT_SECONDS if stream else None)
+                await asyncio.wait_for(arrived.wait(), _SILENT_SECONDS if stream else None)
             except TimeoutError:
                 assert stream is not None
                 await self._look(client, stream)
 
     async def _take(self, client: Client, message: Msg) -> None:
-        fields = message.reply.split(".")
         if self._core:
-            await self._deliver(message)
+            if (item := self._item(message)) is not None:
+                await self._send(item)
             return
-        if len(fields) < 9 or fields[1] != "ACK":  # a heartbeat
+        stored, _ = _place(message.reply)
+        if stored <= self._stored:  # a heartbeat, or given out again because an acknowledgement took long
             return
-        base = 5 if len(fields) == 9 else 7
-        stored, pending = int(fields[base]), int(fields[base + 3])
-        if stored <= self._stored:  # given out again, because an acknowledgement took long
-            return
-        await self._deliver(message)
-        self._stored, self._numbers.behind = stored, pending
-        self._reply = message.reply
+        if (item := self._item(message)) is not None:
+            await self._send(item)
+        self._stored, self._reply = stored, message.reply
         self._unacknowledged += 1
         if self._unacknowledged >= _ACK_EVERY:
             await self._acknowledge(client)
@@ -144,32 +141,35 @@ class Inbound:
     async def _acknowledge(self, client: Client) -> None:
         """Acknowledge all that was dealt with."""
         if self._unacknowledged:
+            _, self._numbers.behind = _place(self._reply)
             await client.publish(self._reply, b"+ACK")
             self._unacknowledged = 0
 
-    async def _deliver(self, message: Msg) -> None:
-        """Send what a message says on the bus, or leave it out for a reason that is counted."""
+    def _item(self, message: Msg) -> Relayed | None:
+        """Return what a message says; `None` if it is left out, for a reason that is counted."""
         names = parse_subject(message.subject)
         if names is None or not self._wants(names[1]):
-            return
+            return None
         try:
             item = decode(names[1:], message.headers or {}, message.data)
         except Malformed as error:
             self._refuse(f"in: {error}", f"left out a message on {message.subject}: {error}")
-            return
-        if self._bus_id in item.via.split("-"):
-            return
+            return None
+        if self._bus_id in item.via:
+            return None
         if not self._allows(item.system):
             self._refuse(f"in: {item.system}", f"the policy keeps system {item.system} from coming in")
-            return
-        await self._send(item)
+            return None
+        return item
 
     async def _send(self, item: Relayed) -> None:
-        relay = self._bus.relay
+        relay = self._relay
         events = relay.events
         while True:
             try:
-                await self._bus.send_on(item, _SEND_SECONDS)
+                rest = relay.send(item, _SEND_SECONDS)
+                if rest is not None:
+                    await rest
             except Timeout as error:  # whoever is full makes the other side wait, too
                 self._numbers.problem = error.message
                 continue
@@ -267,3 +267,13 @@ class Inbound:
         if (error := found.get("error")) is not None:
             raise Disconnected(f"{call}: {error.get('description', error)}")
         return found
+
+
+def _place(reply: str) -> tuple[int, int]:
+    """Return the number of a message in the stream, and how many come after it; zeros for other messages."""
+    fields = reply.split(".")
+    begin = 5 if len(fields) == 9 else 7  # after this come the number for the consumer, and the time
+    try:
+        return (int(fields[begin]), int(fields[begin + 3])) if fields[1] == "ACK" else (0, 0)
+    except (ValueError, IndexError):
+        return 0, 0

@@ -16,7 +16,7 @@ import zmq
 from ..aio.bus import Bus
 from ..aio.waker import Waker, until
 from ..event import Event, Gap
-from ..options import DEFAULT, SubscriptionOptions
+from ..options import SubscriptionOptions
 from ..protocol.loss import Stream
 from ..protocol.relayed import Relayed, via_in
 from ..protocol.wire import Malformed, decode_data
@@ -176,9 +176,3 @@ class LinkBus(Bus):
         request = self._node.check_subscription(system, None, options)
         tap: LinkTap = await run_in_thread("zbus-join", self._node.join, request, LinkTap, self)
         return tap
-
-    async def send_on(self, item: Relayed, timeout: float | None = DEFAULT) -> None:
-        """Send an event of another bus on; see `Relay.send`."""
-        rest = self.relay.send(item, timeout)
-        if rest is not None:
-            await rest

@@ -79,7 +79,7 @@ class Outbound:
             await asyncio.sleep(0)
 
     def _wanted(self, item: Relayed) -> bool:
-        if self._bus_id in item.via.split("-"):
+        if self._bus_id in item.via:
             return False
         if item.via and self._bus.relay.knows(item[:3], item.seq):  # this link has brought it from there
             return False
@@ -202,32 +202,51 @@ class Outbound:
         return True
 
     async def _send_core(self, client: Client) -> None:
-        """Send without acknowledgements: what the server has read counts as carried."""
-        window, changed = self._outbox.window, self._outbox.changed
-        while True:
-            first = self._next
-            while self._next < window.end and self._next < first + _CORE_BATCH:
-                number, packet = self._next, window.get(self._next)
-                self._next += 1
-                if packet is None or self._too_large(client, number, packet):
+        """Send without acknowledgements: what the server has read counts as carried.
+
+        While it reads one batch, the next one is published.
+        """
+        changed = self._outbox.changed
+        begin = end = self._next
+        flush: asyncio.Task[None] | None = None
+        try:
+            while True:
+                published = await self._publish_core(client)
+                if flush is not None:
+                    await flush
+                    for number in range(begin, end):
+                        self._outbox.acknowledge(number)
+                    begin, flush = end, None
+                if published:
+                    end, flush = self._next, asyncio.create_task(client.flush(_FLUSH_SECONDS))
                     continue
-                await client.publish(packet.subject, packet.body, headers=packet.headers)
-                if packet.events:
-                    self._tails[packet.subject, packet.headers["zbus-origin"]] = packet
-                if self._next % _TURN == 0:
-                    await asyncio.sleep(0)
-            if self._next > first:
-                await client.flush(_FLUSH_SECONDS)
-                for number in range(first, self._next):
-                    self._outbox.acknowledge(number)
+                changed.clear()
+                if self._next < self._outbox.window.end:
+                    continue
+                try:
+                    await asyncio.wait_for(changed.wait(), _REST_SECONDS if self._tails else None)
+                except TimeoutError:
+                    await self._send_marks(client)
+        finally:
+            if flush is not None:
+                flush.cancel()
+                await asyncio.gather(flush, return_exceptions=True)
+
+    async def _publish_core(self, client: Client) -> bool:
+        """Publish a batch; return whether there was something to publish."""
+        window = self._outbox.window
+        first = self._next
+        while self._next < window.end and self._next < first + _CORE_BATCH:
+            number, packet = self._next, window.get(self._next)
+            self._next += 1
+            if packet is None or self._too_large(client, number, packet):
                 continue
-            changed.clear()
-            if self._next < window.end:
-                continue
-            try:
-                await asyncio.wait_for(changed.wait(), _REST_SECONDS if self._tails else None)
-            except TimeoutError:
-                await self._send_marks(client)
+            await client.publish(packet.subject, packet.body, headers=packet.headers)
+            if packet.events:
+                self._tails[packet.subject, packet.headers["zbus-origin"]] = packet
+            if self._next % _TURN == 0:
+                await asyncio.sleep(0)
+        return self._next > first
 
     async def _send_marks(self, client: Client) -> None:
         """Tell, now that nothing follows, which number would: nobody acknowledges what was last."""

@@ -83,12 +83,13 @@ class Outbox:
         if packet is None:
             return
         self._numbers.sent += packet.events
-        if packet.position and self._spill is not None:
-            oldest = self.window.oldest()
-            # What comes before the first that is still in the window was taken.
-            self._spill.taken(packet.position if oldest is not None and oldest.position else None)
-        self.refill()
-        if not self.window.full:
+        if self._spill is not None:
+            if packet.position:
+                oldest = self.window.oldest()
+                # What comes before the first that is still in the window was taken.
+                self._spill.taken(packet.position if oldest is not None and oldest.position else None)
+            self.refill()
+        if not self._room.is_set() and not self.window.full:
             self._room.set()
 
     def leave_out(self, number: int) -> None:

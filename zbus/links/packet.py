@@ -80,8 +80,8 @@ class Window:
         if (packet := self._packets.pop(number, None)) is not None:
             self._bytes -= packet.bytes
             self.events -= packet.events
-            if number == self.begin:
-                self.begin = next(iter(self._packets), self.end)
+            while self.begin < self.end and self.begin not in self._packets:
+                self.begin += 1
         return packet
 
     def oldest(self) -> Packet | None:
