@@ -192,10 +192,12 @@ func parseStamp(raw []byte) (s Stamp, good bool) {
 }
 
 // parseNumber returns a number of 1 to 19 digits; anything else is untold.
-func parseNumber(text []byte) uint64 {
-	n, err := strconv.ParseUint(string(text), 10, 64)
-	if err != nil || len(text) > 19 {
+func parseNumber(text []byte) (n uint64) {
+	if len(text) == 0 || len(text) > 19 || digits(text) < len(text) {
 		return Untold
+	}
+	for _, digit := range text {
+		n = 10*n + uint64(digit-'0')
 	}
 	return n
 }
@@ -290,7 +292,7 @@ func encodeData(data any) ([]byte, error) {
 	case []byte:
 		return append([]byte{0}, data...), nil
 	case json.RawMessage:
-		if data != nil && !(json.Valid(data) && isStrict(data)) {
+		if data != nil && !isStrict(data) {
 			return nil, invalid("the data is not the JSON that every receiver takes (RFC 8259; finite numbers, " +
 				"UTF-8, whole surrogate pairs, at most 1,024 deep)")
 		}
@@ -310,37 +312,152 @@ func encodeData(data any) ([]byte, error) {
 	return text, nil
 }
 
-// isStrict reports whether a text that encoding/json takes, or made, is one that every receiver takes.
+// isStrict reports whether a text is the JSON that every receiver takes (W51, W52): UTF-8, whole surrogate pairs,
+// finite numbers, at most maxDepth levels. encoding/json takes more, and three times as long.
 func isStrict(text []byte) bool {
-	if !utf8.Valid(text) || hasHalfPair(text) {
-		return false
+	rest, good := skipValue(text, maxDepth)
+	return good && len(skipSpace(rest)) == 0 && utf8.Valid(text)
+}
+
+func skipSpace(text []byte) []byte {
+	for len(text) > 0 && (text[0] == ' ' || text[0] == '\t' || text[0] == '\r' || text[0] == '\n') {
+		text = text[1:]
 	}
-	depth := 0
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"':
-			for i++; text[i] != '"'; i++ {
-				if text[i] == '\\' {
-					i++
-				}
+	return text
+}
+
+// skip returns what follows a character, and the space before it.
+func skip(c byte, text []byte) (rest []byte, good bool) {
+	if text = skipSpace(text); len(text) == 0 || text[0] != c {
+		return text, false
+	}
+	return text[1:], true
+}
+
+// skipValue returns what follows a value of so many levels at most.
+func skipValue(text []byte, levels int) (rest []byte, good bool) {
+	if text = skipSpace(text); len(text) == 0 {
+		return nil, false
+	}
+	switch text[0] {
+	case '"':
+		return skipString(text[1:])
+	case '[':
+		return skipItems(text[1:], ']', levels-1)
+	case '{':
+		return skipItems(text[1:], '}', levels-1)
+	case 't':
+		return bytes.CutPrefix(text, []byte("true"))
+	case 'f':
+		return bytes.CutPrefix(text, []byte("false"))
+	case 'n':
+		return bytes.CutPrefix(text, []byte("null"))
+	}
+	return skipNumber(text)
+}
+
+// skipItems returns what follows an array or an object that has begun.
+func skipItems(text []byte, end byte, levels int) (rest []byte, good bool) {
+	if text, good = skip(end, text); good || levels < 0 {
+		return text, levels >= 0
+	}
+	for {
+		if end == '}' {
+			if text, good = skip('"', text); good {
+				text, good = skipString(text)
 			}
-		case c == '[' || c == '{':
-			if depth++; depth > maxDepth {
-				return false
+			if good {
+				text, good = skip(':', text)
 			}
-		case c == ']' || c == '}':
-			depth--
-		case c == '-' || c >= '0' && c <= '9':
-			start := i
-			for i+1 < len(text) && strings.IndexByte("0123456789+-.eE", text[i+1]) >= 0 {
-				i++
-			}
-			if isInfinite(text[start : i+1]) {
-				return false
+			if !good {
+				return nil, false
 			}
 		}
+		if text, good = skipValue(text, levels); !good {
+			return nil, false
+		}
+		if rest, good = skip(end, text); good {
+			return rest, true
+		}
+		if text, good = skip(',', text); !good {
+			return nil, false
+		}
 	}
-	return true
+}
+
+// skipString returns what follows a string that has begun.
+func skipString(text []byte) (rest []byte, good bool) {
+	for i := 0; i < len(text) && text[i] >= ' '; i++ {
+		switch text[i] {
+		case '"':
+			return text[i+1:], true
+		case '\\':
+			size := escaped(text[i:])
+			if size == 0 {
+				return nil, false
+			}
+			i += size - 1
+		}
+	}
+	return nil, false
+}
+
+// escaped returns the size of the escape that begins a text, or of a surrogate pair of two; 0 if it is wrong.
+func escaped(text []byte) int {
+	if len(text) > 1 && strings.IndexByte(`"\/bfnrt`, text[1]) >= 0 {
+		return 2
+	}
+	switch unit := codeUnit(text); {
+	case unit < 0xd800 || unit > 0xdfff && unit <= 0xffff:
+		return 6
+	case unit < 0xdc00 && codeUnit(text[6:])&^0x3ff == 0xdc00:
+		return 12
+	}
+	return 0
+}
+
+// codeUnit returns the number in an escape with `u`; more than 16 bits if there is none.
+func codeUnit(text []byte) uint64 {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return Untold
+	}
+	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	if err != nil {
+		return Untold
+	}
+	return unit
+}
+
+func skipNumber(text []byte) (rest []byte, good bool) {
+	rest = bytes.TrimPrefix(text, []byte{'-'})
+	whole := digits(rest)
+	if whole == 0 || whole > 1 && rest[0] == '0' {
+		return nil, false
+	}
+	if rest = rest[whole:]; len(rest) > 0 && rest[0] == '.' {
+		if rest = rest[1:]; digits(rest) == 0 {
+			return nil, false
+		}
+		rest = rest[digits(rest):]
+	}
+	if len(rest) > 0 && rest[0]|0x20 == 'e' {
+		if rest = rest[1:]; len(rest) > 0 && (rest[0] == '+' || rest[0] == '-') {
+			rest = rest[1:]
+		}
+		if digits(rest) == 0 {
+			return nil, false
+		}
+		rest = rest[digits(rest):]
+	}
+	return rest, !isInfinite(text[:len(text)-len(rest)])
+}
+
+// digits returns with how many digits a text begins.
+func digits(text []byte) (count int) {
+	for count < len(text) && text[count] >= '0' && text[count] <= '9' {
+		count++
+	}
+	return count
 }
 
 func isInfinite(number []byte) bool {
@@ -351,22 +468,12 @@ func isInfinite(number []byte) bool {
 	return math.IsInf(value, 0)
 }
 
-var (
-	surrogates = regexp.MustCompile(`\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})`)
-	repairs    = regexp.MustCompile(`\\\\|(\\ufffd)`)
-)
-
-func hasHalfPair(text []byte) bool {
-	return finds(surrogates, `\ud`, text) || finds(surrogates, `\uD`, text)
-}
+var repairs = regexp.MustCompile(`\\\\|(\\ufffd)`)
 
 // isRepaired reports whether encoding/json has replaced bytes that are not UTF-8. It writes U+FFFD itself as it is.
-func isRepaired(text []byte) bool { return finds(repairs, `\ufffd`, text) }
-
-// finds reports whether a match has a first group; that can be only if a text holds the hint.
-func finds(what *regexp.Regexp, hint string, text []byte) bool {
-	return bytes.Contains(text, []byte(hint)) &&
-		slices.ContainsFunc(what.FindAllSubmatchIndex(text, -1), func(match []int) bool { return match[2] >= 0 })
+func isRepaired(text []byte) bool {
+	return bytes.Contains(text, []byte(`\ufffd`)) &&
+		slices.ContainsFunc(repairs.FindAllSubmatchIndex(text, -1), func(match []int) bool { return match[2] >= 0 })
 }
 
 // decodeItems appends the events of a batch (W12) to `to`; it reports whether the text is one.
@@ -621,7 +728,7 @@ func (d *Decoder) decodeData(path string, data []byte) (good bool) {
 	case len(data) == 0:
 	case data[0] == 0:
 		evt.Bytes = data[1:len(data):len(data)]
-	case json.Valid(data) && isStrict(data):
+	case isStrict(data):
 		evt.Data = data[:len(data):len(data)]
 	default:
 		return false

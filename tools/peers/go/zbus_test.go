@@ -1,16 +1,19 @@
 package zbus
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func openBus(t *testing.T, dir string, options Options) *Bus {
@@ -194,4 +197,49 @@ func start(group *sync.WaitGroup, run func()) {
 		defer group.Done()
 		run()
 	}()
+}
+
+// What isStrict takes, encoding/json takes as well. What else that takes, it changes: half pairs, bytes that are not
+// UTF-8; or it cannot be read as a number.
+func TestStrictJSON(t *testing.T) {
+	seeds := []string{
+		`{"a":[1,-2.5e3,0,"text ÄÖ",null,true,false],"b":{}}`, ` [ ] `, `"\ud83d\ude00 \u00e4 \\ \" \/ \b\f\n\r\t"`,
+		`[[[[[[]]]]]]`, `{"k":"v","k2":[{"x":1E+2}]}`, `-0.0e-0`, `{"":""}`,
+	}
+	const letters = "{}[],:\"\\ud89cE+-.0127tfn \x00\xff"
+	random := rand.New(rand.NewPCG(1, 2))
+	taken, refused := 0, 0
+	for range 300_000 {
+		text := []byte(seeds[random.IntN(len(seeds))])
+		for range random.IntN(3) {
+			at := random.IntN(len(text))
+			switch random.IntN(3) {
+			case 0:
+				text = slices.Delete(text, at, at+1)
+			case 1:
+				text[at] = letters[random.IntN(len(letters))]
+			default:
+				text = slices.Insert(text, at, text[random.IntN(len(text))])
+			}
+			if len(text) == 0 {
+				break
+			}
+		}
+		var value any
+		readable := json.Unmarshal(text, &value) == nil
+		again, _ := json.Marshal(value)
+		switch strict := isStrict(text); {
+		case strict && !readable:
+			t.Fatalf("takes %q", text)
+		case !strict && readable && utf8.Valid(text) && !bytes.Contains(again, []byte("\ufffd")):
+			t.Fatalf("refuses %q", text)
+		case strict:
+			taken++
+		default:
+			refused++
+		}
+	}
+	if taken < 50_000 || refused < 50_000 {
+		t.Fatal(taken, refused)
+	}
 }
