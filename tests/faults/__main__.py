@@ -22,6 +22,7 @@ from . import (
     hostile,
     kills,
     limits,
+    linking,
     numbers,
     places,
     queues,
@@ -58,6 +59,7 @@ CASES: dict[int, Case] = {
     20: users.several_users,
     21: tails.told_to_the_end,
     22: numbers.publishing,
+    23: linking.links_killed,
 }
 
 

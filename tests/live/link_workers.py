@@ -34,7 +34,7 @@ def out(url: str, directory: str, spill: str = "") -> None:
                 out=["orders"],
                 dir=directory,
                 when_down="spill" if spill else "block",
-                spill=(spill, 10**6) if spill else None,
+                spill=(spill, 10**8) if spill else None,
             )
         )
     )

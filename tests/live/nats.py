@@ -17,11 +17,11 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
-__all__ = ["Server", "add_stream", "nats_server", "needs_nats"]
+__all__ = ["PROGRAM", "Server", "add_stream", "nats_server", "needs_nats"]
 
 # Debian has it where the path of users may not lead.
-_PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-needs_nats = pytest.mark.skipif(_PROGRAM is None, reason="needs nats-server")
+PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+needs_nats = pytest.mark.skipif(PROGRAM is None, reason="needs nats-server")
 _START_SECONDS = 60.0
 
 
@@ -37,7 +37,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        command = [str(_PROGRAM), "-a", "127.0.0.1", "-p", str(self.port), *self._options]
+        command = [str(PROGRAM), "-a", "127.0.0.1", "-p", str(self.port), *self._options]
         log = self._directory.with_suffix(".log").open("ab")
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

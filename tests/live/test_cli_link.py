@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,3 +131,59 @@ def test_an_nkey_lets_the_link_in(machines: Path) -> None:
         assert (refused.returncode, "does not let this link in" in refused.stderr) == (1, True), (
             refused.stderr
         )
+
+
+def test_ls_top_and_metrics_show_a_link(server: Server, machines: Path) -> None:
+    where = ("--dir", str(machines))
+    with started("link", server.url, "--out", "a", *where) as process:
+        until_connected(process)
+        while "link to 127.0.0.1:" not in (shown := run("ls", *where).stdout):  # published once a second
+            assert process.poll() is None
+        assert "carried 0 out and 0 in" in shown
+        [row] = json.loads(run("top", "--once", "--json", *where).stdout)["members"]
+        assert row["link"]["server"] == server.url.removeprefix("nats://")
+        assert {*row["link"]} == listed("link")
+        assert "link to 127.0.0.1:" in run("top", "--once", *where).stdout
+        assert "\nzbus_link_connected{" in run("metrics", *where).stdout
+        process.send_signal(signal.SIGINT)
+        assert ended(process)[2] == 0
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with an authority, and a certificate each of a server and of a link."""
+    d = tmp_path_factory.mktemp("tls")
+    key = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name, extension in (
+        ("ca", "basicConstraints=critical,CA:TRUE"),
+        ("other", "basicConstraints=critical,CA:TRUE"),
+        ("server", "subjectAltName=IP:127.0.0.1"),
+        ("link", "extendedKeyUsage=clientAuth"),
+    ):
+        by = () if extension.endswith("TRUE") else ("-CA", d / "ca.pem", "-CAkey", d / "ca.key")
+        out = ("-keyout", d / f"{name}.key", "-out", d / f"{name}.pem", "-subj", f"/CN={name}")
+        command = [*map(str, (*key, *by, *out, "-addext", extension))]
+        subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
+    return d
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_with_tls_both_sides_are_checked(machines: Path, certificates: Path) -> None:
+    d = certificates
+    options = ("--tlsverify", "--tlscert", d / "server.pem", "--tlskey", d / "server.key", "--tlscacert")
+    with nats_server(machines, *map(str, (*options, d / "ca.pem"))) as server:
+        url = server.url.replace("nats://", "tls://")
+        own = ("--tls-cert", str(d / "link.pem"), "--tls-key", str(d / "link.key"))
+        trusted = ("--tls-ca", str(d / "ca.pem"))
+        with started("link", url, "--out", "a", *trusted, *own) as process:
+            until_connected(process)
+            process.send_signal(signal.SIGINT)
+            assert ended(process)[2] == 0
+        # A server that is not trusted, and a link without a certificate, which may both change.
+        for refused in ((*own, "--tls-ca", str(d / "other.pem")), trusted):
+            with started("link", url, "--out", "a", *refused) as process:
+                assert process.stderr is not None
+                line = process.stderr.readline()
+                assert b"certificate verify failed" in line or b"Connection lost" in line, line
+                process.send_signal(signal.SIGINT)
+                ended(process)

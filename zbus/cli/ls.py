@@ -45,7 +45,7 @@ def ls(as_json: bool, seconds: float | None, bus: str, directory: str | None) ->
     Each process is a member, with what it has sent and received so far. If it subscribes, it is also a
     subscriber, with the patterns it listens to. Dead processes stay listed until another process joins.
     Errors and warnings name subscribers by their id. The origin of an event is one of the origins of the
-    member that sent it.
+    member that sent it. A link to other machines also shows where it is connected and what it has carried.
 
     With --rates, each process is shown with the events and bytes per second that it sends and receives, the
     events it lost meanwhile, and how long the oldest unread event has waited; below it the topics it sends to

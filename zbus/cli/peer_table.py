@@ -9,6 +9,7 @@ from rich.cells import cell_len, chop_cells
 import zbus
 
 from ..roster.process_info import visible
+from .link_facts import link_facts
 
 __all__ = ["lines"]
 
@@ -66,6 +67,7 @@ def _totals(peer: zbus.Peer) -> Iterator[str]:
     if (numbers := peer.numbers) is not None:
         each = {"sent": numbers.events, "received": numbers.received, "lost": peer.counters.get("lost", 0)}
         yield from (f"{name} {count:,}" for name, count in each.items() if count)
+        yield from link_facts(numbers.link)
 
 
 def _narrow(row: Row) -> Row:

@@ -63,7 +63,8 @@ def top(
     have lost so far, how long their oldest unread event has waited (LAG), and the patterns they listen to.
     Topics have what is sent to them, the mean size of an event, how many members send to them (PUB) and
     select them (SUB), and the lag of these. A dash means that nobody tells. Received bytes are an estimate.
-    Narrow terminals get fewer columns.
+    A link to other machines shows what it has carried before its patterns. Narrow terminals get fewer
+    columns.
 
     FILTER is a part of a name (process, user, system or kind), a process id, a member's id, or a pattern of
     systems such as 'orders.**'. On a terminal, q ends the command and s sorts by the next column. Elsewhere
@@ -74,10 +75,11 @@ def top(
 
     The JSON object has `bus`, `path` (the bus directory), `time`, `members` and `topics`. A member has `id`,
     `process`, `pid`, `user`, `language`, `alive`, `out`, `out_bytes`, `received`, `received_bytes`, `lost`
-    (so far), `losing` (a second), `lag`, `sent_total`, `received_total`, and `patterns` with `system`, `kind`
-    and `overflow`. A topic has `system`, `kind`, `out`, `out_bytes`, `size`, `sent_total`, `publishers` and
-    `subscribers` (ids of members), `publisher_rates` (events a second of each publisher), and `lag` and
-    `lost` of the channels that select it. Rates are per second, ages in seconds, and what is unknown is null.
+    (so far), `losing` (a second), `lag`, `sent_total`, `received_total`, `patterns` with `system`, `kind` and
+    `overflow`, and `link`, which is null or has the fields that zbus link prints. A topic has `system`,
+    `kind`, `out`, `out_bytes`, `size`, `sent_total`, `publishers` and `subscribers` (ids of members),
+    `publisher_rates` (events a second of each publisher), and `lag` and `lost` of the channels that select
+    it. Rates are per second, ages in seconds, and what is unknown is null.
 
     Exit codes: 0 for q or after --once, 1 nobody was on the bus, 130 for Ctrl-C.
 

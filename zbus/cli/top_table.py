@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..observe.snapshot import MemberRow, Snapshot, TopicRow
 from ..roster.process_info import visible
+from .link_facts import link_facts
 from .units import age_text, count_text, size_text
 
 __all__ = ["view"]
@@ -53,7 +54,8 @@ def _or_dash(text: Callable[[float], str], value: float | None) -> str:
 def _patterns(row: MemberRow) -> str:
     texts = [system if kind == "*" else f"{system} {kind}" for system, kind, _ in row.patterns]
     more = f", and {len(texts) - _PATTERNS_SHOWN} more" if len(texts) > _PATTERNS_SHOWN else ""
-    return visible(", ".join(texts[:_PATTERNS_SHOWN])) + more
+    patterns = visible(", ".join(texts[:_PATTERNS_SHOWN])) + more
+    return ", ".join(filter(None, (*link_facts(row.link), patterns)))
 
 
 def _lost(row: MemberRow) -> Text:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import zbus
 
+from ..roster.numbers import LinkCounts
 from ..roster.process_info import visible
 from .snapshot import Look, channels
 
@@ -59,6 +60,7 @@ def families(look: Look) -> Iterator[Family]:
     yield from _member_numbers(telling)
     yield from _topics(telling)
     yield from _channels(telling, look)
+    yield from _links([(member, numbers.link) for member, numbers in telling if numbers.link is not None])
 
 
 def _info(members: list[_Member]) -> Family:
@@ -135,3 +137,24 @@ def _channels(telling: Telling, look: Look) -> Iterator[Family]:
     unread = {labels: age for labels, (_, age) in rows.items() if age is not None}
     text = "How long the oldest unread event of a channel has waited."
     yield Family("zbus_channel_unread_seconds", "gauge", text, _CHANNEL, unread)
+
+
+def _links(links: list[tuple[_Member, LinkCounts]]) -> Iterator[Family]:
+    """Yield what the links to other machines tell; nothing if there is none."""
+    if not links:
+        return
+    for name, kind, text, field in (
+        ("zbus_link_sent_events", "counter", "Events that the other side of a link has taken.", "sent"),
+        ("zbus_link_received_events", "counter", "Events that a link has brought in.", "received"),
+        ("zbus_link_refused_events", "counter", "Events that a link has left out.", "refused"),
+        ("zbus_link_dropped_events", "counter", "Events not carried: the other side was down.", "dropped"),
+        ("zbus_link_repeated_events", "counter", "Events that came again and were left out.", "repeated"),
+        ("zbus_link_reconnects", "counter", "How often a link has connected again.", "reconnects"),
+        ("zbus_link_waiting_events", "gauge", "Events that the other side has not taken yet.", "waiting"),
+        ("zbus_link_behind_messages", "gauge", "Messages that wait on the other side.", "behind"),
+        ("zbus_link_lag_seconds", "gauge", "How long the oldest waiting event has waited.", "lag"),
+    ):
+        samples = {member.labels: float(getattr(link, field)) for member, link in links}
+        yield Family(name, kind, text, _MEMBER, samples)
+    connected = {member.labels: float(bool(link.server)) for member, link in links}
+    yield Family("zbus_link_connected", "gauge", "1 while a link is connected, else 0.", _MEMBER, connected)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import zbus
 
-from ..roster.numbers import Publications, read_publications
+from ..roster.numbers import LinkCounts, Publications, read_publications
 from ..roster.process_info import Pattern
 from .rates import Rates, TopicRates, latest_rates, rates
 from .selection import Selection, Topic
@@ -52,6 +52,7 @@ class MemberRow(NamedTuple):
         lag: seconds for which the oldest unread event has waited.
         sent_total, received_total: events so far; received by the channels that are open.
         patterns: what its channels select.
+        link: what it has carried, if it is a link to other machines.
     """
 
     id: str
@@ -70,6 +71,7 @@ class MemberRow(NamedTuple):
     sent_total: int | None
     received_total: int | None
     patterns: tuple[Pattern, ...]
+    link: LinkCounts | None = None
 
 
 class TopicRow(NamedTuple):
@@ -178,6 +180,7 @@ def _member(peer: zbus.Peer, now: Look, told: Rates | None, patterns: tuple[Patt
         sent_total=numbers and numbers.events,
         received_total=numbers and numbers.received,
         patterns=patterns,
+        link=numbers and numbers.link,
     )
 
 
