@@ -17,7 +17,7 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
-__all__ = ["PROGRAM", "Server", "add_stream", "nats_server", "needs_nats"]
+__all__ = ["PROGRAM", "Server", "add_stream", "nats_server", "needs_nats", "slowed"]
 
 # Debian has it where the path of users may not lead.
 PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -89,6 +89,30 @@ async def client_of(server: Server) -> AsyncIterator[Client]:
         yield client
     finally:
         await client.close()
+
+
+@contextlib.asynccontextmanager
+async def slowed(server: Server, bytes_per_second: int) -> AsyncIterator[str]:
+    """Yield the address of a proxy that lets so many bytes a second through to a server and back."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            while data := await reader.read(4096):
+                writer.write(data)
+                await writer.drain()
+                await asyncio.sleep(len(data) / bytes_per_second)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection("127.0.0.1", server.port)
+        for ends in ((reader, requests), (answers, writer)):
+            tasks.add(asyncio.create_task(carry(*ends)))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as proxy:
+        yield f"nats://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def api(server: Server, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:

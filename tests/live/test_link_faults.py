@@ -11,8 +11,11 @@ import pytest
 
 import zbus
 import zbus.aio
+from zbus.links.headers import encode
+from zbus.links.nats import Link
+from zbus.protocol.relayed import Relayed
 
-from .nats import Server, add_stream, api, needs_nats
+from .nats import Server, add_stream, api, client_of, needs_nats, slowed
 from .process import Worker
 from .test_link import LONG, linked, receive, running, shown, until, until_it_listens
 
@@ -245,3 +248,69 @@ async def test_a_killed_link_that_brings_in_continues(server: Server, machines: 
                 got += [evt.seq for evt in await receive(sub.channel(), 1)]
         assert sorted(set(got)) == [*range(1, sent + 1)]
         assert sub.lost == 0
+
+
+async def test_what_a_stream_will_never_take_is_left_out_and_told(server: Server, machines: Path) -> None:
+    await add_stream(server, max_msg_size=2000)
+    ledger = Ledger()
+    async with linked(server, machines) as (out, sender, sub):
+        for number in range(1, 6):
+            await sender.send("orders", "x", "/x", "x" * 3000 if number == 3 else number)
+        await ledger.read(sub.channel(), 5)
+        ledger.balances(sub.channel(), 5)
+        assert [gap[3:] for gap in sub.channel().gaps] == [(3, 3)]
+        assert (out.numbers.sent, out.numbers.refused, out.numbers.problem) == (4, 1, "")
+
+
+async def test_what_is_stored_late_is_told_lost_and_comes_once(server: Server, machines: Path) -> None:
+    """As when a stream has refused a message and taken the next one, and then the first."""
+    await add_stream(server)
+    right = machines / "right"
+    async with (
+        running(server, right, into=["orders"]) as into,
+        zbus.aio.Bus(dir=right) as receiver,
+        client_of(server) as client,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        for number in (1, 3, 2, 4):
+            item = Relayed("5f0c9a1b2c3d4e5f", "orders", "x", number, "a" * 16, b"/x", b"", b"1")
+            await client.publish("zbus.other.orders.x", b"1", headers=encode(item)[0])
+        assert [evt.seq for evt in await receive(sub.channel(), 3)] == [1, 3, 4]
+        assert [gap[3:] for gap in sub.channel().gaps] == [(2, 2)]
+        assert (into.numbers.received, into.numbers.repeated) == (3, 1)
+
+
+async def test_a_slow_network_holds_publishers_back_and_loses_nothing(
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbus.links.packet._PACKETS", 50)
+    await add_stream(server)
+    left, right, ledger = machines / "left", machines / "right", Ledger()
+    async with (
+        slowed(server, 400_000) as url,
+        running(server, right, into=["orders"]),
+        zbus.aio.Bus(dir=left) as sender,
+        zbus.aio.Bus(dir=right) as receiver,
+        Link(url, dir=left, out=["orders"], notice=print) as out,
+    ):
+        await until_it_listens(server)
+        sub = await receiver.subscribe("orders")
+        task = asyncio.create_task(out.run())
+        await until(lambda: out.numbers.server)
+        await numbered(sender, 1, 1500)
+        await ledger.read(sub.channel(), 1500)
+        ledger.balances(sub.channel(), 1500)
+        assert sub.lost == 0
+        out.stop()
+        await asyncio.wait_for(task, LONG)
+
+
+async def test_a_stream_that_soon_forgets_what_it_has_stored_is_named(server: Server, machines: Path) -> None:
+    await add_stream(server, duplicate_window=10**9)
+    said: list[str] = []
+    async with Link(server.url, dir=machines, out=["orders"], notice=said.append) as out:
+        task = asyncio.create_task(out.run())
+        await until(lambda: any("stream zbus tells copies for 1 s only" in text for text in said))
+        out.stop()
+        await asyncio.wait_for(task, LONG)

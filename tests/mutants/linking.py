@@ -32,6 +32,27 @@ MUTANTS = [
         (_FAULTS + "test_a_server_that_is_killed_and_starts_again_loses_nothing",),
     ),
     Mutant(
+        "what a stream has refused is no longer in the spill file once the next one was taken",
+        "links/outbox.py",
+        "self._spill.taken(oldest.begin if oldest is not None and oldest.position else None)",
+        "self._spill.taken(packet.position)",
+        ("unit/test_outbox.py::test_what_was_refused_stays_in_the_file_though_the_next_one_was_taken",),
+    ),
+    Mutant(
+        "a file of another kind is overwritten",
+        "links/spill.py",
+        "if not _MAGIC.startswith(magic):",
+        "if False:",
+        ("unit/test_outbox.py::test_a_file_of_another_kind_is_left_as_it_is",),
+    ),
+    Mutant(
+        "what a stream will never take holds up all that follows",
+        "links/outbound.py",
+        "if taken or code == _TOO_LARGE:",
+        "if taken:",
+        (_FAULTS + "test_what_a_stream_will_never_take_is_left_out_and_told",),
+    ),
+    Mutant(
         "what was dropped at the end of a topic is not told",
         "links/outbox.py",
         "            for key in [*self._dropped]:\n                self._tell_dropped(key)\n",

@@ -15,10 +15,8 @@ import re
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import nats.errors
-import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -27,6 +25,7 @@ from ..protocol.relayed import Relayed
 from ..protocol.wire import Malformed
 from .errors import Disconnected
 from .headers import decode
+from .jetstream import call_api, streams_of
 from .local import LinkBus
 from .numbers import LinkNumbers
 from .subject import parse_subject
@@ -38,7 +37,6 @@ _ACK_EVERY = 128
 _HEARTBEAT_SECONDS = 2
 _SILENT_SECONDS = 7.0
 _ACK_WAIT_SECONDS = 3600
-_API_SECONDS = 5.0
 _SEND_SECONDS = 5.0
 
 
@@ -184,10 +182,9 @@ class Inbound:
             self._notice(text)
 
     async def _find_stream(self, client: Client) -> str:
-        found = await self._api(client, "STREAM.NAMES", {"subject": self._filter})
-        names = found.get("streams") or []
+        names = await streams_of(client, self._filter)
         if len(names) == 1:
-            return str(names[0])
+            return names[0]
         what = f"{len(names)} streams have" if names else "no stream has"
         raise Disconnected(
             f"{what} the subject {self._filter}: add one, name one with --stream, or use --core"
@@ -212,22 +209,22 @@ class Inbound:
             "opt_start_seq": begin,
         }
         name = self._durable(self._generation)
-        await self._api(
+        await call_api(
             client, f"CONSUMER.DURABLE.CREATE.{stream}.{name}", {"stream_name": stream, "config": config}
         )
         for number in known:
             with suppress(Disconnected):
-                await self._api(client, f"CONSUMER.DELETE.{stream}.{self._durable(number)}")
+                await call_api(client, f"CONSUMER.DELETE.{stream}.{self._durable(number)}")
 
     async def _first(self, client: Client, stream: str, known: list[int]) -> int:
         """Return the number in the stream to begin at."""
-        about = await self._api(client, f"STREAM.INFO.{stream}")
+        about = await call_api(client, f"STREAM.INFO.{stream}")
         created, self._created = self._created, str(about.get("created"))
         if self._generation and created != self._created:  # it lost what it had, and numbers from 1 again
             self._stored = 0
             return 1
         if known:
-            info = await self._api(client, f"CONSUMER.INFO.{stream}.{self._durable(min(known))}")
+            info = await call_api(client, f"CONSUMER.INFO.{stream}.{self._durable(min(known))}")
             floor, first = info["ack_floor"]["stream_seq"], info["config"].get("opt_start_seq", 1)
             return int(max(floor + 1, first, self._stored + 1))
         return (self._stored if self._generation else int(about["state"]["last_seq"])) + 1
@@ -245,7 +242,7 @@ class Inbound:
         form = re.compile(rf"zbus-{re.escape(self._name)}-([1-9][0-9]{{0,9}})")
         names: list[str] = []
         while True:
-            page = await self._api(client, f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
+            page = await call_api(client, f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
             names += page.get("consumers") or []
             if not page.get("consumers") or len(names) >= page.get("total", 0):
                 return sorted(int(match[1]) for name in names if (match := form.fullmatch(name)))
@@ -255,18 +252,6 @@ class Inbound:
         known = await self._generations(client, stream)
         self._check_latest(known)
         raise Disconnected("the server has sent nothing, not even a heartbeat")
-
-    async def _api(self, client: Client, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-        try:
-            answer = await client.request(
-                f"$JS.API.{call}", orjson.dumps(request or {}), timeout=_API_SECONDS
-            )
-        except nats.errors.NoRespondersError:
-            raise Disconnected("the server has no JetStream: start it with -js, or use --core") from None
-        found: dict[str, Any] = orjson.loads(answer.data)
-        if (error := found.get("error")) is not None:
-            raise Disconnected(f"{call}: {error.get('description', error)}")
-        return found
 
 
 def _place(reply: str) -> tuple[int, int]:

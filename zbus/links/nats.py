@@ -27,7 +27,7 @@ from .numbers import LinkNumbers
 from .outbound import Outbound
 from .outbox import Outbox
 from .spill import Spill
-from .subject import filter_for, subject
+from .subject import filter_for, subject, subjects_of
 
 __all__ = ["Credentials", "Link", "LinkNumbers"]
 
@@ -128,6 +128,7 @@ class Link:
             self._allows_out,
             self._notice,
             core=self._core,
+            subjects=subjects_of(self._bus.name),
         )
         inbound = Inbound(
             self._bus,

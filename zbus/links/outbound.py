@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 
 from ..protocol.relayed import Relayed, via_after
 from .errors import Disconnected
+from .jetstream import call_api, streams_of
 from .local import LinkBus, LinkTap
 from .numbers import LinkNumbers
 from .outbox import Outbox
@@ -36,6 +37,8 @@ _ACK_SECONDS = 10.0
 _PAUSES = 0.05, 2.0  # the first and the longest, before a refused message is tried again
 _FLUSH_SECONDS = 10
 _HEADER_ROOM = 4096
+_TOO_LARGE = 10054  # the code of JetStream for a message that its stream will never take
+_COPIES_SECONDS = 60  # a server that is started again may take so long
 
 
 class Outbound:
@@ -51,8 +54,12 @@ class Outbound:
         notice: Callable[[str], None],
         *,
         core: bool,
+        subjects: str,
     ) -> None:
-        """Prepare; see `Link`. `allows` says whether the policy lets a system out."""
+        """Prepare; see `Link`. `allows` says whether the policy lets a system out.
+
+        `subjects` selects all that may be published.
+        """
         self._bus = bus
         self._bus_id = bus_id
         self._outbox = outbox
@@ -60,6 +67,8 @@ class Outbound:
         self._allows = allows
         self._notice = notice
         self._core = core
+        self._subjects = subjects
+        self._warned = False
         self._next = 0
         self._outstanding = 0
         self._refused = False
@@ -110,6 +119,7 @@ class Outbound:
         await client.subscribe(
             f"{inbox}.*", cb=self._on_answer, pending_msgs_limit=1_000_000, pending_bytes_limit=0
         )
+        await self._warn_of_copies(client)
         self._heard = time.monotonic()
         pause = _PAUSES[0]
         while True:
@@ -163,28 +173,44 @@ class Outbound:
         self._heard = time.monotonic()
         self._outstanding -= 1
         data = message.data
-        if data and b'"error"' not in data:
+        taken = bool(data) and b'"error"' not in data
+        code, why = (0, "") if taken else _refusal(data)
+        if taken or code == _TOO_LARGE:
             if self._probe:
                 self._probe = False
                 self._outbox.set_down("")
-            self._outbox.acknowledge(int(message.subject.rpartition(".")[2]))
+            number = int(message.subject.rpartition(".")[2])
+            if taken:
+                self._outbox.acknowledge(number)
+            else:
+                self._leave_out(number, f"left out an event: {why}")
             if not self._outstanding or self._refused or self._outbox.window.end > self._next:
                 self._outbox.changed.set()
             return
-        why = self._reason(message)
         if not self._refused and self._numbers.problem != why:
             self._notice(why)
         self._numbers.problem, self._refused = why, True
         self._outbox.changed.set()
 
-    def _reason(self, message: Msg) -> str:
-        if not message.data:
-            return "no stream of the server takes what is sent: add one, or use --core"
-        try:
-            text = orjson.loads(message.data)["error"]["description"]
-        except (ValueError, LookupError, TypeError):
-            text = message.data[:200].decode(errors="replace")
-        return f"the stream refuses: {text}"
+    def _leave_out(self, number: int, text: str) -> None:
+        if self._numbers.refuse(1, "out: too large"):
+            self._notice(text)
+        self._outbox.leave_out(number)
+
+    async def _warn_of_copies(self, client: Client) -> None:
+        """Say once if a stream forgets too early what it has stored to tell copies."""
+        if self._warned:
+            return
+        self._warned = True
+        with suppress(Disconnected, nats.errors.Error):  # who may publish may not have to do with the API
+            for name in await streams_of(client, self._subjects):
+                about = await call_api(client, f"STREAM.INFO.{name}")
+                seconds = about["config"].get("duplicate_window", 0) / 1e9
+                if seconds < _COPIES_SECONDS:
+                    self._notice(
+                        f"stream {name} tells copies for {seconds:g} s only, so events may be stored twice"
+                        f" after a failure: set its duplicate_window to {_COPIES_SECONDS} s or more"
+                    )
 
     def _too_large(self, client: Client, number: int, packet: Packet) -> bool:
         if len(packet.body) + _HEADER_ROOM <= client.max_payload:
@@ -194,11 +220,8 @@ class Outbound:
             <= client.max_payload
         ):
             return False
-        if self._numbers.refuse(1, "out: too large"):
-            self._notice(
-                f"left out an event of {len(packet.body):,} bytes: max_payload is {client.max_payload:,}"
-            )
-        self._outbox.leave_out(number)
+        size = f"{len(packet.body):,} bytes"
+        self._leave_out(number, f"left out an event of {size}: max_payload is {client.max_payload:,}")
         return True
 
     async def _send_core(self, client: Client) -> None:
@@ -256,3 +279,14 @@ class Outbound:
             await client.publish(subject, b"", headers=headers)
         self._tails.clear()
         await client.flush(_FLUSH_SECONDS)
+
+
+def _refusal(data: bytes) -> tuple[int, str]:
+    """Return the code of an error that JetStream answers, 0 if it has none, and what it says."""
+    if not data:
+        return 0, "no stream of the server takes what is sent: add one, or use --core"
+    try:
+        error = orjson.loads(data)["error"]
+        return int(error.get("err_code", 0)), f"the stream refuses: {error['description']}"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return 0, f"the stream refuses: {data[:200].decode(errors='replace')}"

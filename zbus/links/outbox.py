@@ -86,8 +86,8 @@ class Outbox:
         if self._spill is not None:
             if packet.position:
                 oldest = self.window.oldest()
-                # What comes before the first that is still in the window was taken.
-                self._spill.taken(packet.position if oldest is not None and oldest.position else None)
+                # Not up to this packet: a stream may have refused the one before, and taken this.
+                self._spill.taken(oldest.begin if oldest is not None and oldest.position else None)
             self.refill()
         if not self._room.is_set() and not self.window.full:
             self._room.set()

@@ -20,18 +20,25 @@ class Packet:
         subject, headers, body: the message.
         events: 1 for an event, 0 for what tells of missing ones.
         since: when it was made, by the monotonic clock.
-        position: where it ends in the spill file; 0 if it has not been there.
+        begin, position: where it begins and ends in the spill file; 0 if it has not been there.
     """
 
-    __slots__ = ("body", "events", "headers", "position", "since", "subject")
+    __slots__ = ("begin", "body", "events", "headers", "position", "since", "subject")
 
     def __init__(
-        self, subject: str, headers: dict[str, str], body: bytes, events: int, position: int = 0
+        self,
+        subject: str,
+        headers: dict[str, str],
+        body: bytes,
+        events: int,
+        begin: int = 0,
+        position: int = 0,
     ) -> None:
         self.subject = subject
         self.headers = headers
         self.body = body
         self.events = events
+        self.begin = begin
         self.position = position
         self.since = time.monotonic()
 

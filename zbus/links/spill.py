@@ -1,7 +1,8 @@
 """The spill file: where events wait on disk while the other side is down, in the order in which they came.
 
-    offset 0    8 bytes: up to where the other side has taken what is here
-    offset 8    packets: 4 bytes length, then JSON `[subject, headers, events]`, a NUL, and the body
+    offset 0    `zbspill1`
+    offset 8    8 bytes: up to where the other side has taken what is here
+    offset 16   packets: 4 bytes length, then JSON `[subject, headers, events]`, a NUL, and the body
 
 What is written survives the end of the link, also by SIGKILL, because the kernel has it. It is not synced to
 the disk, so it does not survive the end of the machine. Once all of it is taken, the file shrinks again.
@@ -19,7 +20,8 @@ from .packet import Packet
 
 __all__ = ["Spill"]
 
-_HEAD = 8
+_MAGIC = b"zbspill1"
+_HEAD = 16
 _LENGTH = 4
 _MOST = 64 * 1024 * 1024  # no packet is larger
 
@@ -35,7 +37,7 @@ class Spill:
         """Open the file, or create it, with room for `limit` bytes. What an earlier link left comes first.
 
         Raises:
-            Unavailable: it cannot be opened, or another link uses it.
+            Unavailable: it cannot be opened, another link uses it, or it is another kind of file.
         """
         self._limit = limit
         try:
@@ -44,13 +46,26 @@ class Spill:
             raise Unavailable(f"cannot open the spill file {path}: {error.strerror}", path=path) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            head = os.pread(self._fd, _HEAD, 0)
-            self._read = max(_HEAD, int.from_bytes(head, "little"))
-            self._end = self._read
-            self.events = self._count()
-        except OSError as error:
+            self._check(path)
+            self.events, self._read, self._end = 0, _HEAD, _HEAD
+            self.rewind()
+        except BaseException as error:
             os.close(self._fd)
-            raise Unavailable(f"another link uses the spill file {path}", path=path) from error
+            if isinstance(error, BlockingIOError):
+                raise Unavailable(f"another link uses the spill file {path}", path=path) from error
+            if isinstance(error, OSError):
+                raise Unavailable(f"cannot use the spill file {path}: {error.strerror}", path=path) from error
+            raise
+
+    def _check(self, path: str) -> None:
+        """Make a new file a spill file; leave a file of another kind as it is."""
+        magic = os.pread(self._fd, len(_MAGIC), 0)
+        if not _MAGIC.startswith(magic):
+            raise Unavailable(
+                f"{path} is no spill file, and nothing was written to it: name another", path=path
+            )
+        if len(magic) < len(_MAGIC):
+            os.pwrite(self._fd, _MAGIC + _HEAD.to_bytes(8, "little"), 0)
 
     def _count(self) -> int:
         """Find the end of the last complete packet; return how many events there are up to it."""
@@ -99,12 +114,12 @@ class Spill:
         if position == self._end:
             self._read = self._end = position = _HEAD
             os.ftruncate(self._fd, _HEAD)
-        os.pwrite(self._fd, position.to_bytes(_HEAD, "little"), 0)
+        os.pwrite(self._fd, position.to_bytes(8, "little"), len(_MAGIC))
 
     def rewind(self) -> None:
         """Read again what the other side has not taken."""
-        head = os.pread(self._fd, _HEAD, 0)
-        self._read = self._end = max(_HEAD, int.from_bytes(head, "little"))
+        position = os.pread(self._fd, 8, len(_MAGIC))
+        self._read = self._end = max(_HEAD, int.from_bytes(position, "little"))
         self.events = self._count()
 
     def close(self) -> None:
@@ -124,4 +139,4 @@ class Spill:
             subject, headers, events = orjson.loads(meta)
         except ValueError:
             return None
-        return Packet(subject, headers, body, events, offset + _LENGTH + size)
+        return Packet(subject, headers, body, events, offset, offset + _LENGTH + size)

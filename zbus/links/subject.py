@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from ..protocol.patterns import Matcher
 
-__all__ = ["PREFIX", "filter_for", "parse_subject", "subject"]
+__all__ = ["PREFIX", "filter_for", "parse_subject", "subject", "subjects_of"]
 
 PREFIX = "zbus"
 _SAFE = "!#$&'+,/:;=?@[]^`{|}~"
@@ -26,6 +26,11 @@ _SAFE = "!#$&'+,/:;=?@[]^`{|}~"
 def subject(bus: str, system: str, kind: str) -> str:
     """Return the subject of a topic of a bus."""
     return ".".join((PREFIX, _token(bus), *map(_token, system.split(".")), _token(kind)))
+
+
+def subjects_of(bus: str) -> str:
+    """Return the subject filter that admits all topics of a bus."""
+    return f"{PREFIX}.{_token(bus)}.>"
 
 
 @lru_cache(4096)
