@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 import zbus
+import zbus.channel as channel_module
 from zbus.roster.directory import Roster
 from zbus.sending.publisher import Publisher
+from zbus.testing.faults import Faults
 
 from .process import receive
 
@@ -202,6 +204,35 @@ def test_on_gap_may_close_the_channel_it_is_called_for(bus: zbus.Bus) -> None:
         bus.send("a", "b", "/1")
     assert got
     assert sub.lost
+
+
+def test_a_loss_is_reported_before_receive_waits_for_what_follows(
+    zbus_bus: zbus.Bus, zbus_faults: Faults, zbus_dir: str
+) -> None:
+    with zbus.Bus(dir=zbus_dir) as listener:
+        sub = listener.subscribe("a", on_gap=lambda _: sub.close())
+        zbus_bus.send("a", "b", "/1")
+        zbus_faults.drop("a", count=1)
+        zbus_bus.send("a", "b", "/2")
+        zbus_bus.close()  # which sends the mark
+        assert sub.channel().receive(timeout=30)[1]
+        assert sub.channel().receive(timeout=30) == (None, False)
+        assert sub.lost == 1
+
+
+@pytest.mark.parametrize("timeout", [0, 30])
+def test_a_timeout_costs_no_poll_for_each_event(
+    bus: zbus.Bus, monkeypatch: pytest.MonkeyPatch, timeout: float
+) -> None:
+    sub, other = bus.subscribe("a"), bus.subscribe("a")
+    for number in range(100):
+        bus.send("a", "b", "/1", number)
+    assert [receive(other).data for _ in range(100)] == [*range(100)]  # so both have all
+    polls = []
+    poll = channel_module.zmq_poll
+    monkeypatch.setattr(channel_module, "zmq_poll", lambda *asked: polls.append(asked) or poll(*asked))
+    assert [sub.channel().receive(timeout=timeout)[0].data for _ in range(100)] == [*range(100)]
+    assert len(polls) <= 1
 
 
 def test_signals_neither_stretch_nor_cut_a_timeout(bus: zbus.Bus) -> None:

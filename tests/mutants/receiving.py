@@ -136,6 +136,20 @@ MUTANTS = [
         (_WAITS + "test_a_wait_ends_in_time",),
     ),
     Mutant(
+        "a receive with a timeout polls before each event",
+        "channel.py",
+        "        self._flowing = True\n",
+        "",
+        ("live/test_bus.py::test_a_timeout_costs_no_poll_for_each_event",),
+    ),
+    Mutant(
+        "a receive with a timeout waits before it reports",
+        "channel.py",
+        "            self._flowing = evt is not None\n            return evt\n",
+        "            self._flowing = evt is not None\n            if self._flowing:\n                return evt\n",
+        ("live/test_bus.py::test_a_loss_is_reported_before_receive_waits_for_what_follows",),
+    ),
+    Mutant(
         "select waits in seconds where libzmq takes milliseconds",
         "channel.py",
         "longest = milliseconds(min(seconds,",
