@@ -146,7 +146,8 @@ MUTANTS = [
         "a receive with a timeout waits before it reports",
         "channel.py",
         "            self._flowing = evt is not None\n            return evt\n",
-        "            self._flowing = evt is not None\n            if self._flowing:\n                return evt\n",
+        "            self._flowing = evt is not None\n"
+        "            if self._flowing:\n                return evt\n",
         ("live/test_bus.py::test_a_loss_is_reported_before_receive_waits_for_what_follows",),
     ),
     Mutant(
