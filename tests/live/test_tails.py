@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import zmq
 
 import zbus
 from zbus import aio
@@ -173,6 +175,29 @@ def test_a_channel_that_closes_knows_its_tail_when_it_is_drained(bus: zbus.Bus, 
     until(lambda: retained.lacking(sub.channel()._decoder))  # it has come; nothing else shows that
     sub.close()
     assert len(list(sub)) + sub.lost == COUNT
+
+
+def test_what_comes_while_a_channel_closes_is_not_lost(
+    bus: zbus.Bus, zbus_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = bus.subscribe("a")
+    queue = sub.channel()._source.queue
+    taken = queue._take_all
+    with zbus.Bus(dir=zbus_dir) as sender:
+
+        def late() -> None:
+            with suppress(zmq.Again):
+                taken()
+            one_by_one(sender)
+            sender.close()
+            until(queue.marks_at_end)
+
+        monkeypatch.setattr(queue, "_take_all", late)
+        sender.send("a", "b", "/1")
+        assert receive(sub).path == "/1"
+        sub.close()
+    assert list(sub) == []
+    assert sub.lost == 0
 
 
 def test_a_mark_is_forgotten_once_every_channel_has_accounted_for_it(bus: zbus.Bus, zbus_dir: str) -> None:

@@ -209,9 +209,16 @@ MUTANTS = [
     Mutant(
         "a channel that closes forgets its tail",
         "receiving/queue.py",
-        "            self._frames.extend(self.marks_at_end())\n",
+        "            self._frames.extend(marks)\n",
         "",
         (_TAILS + "test_a_channel_that_closes_knows_its_tail_when_it_is_drained",),
+    ),
+    Mutant(
+        "a channel that closes is told what comes later",
+        "receiving/queue.py",
+        "            self._frames.extend(marks)\n",
+        "            self._frames.extend(self.marks_at_end())\n",
+        (_TAILS + "test_what_comes_while_a_channel_closes_is_not_lost",),
     ),
     Mutant(
         "block subscribers get marks",

@@ -110,9 +110,10 @@ class SocketQueue:
     def _drain(self) -> None:
         """Keep what has arrived, close the socket, and call `on_closed`. Hold the lock."""
         if not self.handle.closed:
+            marks = self.marks_at_end()  # first, so that nothing they tell of is still on its way
             with suppress(zmq.ZMQError):  # empty
                 self._take_all()
-            self._frames.extend(self.marks_at_end())
+            self._frames.extend(marks)
             self.handle.close()
         # Last, so that an interrupt leaves it to the next close. The callbacks are dropped too: they refer to
         # the node, which may end before this queue does.
