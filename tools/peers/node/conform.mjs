@@ -100,7 +100,7 @@ const rules = {
       return id ? { id, epoch, overflow } : null
     }
     const sentinel = (row) => {
-      const found = internals.parseSentinel(bytes(row))
+      const found = internals.parseSentinel(bytes(row).toString("latin1"))
       return found && { ingress: found.id, epoch: found.epoch }
     }
     return {
@@ -165,7 +165,7 @@ function subscribe({ overflow, capacity, ...fields }) {
 
 const verbs = {
   ...rules,
-  hello: () => ({ language: "node", library: `zeromq.js, libzmq ${internals.zmqVersion}`, pid: process.pid }),
+  hello: () => ({ language: "node", library: `ZMTP 3.0 of its own, Node ${process.versions.node}`, pid: process.pid }),
   async open({ bus: name, capacity, linger, send_timeout: sendTimeout, max_event_bytes: maxEventBytes }) {
     options = [name, { capacity, linger, sendTimeout, maxEventBytes }]
     bus = await open(...options)

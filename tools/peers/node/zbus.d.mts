@@ -84,7 +84,7 @@ export class Bus {
    */
   subscribe(system: string, options?: SubscribeOptions): Promise<Subscription>
   /**
-   * Send one event. It has its number, and is on its way, when this returns.
+   * Send one event. It has its number when this returns, and leaves in this turn of the event loop at the latest.
    * @throws {ZbusError} `Invalid` for names, paths and data that cannot be sent; `Timeout`, retryable: it went to nobody.
    */
   send(

@@ -6,8 +6,8 @@
  *     await bus.send("orders.eu", "order.created", "/orders/1", { total: 9.5 })
  *     for await (const evt of sub) console.log(evt.system, evt.kind, evt.path, evt.data)
  *
- * The file reads from the inside out: errors, JSON, patterns, frames, loss, the directory, the receiving
- * thread, the publisher, and last what users call. The clauses (W.., R..) are those of docs/spec of zbus.
+ * The file reads from the inside out: errors, JSON, patterns, frames, loss, the directory, connections, the
+ * receiving thread, the publisher, and last what users call. The clauses (W.., R..) are those of docs/spec of zbus.
  */
 import { isAscii, isUtf8 } from "node:buffer"
 import { spawn, spawnSync } from "node:child_process"
@@ -16,7 +16,6 @@ import fs from "node:fs"
 import net from "node:net"
 import path from "node:path"
 import { Worker, isMainThread, parentPort, workerData } from "node:worker_threads"
-import zmq from "zeromq"
 
 const MAX_EVENT_BYTES = 16 * 1024 * 1024
 const MAX_TOPICS = 65536
@@ -27,12 +26,17 @@ const MAX_PREFIXES = 16
 const MAX_WAITING_BYTES = 64 * 1024 * 1024
 const CAPACITY = 65536
 const BLOCK_CAPACITY = 1000
+const BACKLOG = 4096
 const CHUNK = 512
 const CHUNK_BYTES = 64 * 1024
+const SLAB_BYTES = 64 * 1024
+const TURN_BYTES = 128 * 1024
+const EAGER = 0.001
 const JOIN_TIMEOUT = 1
 const REST_MS = 200
-const DOUBT = 60
 const LOOK_MS = 1000
+// A look at a member file starts a program.
+const REAP_SECONDS = 1
 const DAY_MS = 86400000
 const WARNING = "ZbusWarning"
 
@@ -535,7 +539,7 @@ function parseFile(name) {
 
 /** Return the id and epoch of a sentinel (W26), `null` for any other topic. */
 function parseSentinel(topic) {
-  const [, id, epoch] = SENTINEL.exec(topic.latin1Slice()) ?? []
+  const [, id, epoch] = SENTINEL.exec(topic) ?? []
   return id ? { id, epoch: decimal(epoch) } : null
 }
 
@@ -545,7 +549,8 @@ const isBusName = (name) => typeof name === "string" && /^[A-Za-z0-9_][A-Za-z0-9
 // The machine
 
 const newId = () => randomBytes(8).toString("hex")
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+/** Wait for 5 ms where promises do not work any more. */
+const nap = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
 const now = () => performance.now() / 1000
 const namespace = (name) => fs.readlinkSync(`/proc/self/ns/${name}`)
 
@@ -622,15 +627,14 @@ function isSlow(entry) {
 }
 
 // JavaScript can neither duplicate a descriptor nor ask how much of a connection was read, so a child does. It holds
-// the connections to these ingresses until this process has written everything, and has closed its own descriptors,
-// and then until the readers have read it (SIOCOUTQ, 0x5411), but not longer than so many rounds of 5 ms.
+// connections until this process has closed its own descriptors, and then until the readers have read everything
+// (SIOCOUTQ, 0x5411), but not longer than so many rounds of 5 ms.
 const HAND_OVER = `
-  my ($pid, $ids, $rounds, @numbers) = @ARGV;
+  my ($pid, $rounds, @numbers) = @ARGV;
   my @held;
   for my $i (0 .. $#numbers) {
     open my $socket, "+<&=", 3 + $i or next;
-    my $name = "socket:[" . (stat $socket)[1] . "]";
-    push @held, [$socket, "/proc/$pid/fd/$numbers[$i]", $name] if (getpeername($socket) // "") =~ /$ids/;
+    push @held, [$socket, "/proc/$pid/fd/$numbers[$i]", "socket:[" . (stat $socket)[1] . "]"];
   }
   while (@held && $rounds-- > 0) {
     @held = grep {
@@ -642,25 +646,13 @@ const HAND_OVER = `
   }
 `
 
-/** Return the descriptors of this process that are connections by unix socket from its side. */
-function connections() {
-  const ours = /: \S+ \S+ \S+ 0001 03 +(\d+)$/gm
-  const inodes = new Set()
-  for (const [, inode] of fs.readFileSync("/proc/net/unix", "latin1").matchAll(ours)) {
-    inodes.add(`socket:[${inode}]`)
-  }
-  const nameOf = (fd) => attempt(() => fs.readlinkSync(`/proc/self/fd/${fd}`))
-  return fs.readdirSync("/proc/self/fd").filter((fd) => inodes.has(nameOf(fd)))
-}
-
-/** Return a child that holds the connections to ingresses until they have read what was sent (R25). */
-function handOver(ids, seconds) {
+/** Return a child that holds the connections with these descriptors until all of them is read (R25). */
+function handOver(fds, seconds) {
   const warn = (error) =>
     process.emitWarning(`cannot hand over to slow readers, as perl does: ${error}`, WARNING)
   try {
-    const fds = connections()
-    const words = ["-e", HAND_OVER, process.pid, ids.join("|"), Math.ceil(seconds * 200), ...fds].map(String)
-    const stdio = ["ignore", "ignore", "ignore", ...fds.map(Number)]
+    const words = ["-e", HAND_OVER, process.pid, Math.ceil(seconds * 200), ...fds].map(String)
+    const stdio = ["ignore", "ignore", "ignore", ...fds]
     return spawn("perl", words, { stdio, detached: true }).once("error", warn)
   } catch (error) {
     return warn(error)
@@ -670,7 +662,7 @@ function handOver(ids, seconds) {
 /** Wait for the end of a child where promises do not work any more. */
 function waitAtExit({ pid }) {
   const gone = () => / [ZX] /.test(fs.readFileSync(`/proc/${pid}/stat`, "latin1"))
-  while (pid && !gone()) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+  while (pid && !gone()) nap()
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -871,7 +863,7 @@ class Directory {
 
   /** Remove leftovers (R28), for a moment at most (R34). */
   async reap() {
-    const until = now() + 0.2
+    const until = now() + REAP_SECONDS
     let removed = false
     for (const name of fs.readdirSync(this.path)) {
       if (now() > until) break
@@ -908,8 +900,138 @@ class Directory {
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// The receiving thread: owns the bound SUB of one subscription, so that others can join while JavaScript is busy.
-// It hands over raw frames in chunks, each when the user's thread asks for one.
+// The connection: ZMTP 3.0 (https://rfc.zeromq.org/spec/23/) without security, over a unix socket
+
+const LONG = 2 // the length has 8 bytes
+const COMMAND = 4
+const HEAD_BYTES = 9
+const GREETING_BYTES = 64
+const READY_BYTES = 4096 // at most
+const READY = "\x05READY"
+const NO_SECURITY = "NULL".padEnd(20, "\0")
+
+/** Write the head of a frame, always the long one. */
+function writeHead(bytes, at, length, flags = 0) {
+  bytes[at] = LONG | flags
+  bytes.writeUInt32BE(0, at + 1)
+  bytes.writeUInt32BE(length, at + 5)
+}
+
+function zmtpFrame(body, flags) {
+  const frame = Buffer.alloc(HEAD_BYTES + body.length)
+  writeHead(frame, 0, body.length, flags)
+  frame.set(body, HEAD_BYTES)
+  return frame
+}
+
+/** Return what a socket of this type says first. */
+function greetingOf(type) {
+  const greeting = Buffer.alloc(GREETING_BYTES)
+  greeting.latin1Write(`\xff\0\0\0\0\0\0\0\x01\x7f\x03\0${NO_SECURITY}`)
+  const ready = `${READY}\x0bSocket-Type\0\0\0${String.fromCharCode(type.length)}${type}`
+  return Buffer.concat([greeting, zmtpFrame(Buffer.from(ready, "latin1"), COMMAND)])
+}
+
+/**
+ * One connection. Its owner has `opened` called when the other side has greeted, `heard` for each message while it
+ * is not `isHolding`, and `ended` at the end, which also comes when the other side says what is not ZMTP.
+ */
+class Connection {
+  isOpen = false
+  isHeld = false
+  #owner
+  #most
+  #read = this.#greet
+  #parts = []
+  #bytes = 0
+  #due = GREETING_BYTES
+
+  constructor(socket, type, most, owner) {
+    this.socket = socket
+    this.#most = most
+    this.#owner = owner
+    socket.on("error", () => {}) // the end follows
+    socket.on("close", () => owner.ended(this))
+    socket.on("data", (chunk) => this.#take(chunk))
+    socket.write(greetingOf(type))
+  }
+
+  /** Go on after `isHolding`. */
+  resume() {
+    this.isHeld = false
+    this.#parse()
+    if (!this.isHeld) this.socket.resume()
+  }
+
+  #take(chunk) {
+    this.#parts.push(chunk)
+    this.#bytes += chunk.length
+    if (this.#bytes >= this.#due) this.#parse()
+  }
+
+  /** Read what is complete; `due` then says how many bytes the next part takes. */
+  #parse() {
+    const bytes = this.#parts.length === 1 ? this.#parts[0] : Buffer.concat(this.#parts)
+    let at = 0
+    for (let size; (size = this.#read(bytes, at)) > 0; at += size);
+    this.#parts = at < bytes.length ? [bytes.subarray(at)] : []
+    this.#bytes = bytes.length - at
+  }
+
+  /** Return false if less than `size` bytes are there. */
+  #has(bytes, at, size) {
+    this.#due = size
+    return bytes.length - at >= size
+  }
+
+  #refuse(why) {
+    this.#read = () => 0
+    this.socket.destroy(new Error(why))
+    return 0
+  }
+
+  #greet(bytes, at) {
+    if (!this.#has(bytes, at, GREETING_BYTES)) return 0
+    const isGood = bytes[at] === 0xff && bytes[at + 10] >= 3
+    if (!isGood || bytes.latin1Slice(at + 12, at + 32) !== NO_SECURITY) return this.#refuse("it is not ZMTP 3")
+    this.#read = this.#readFrame
+    return GREETING_BYTES
+  }
+
+  /** Read a frame, if it is complete; return its size with the head, 0 if there is nothing to read. */
+  #readFrame(bytes, at) {
+    if (!this.#has(bytes, at, 2)) return 0
+    const flags = bytes[at]
+    const head = flags & LONG ? HEAD_BYTES : 2
+    if (!this.#has(bytes, at, head)) return 0
+    const length = head === 2 ? bytes[at + 1] : bytes.readUInt32BE(at + 1) * 2 ** 32 + bytes.readUInt32BE(at + 5)
+    if (length > (this.isOpen ? this.#most : READY_BYTES)) return this.#refuse(`a frame has ${length} bytes`)
+    if (!this.#has(bytes, at, head + length)) return 0
+    if (this.isOpen && this.#owner.isHolding) return this.#hold()
+    this.#hear(flags, bytes.subarray(at + head, at + head + length))
+    return head + length
+  }
+
+  #hold() {
+    this.isHeld = true
+    this.socket.pause()
+    return 0
+  }
+
+  #hear(flags, body) {
+    if (!(flags & COMMAND) && this.isOpen) {
+      if (body.length) this.#owner.heard(this, body)
+    } else if (!this.isOpen) {
+      if (!(flags & COMMAND) || body.latin1Slice(0, READY.length) !== READY) return this.#refuse("it refuses")
+      this.isOpen = true
+      this.#owner.opened(this)
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// The receiving thread: owns the listening socket of one subscription, so that others can join while JavaScript is
+// busy. It hands over raw frames in chunks, each when the user's thread asks for one.
 
 const isMark = (frame) => {
   const isEmpty = frame.at(-1) === 0x5d && frame.at(-2) === 0x5b && frame.at(-3) === 0
@@ -931,11 +1053,10 @@ function markAfter(frame) {
   return [`${origin}.${settled}\0${topic}`, Buffer.from(`${topic}\0\0${origin}.${told}\0[]`, "latin1")]
 }
 
-// What the two threads of a subscription share: whether the socket is closed; how many frames were handed to the user's
-// thread, which has yet to begin with them; and whether more wait for that.
-const GONE = 0
-const HANDED = 1
-const WAITING = 2
+// What the two threads of a subscription share: how many frames were handed to the user's thread, which has yet to
+// begin with them; and whether more wait for that.
+const HANDED = 0
+const WAITING = 1
 
 class Receiver {
   frames = []
@@ -944,16 +1065,55 @@ class Receiver {
   marks = new Map()
   isDue = false
   isEnding = false
-  wake = null
+  hasHeard = false
+  servers = []
+  connections = new Set()
 
   constructor({ system, kind, topics, capacity, isBlock, maxBytes, shared }) {
-    Object.assign(this, { capacity, isBlock, shared })
+    Object.assign(this, { capacity, isBlock, maxBytes, shared })
     this.decoder = new Decoder(system, kind)
-    const receiveHighWaterMark = isBlock ? Math.min(BLOCK_CAPACITY, capacity) : CAPACITY
-    this.socket = new zmq.Subscriber({ linger: 0, maxMessageSize: maxBytes, receiveHighWaterMark })
-    // This binding cannot set SNDHWM of a SUB; one subscription has at most 18 topics, far below its 1,000 (W24).
-    this.socket.subscribe(...topics.map((topic) => Buffer.from(topic)))
+    this.topics = Buffer.concat(topics.map((topic) => zmtpFrame(Buffer.concat([Buffer.of(1), topic]))))
     parentPort.on("message", (message) => this.obey(message))
+  }
+
+  listen(path) {
+    const server = net.createServer((socket) => {
+      this.connections.add(new Connection(socket, "SUB", this.maxBytes, this))
+    })
+    this.servers.push(server)
+    server.on("error", (error) => {
+      if (!server.listening) throw error
+    })
+    server.listen({ path, backlog: BACKLOG }, () => parentPort.postMessage({ bound: true }))
+  }
+
+  opened({ socket }) {
+    socket.write(this.topics)
+  }
+
+  heard(_, frame) {
+    this.hasHeard = true
+    this.keep(frame)
+    if (!this.isEmpty) this.serveSoon()
+  }
+
+  ended(connection) {
+    if (!connection.isHeld) this.connections.delete(connection)
+  }
+
+  /** Say whether to stop reading, as a full `block` queue does; then the user's thread asks for more. */
+  get isHolding() {
+    if (!this.isBlock || !this.isFull || this.isEnding) return false
+    Atomics.store(this.shared, WAITING, 1)
+    return this.isFull
+  }
+
+  resume() {
+    for (const connection of this.connections) {
+      if (!connection.isHeld) continue
+      connection.resume()
+      if (connection.socket.destroyed) this.ended(connection)
+    }
   }
 
   get isFull() {
@@ -1001,18 +1161,10 @@ class Receiver {
   }
 
   obey({ bind, close }) {
-    if (bind) {
-      this.socket.bindSync(bind)
-      parentPort.postMessage({ bound: true })
-    }
-    if (close) {
-      this.isEnding = true
-      this.socket.receiveTimeout = 0
-      this.wake?.()
-      // A receive that waits ends with its socket.
-      setTimeout(() => this.socket.close(), 20)
-    }
+    if (bind) this.listen(bind)
+    if (close) this.end()
     this.serve()
+    this.resume()
   }
 
   /** Hand the user's thread what waits, unless it has yet to begin with the chunk before; then it will ask. */
@@ -1024,7 +1176,7 @@ class Receiver {
     const frames = this.take(CHUNK, CHUNK_BYTES)
     if (this.isEmpty) Atomics.store(this.shared, WAITING, 0)
     this.hand(frames)
-    this.wake?.()
+    this.resume()
   }
 
   /** Serve once all that has arrived is read: a chunk of many frames costs hardly more than one of one frame. */
@@ -1049,29 +1201,17 @@ class Receiver {
     parentPort.postMessage({ bytes, lengths }, [bytes.buffer])
   }
 
-  /** Stop reading, as a full `block` queue does. What does not read must still speak to those who join (R13). */
-  async pause() {
-    // There is no such connection, but libzmq looks at its commands.
-    attempt(() => this.socket.disconnect("inproc://nobody"))
-    await new Promise((resolve) => {
-      this.wake = resolve
-      setTimeout(resolve, 5)
-    })
-  }
-
-  async run() {
-    try {
-      for (;;) {
-        while (this.isBlock && this.isFull && !this.isEnding) await this.pause()
-        this.keep((await this.socket.receive())[0])
-        if (!this.isEmpty) this.serveSoon()
-      }
-    } catch (error) {
-      if (!this.isEnding) throw error
+  /** End once what has arrived is read: when two turns of the event loop bring nothing, or after a moment. */
+  async end() {
+    this.isEnding = true
+    for (const server of this.servers) server.close()
+    const until = now() + 0.02
+    for (let quiet = 0; quiet < 2 && now() < until; quiet++) {
+      this.hasHeard = false
+      await new Promise(setImmediate)
+      if (this.hasHeard) quiet = 0
     }
-    this.socket.close()
-    Atomics.store(this.shared, GONE, 1)
-    Atomics.notify(this.shared, GONE)
+    for (const { socket } of this.connections) socket.destroy()
     // What is left goes to the user's thread at once, so that this one ends.
     this.hand(this.take(Infinity, Infinity))
     parentPort.postMessage({ end: true })
@@ -1079,54 +1219,259 @@ class Receiver {
   }
 }
 
-if (!isMainThread && workerData?.zbusIngress) new Receiver(workerData.zbusIngress).run()
+if (!isMainThread && workerData?.zbusIngress) new Receiver(workerData.zbusIngress)
 
 // ---------------------------------------------------------------------------------------------------------
-// The publisher (R19 to R25, R40 to R43, R57 to R59): one XPUB for each overflow policy in use
+// The publisher (R19 to R25, R40 to R43, R57 to R59): a link to each ingress with a queue of its own, numbers, marks
 
-/** Return what a socket that must not wait returns, `null` if it would have to wait. */
-async function atOnce(promise) {
-  try {
-    return await promise
-  } catch (error) {
-    if (error.code === "EAGAIN") return null
-    throw error
+const DONE = Promise.resolve()
+const TWIN = Buffer.from("\xff#", "latin1")
+
+const turnOfLoop = () => new Promise(setImmediate)
+
+/** The connection to one ingress, and what waits for it. */
+class Link {
+  connection = null
+  shown = 0
+  missed = 0
+  prefixes = new Set()
+  // Pieces of slabs that wait, the first `kept` of them copied, and those that are on their way to the kernel; and how
+  // many frames and bytes all of them hold.
+  waiting = []
+  written = []
+  kept = 0
+  frames = 0
+  bytes = 0
+  // Marks of what was sent since the last ones, and whether it has missed any of that.
+  owed = new Map()
+  latestOwed = null
+  isPaying = false
+
+  constructor(publisher, entry) {
+    this.publisher = publisher
+    this.most = entry.overflow === "block" ? Math.min(BLOCK_CAPACITY, publisher.capacity) : publisher.capacity
+    this.expect(entry)
+    this.dial()
   }
-}
 
-/** Hand a frame to a socket; say whether it had room. */
-async function offer(socket, frame) {
-  try {
-    await socket.send(frame)
+  /** Wait for an epoch from this moment on. */
+  expect({ id, epoch, overflow, name }) {
+    Object.assign(this, { id, epoch, overflow, name, since: now(), due: now() + 0.005, pause: 0.005 })
+  }
+
+  get isAwaited() {
+    return this.shown < this.epoch && this.missed < this.epoch
+  }
+
+  dial() {
+    const { directory, bus } = this.publisher
+    const socket = net.connect(directory.at(`${this.id}.sock`)).unref()
+    this.connection = new Connection(socket, "XPUB", bus.maxEventBytes, this)
+  }
+
+  /** @hidden What is subscribed follows. */
+  opened() {}
+
+  /** Note what the ingress has subscribed or unsubscribed (W25). */
+  heard(connection, body) {
+    if (connection !== this.connection) return
+    const isAdded = body[0] === 1
+    const topic = body.latin1Slice(1)
+    const sentinel = parseSentinel(topic)
+    if (!sentinel) this.prefixes[isAdded ? "add" : "delete"](topic)
+    else if (sentinel.id !== this.id) return
+    else if (isAdded) this.show(sentinel.epoch)
+    else if (sentinel.epoch === this.shown) this.lose()
+    this.publisher.haveChanged()
+  }
+
+  show(epoch) {
+    this.shown = Math.max(this.shown, epoch)
+    if (!this.missed || this.missed > this.shown) return
+    this.missed = 0
+    this.pay()
+  }
+
+  /** Wait for the ingress anew: the next send settles, before anything more is missed. */
+  lose() {
+    if (!this.isAwaited) this.expect(this)
+    this.shown = this.missed = 0
+    this.publisher.known = null
+  }
+
+  ended(connection) {
+    if (connection !== this.connection) return
+    this.lose()
+    this.disconnect()
+  }
+
+  /** Close the connection. What waited for it is lost. */
+  disconnect() {
+    this.connection?.socket.destroy()
+    this.connection = null
+    this.prefixes.clear()
+    Object.assign(this, { shown: 0, waiting: [], written: [], kept: 0, frames: 0, bytes: 0 })
+    this.publisher.haveChanged()
+  }
+
+  selects(topic) {
+    for (const prefix of this.prefixes) if (topic.startsWith(prefix)) return true
+    return false
+  }
+
+  /** Say whether something is on its way to an ingress that answers. */
+  get isPending() {
+    return this.shown > 0 && !this.missed && (this.frames > 0 || this.owed.size > 0)
+  }
+
+  fits(bytes) {
+    return !this.frames || (this.frames < this.most && this.bytes + bytes <= MAX_WAITING_BYTES)
+  }
+
+  /** Queue a frame that lies in a slab. Frames next to each other are one piece. */
+  put(slab, from, to) {
+    const last = this.waiting.at(-1)
+    if (last?.slab === slab && last.to === from) {
+      last.to = to
+      last.frames++
+    } else this.waiting.push({ slab, from, to, frames: 1 })
+    this.frames++
+    this.bytes += to - from
+  }
+
+  /** Hand what waits to the kernel, unless it still has to take what was handed to it before. */
+  flush() {
+    if (this.written.length) return this.keep()
+    while (this.waiting.length && !this.written.length) this.hand(this.waiting.splice(0, CHUNK))
+    // These marks go in the next turn.
+    if (this.isPaying && !this.frames) this.pay()
+  }
+
+  hand(pieces) {
+    const { socket } = this.connection
+    const last = pieces.at(-1)
+    this.written = pieces
+    this.kept = Math.max(0, this.kept - CHUNK)
+    socket.cork()
+    for (const piece of pieces) {
+      const { slab, from, to } = piece
+      socket.write(slab.subarray(from, to), piece === last ? () => this.finish(pieces) : undefined)
+    }
+    socket.uncork()
+    // Most often the kernel takes all of it at once. The call that comes later then has nothing to do.
+    if (!socket.writableLength) this.count(pieces)
+  }
+
+  /** Copy what has to wait longer: a small piece would keep a whole slab. */
+  keep() {
+    const fresh = this.waiting.splice(this.kept)
+    if (!fresh.length) return
+    const slab = Buffer.concat(fresh.map(({ slab, from, to }) => slab.subarray(from, to)))
+    const frames = fresh.reduce((sum, piece) => sum + piece.frames, 0)
+    this.kept = this.waiting.push({ slab, from: 0, to: slab.length, frames })
+  }
+
+  finish(pieces) {
+    if (pieces !== this.written) return
+    this.count(pieces)
+    this.flush()
+    this.publisher.tell?.()
+  }
+
+  /** Note that the kernel has these pieces. */
+  count(pieces) {
+    this.written = []
+    for (const { from, to, frames } of pieces) {
+      this.frames -= frames
+      this.bytes -= to - from
+    }
+  }
+
+  /** Remember that a mark has to follow the latest events of a topic. */
+  owe(mark, missed) {
+    if (this.latestOwed === mark && !missed) return
+    if (this.owed.size < MAX_STREAMS || this.owed.has(mark)) this.owed.set(mark, missed || this.owed.get(mark))
+    this.latestOwed = mark
+  }
+
+  /** Queue the marks that are owed (W46), as far as there is room. */
+  pay() {
+    this.isPaying = true
+    this.latestOwed = null
+    for (const mark of this.owed.keys()) {
+      if (this.shown < this.epoch || this.frames >= Math.min(this.most, BLOCK_CAPACITY)) return
+      this.owed.delete(mark)
+      if (!this.selects(mark.topic.prefix)) continue
+      this.publisher.put(this, markOf(mark))
+      this.tell(mark)
+    }
+    this.isPaying = false
+  }
+
+  /** Queue the twin of a mark (W47). */
+  tell(mark) {
+    if (this.selects(TWIN.latin1Slice())) this.publisher.put(this, twinOf(mark))
+  }
+
+  /** The process ends: write what waits, as far as the kernel takes it; say whether that is all. */
+  writeNow() {
+    if (!this.connection) return true
+    this.takeBack()
+    try {
+      for (const piece of this.waiting) {
+        const { slab, to } = piece
+        while (piece.from < to) piece.from += fs.writeSync(this.descriptor, slab, piece.from, to - piece.from)
+      }
+    } catch (error) {
+      return error.code !== "EAGAIN"
+    }
     return true
-  } catch (error) {
-    if (error.code === "EAGAIN") return false
-    throw error
+  }
+
+  /** Take back what the kernel has not taken. No public call tells how much that is, nor the descriptor. */
+  takeBack() {
+    let left = this.connection.socket._handle?.writeQueueSize ?? 0
+    for (const { slab, from, to } of this.written.reverse()) {
+      const piece = { slab, from: Math.max(from, to - left), to }
+      left -= to - piece.from
+      this.waiting.unshift(piece)
+    }
+    this.written = []
+  }
+
+  get descriptor() {
+    return this.connection.socket._handle?.fd
   }
 }
 
-const twinOf = (mark) => Buffer.concat([Buffer.from("\xff#", "latin1"), Buffer.from(mark)])
+const frameOfTopic = ({ head, origin, seq }, told, path, field) =>
+  frameOf(`${head}${path}\0`, `${origin}.${seq + 1}${told}${wall()}`, field)
 
-/** Wait for an ingress from this moment on. */
-const expect = (link, change) =>
-  Object.assign(link, { since: now(), due: now() + 0.005, pause: 0.005, ...change })
+const markOf = ({ topic, told }) => frameOfTopic(topic, told, "", "[]")
+const twinOf = (mark) => Buffer.concat([TWIN, Buffer.from(markOf(mark))])
 
 class Publisher {
-  lanes = { drop: null, block: null }
   links = new Map()
   topics = new Map()
   origin = newId()
   listed = null
   known = null
   settled = ""
+  // Of the links, and of what they have subscribed.
+  version = 0
   lastSent = 0
   timer = null
   // Whether a step runs, and who waits for the next (R23).
   isBusy = false
   waiting = []
-  // Topics whose marks may have been dropped, and until when more of them may be (R57).
-  doubtful = new Set()
-  doubtUntil = 0
+  // Tells a step that waits that something has changed.
+  tell = null
+  // Where frames are written, and how much was since the last turn of the event loop.
+  slab = Buffer.alloc(0)
+  used = 0
+  unturned = 0
+  turn = null
+  lastFlush = 0
 
   constructor(bus, { capacity, linger }) {
     this.bus = bus
@@ -1136,8 +1481,9 @@ class Publisher {
   }
 
   /** Wait for those who came before; then the step is the caller's, until `pass` (R23). */
-  turn() {
-    return new Promise((resolve) => this.waiting.push(resolve))
+  async enter() {
+    if (this.isBusy) await new Promise((resolve) => this.waiting.push(resolve))
+    this.isBusy = true
   }
 
   pass() {
@@ -1146,8 +1492,7 @@ class Publisher {
   }
 
   async exclusively(run) {
-    if (this.isBusy) await this.turn()
-    this.isBusy = true
+    await this.enter()
     try {
       return await run()
     } finally {
@@ -1155,29 +1500,25 @@ class Publisher {
     }
   }
 
-  lane(overflow) {
-    return (this.lanes[overflow] ??= new zmq.XPublisher({
-      immediate: true,
-      linger: Math.round(this.linger * 1000),
-      sendTimeout: 0,
-      receiveTimeout: 0,
-      noDrop: true,
-      sendHighWaterMark: overflow === "block" ? Math.min(BLOCK_CAPACITY, this.capacity) : this.capacity,
-      receiveHighWaterMark: 0,
-      reconnectMaxInterval: 5000,
-    }))
+  haveChanged() {
+    this.version++
+    this.tell?.()
   }
 
-  connect(entry) {
-    const endpoint = `ipc://${this.directory.at(`${entry.id}.sock`)}`
-    this.lane(entry.overflow).connect(endpoint)
-    this.links.set(entry.id, expect({ ...entry, endpoint, shown: 0, missed: 0 }))
+  /** Wait until something has changed, or for so long at most. */
+  async change(ms) {
+    let timer
+    await new Promise((resolve) => {
+      this.tell = resolve
+      timer = setTimeout(resolve, ms)
+    })
+    clearTimeout(timer)
+    this.tell = null
   }
 
   disconnect(link) {
     this.links.delete(link.id)
-    // It may have gone by itself.
-    attempt(() => this.lanes[link.overflow].disconnect(link.endpoint))
+    link.disconnect()
   }
 
   bury(id) {
@@ -1193,10 +1534,11 @@ class Publisher {
     for (const entry of entries.values()) {
       const link = this.links.get(entry.id)
       if (link) link.isFollowing = false
-      if (link?.epoch < entry.epoch) expect(link, entry)
-      else if (!link && (await this.directory.alive(entry.id))) this.connect(entry)
+      if (link?.epoch < entry.epoch) link.expect(entry)
+      else if (!link && (await this.directory.alive(entry.id))) this.links.set(entry.id, new Link(this, entry))
       else if (!link) this.bury(entry.id)
     }
+    this.version++
     this.listed = token
   }
 
@@ -1205,33 +1547,13 @@ class Publisher {
     for (const link of this.links.values()) link.isFollowing = true
   }
 
-  /** Read which sentinels the links have shown (W25). */
-  async readSubscriptions() {
-    for (const socket of Object.values(this.lanes)) {
-      for (let frame; socket && (frame = await atOnce(socket.receive()));) {
-        const sentinel = parseSentinel(frame[0].subarray(1))
-        const link = sentinel && this.links.get(sentinel.id)
-        if (link) this.note(link, frame[0][0] === 1, sentinel.epoch)
-      }
-    }
-  }
-
-  note(link, isAdded, epoch) {
-    if (isAdded && epoch > link.shown) {
-      link.shown = epoch
-      if (link.missed >= epoch) this.repeatMarks(this.topics.values())
-    } else if (!isAdded && epoch === link.shown) expect(link, { shown: 0 })
-  }
-
   /** Wait until every listed ingress has shown its epoch, or is given up (R20). */
   async settle(deadline) {
     for (;;) {
       const asof = micros()
       const token = this.directory.read()
       if (token !== this.listed) await this.list()
-      await this.readSubscriptions()
-      const isSilent = ({ shown, missed, epoch }) => shown < epoch && missed < epoch
-      const awaited = [...this.links.values()].filter(isSilent)
+      const awaited = [...this.links.values()].filter((link) => link.isAwaited)
       for (const link of awaited) if (now() >= link.due) await this.check(link)
       if (!awaited.length && this.listed === token && this.directory.read() === token) {
         this.known = token
@@ -1240,7 +1562,7 @@ class Publisher {
       }
       if (!awaited.length) continue
       if (now() > deadline) throw timeout(`${awaited[0].name} has not joined: look at its process`)
-      await sleep(1)
+      await this.change(5)
     }
   }
 
@@ -1251,8 +1573,12 @@ class Publisher {
       this.disconnect(link)
       this.bury(link.id)
       this.listed = null
-    } else if (this.isOver(link)) {
+      return
+    }
+    if (!link.connection) link.dial()
+    if (this.isOver(link)) {
       link.missed = link.epoch
+      this.version++
       this.bus.count({ joinTimeouts: 1 })
       process.emitWarning(`${link.name} does not answer: events go on without it until it does`, WARNING)
     }
@@ -1265,47 +1591,42 @@ class Publisher {
     return waited > 30 * JOIN_TIMEOUT || !isSlow(this.directory.at(link.name))
   }
 
-  async add(head) {
+  add(head) {
     if (this.topics.size >= MAX_TOPICS) {
-      await this.sendMarks(Infinity)
       this.topics.clear()
       this.origin = newId()
       this.bus.showOrigin(this.origin)
     }
-    const born = micros() ?? ""
-    const topic = { head, seq: 0, born, settled: "", told: `.${born}...`, marked: 0 }
+    const topic = { head, prefix: Buffer.from(head).latin1Slice(), origin: this.origin, seq: 0, born: micros() ?? "" }
     this.topics.set(head, topic)
     return topic
   }
 
-  /**
-   * Number a frame of so many events and hand it to the sockets (R20, R24). The hot path: where nothing has changed,
-   * it waits for nothing but the promise of each socket, which says whether there was room.
-   */
-  async send(head, path, field, events, seconds) {
-    const deadline = now() + seconds
-    if (this.isBusy) await this.turn()
+  /** Number a frame of so many events and hand it to the links (R20, R24). The hot path waits for nothing. */
+  send(head, path, field, events, seconds) {
+    const topic = this.topics.get(head)
+    if (this.isBusy || !topic || this.directory.read() !== this.known || !this.emit(topic, path, field, events)) {
+      return this.sendLater(head, path, field, events, seconds)
+    }
+    if (this.unturned < TURN_BYTES) return DONE
     this.isBusy = true
+    return turnOfLoop().finally(() => this.pass())
+  }
+
+  async sendLater(head, path, field, events, seconds) {
+    const deadline = now() + seconds
+    await this.enter()
     try {
       for (;;) {
         this.bus.checkOpen()
         // A new topic is born before the token is compared (W8).
-        const topic = this.topics.get(head) ?? (await this.add(head))
+        const topic = this.topics.get(head) ?? this.add(head)
         if (this.directory.read() !== this.known) await this.settle(deadline)
-        if (topic.settled !== this.settled) await this.renew(topic)
-        // A text: zeromq.js would keep a buffer of this size until its I/O thread has told it, which costs more.
-        const frame = frameOf(`${head}${path}\0`, this.stampOf(topic), field)
-        const { block, drop } = this.lanes
-        if (!block || (await offer(block, frame))) {
-          topic.seq += events
-          if (drop && !(await offer(drop, frame))) await this.force(frame)
-          this.lastSent = now()
-          return this.watch()
-        }
-        if (now() > deadline) throw timeout("a block subscriber is full: the event went to nobody")
-        await sleep(2)
-        await this.readSubscriptions()
+        if (this.emit(topic, path, field, events)) break
+        if (now() > deadline) throw timeout(`${this.obstacle} is full and makes no room: the event went to nobody`)
+        await this.change(20)
       }
+      if (this.unturned >= TURN_BYTES) await turnOfLoop()
     } catch (error) {
       if (error.kind === "Timeout") this.bus.count({ sendTimeouts: 1 })
       throw refused("send", error)
@@ -1314,101 +1635,137 @@ class Publisher {
     }
   }
 
-  /** Before a new `settled`: tell those with a full queue of the events so far (W48). */
-  async renew(topic) {
-    const { drop } = this.lanes
-    const twin = topic.marked !== topic.seq && drop && twinOf(this.markOf(topic))
-    if (twin && !(await offer(drop, twin))) await this.force(twin)
-    topic.settled = this.settled
-    topic.told = `.${topic.born}.${topic.settled}.${topic.settled === "" ? "" : topic.seq + 1}.`
-  }
-
-  stampOf({ seq, told }) {
-    return `${this.origin}.${seq + 1}${told}${wall()}`
-  }
-
-  markOf(topic) {
-    return frameOf(`${topic.head}\0`, this.stampOf(topic), "[]")
-  }
-
-  get isInDoubt() {
-    return now() < this.doubtUntil
-  }
-
-  /** Send what some `drop` ingress had no room for: those that are full lose it, and are in doubt (R57). */
-  async force(frame) {
-    const socket = this.lanes.drop
-    await this.readSubscriptions()
-    if (await offer(socket, frame)) return
-    socket.noDrop = false
-    await offer(socket, frame)
-    socket.noDrop = true
-    this.doubtUntil = now() + DOUBT
-  }
-
-  /** Send so many of the marks that are due, as far as there is room (W46). */
-  async sendMarks(most) {
-    for (const topic of this.topics.values()) {
-      if (topic.marked === topic.seq) continue
-      if (most-- <= 0) return
-      const mark = this.markOf(topic)
-      const { drop } = this.lanes
-      if (drop && !(await offer(drop, mark))) return
-      if (drop) await offer(drop, twinOf(mark))
-      topic.marked = topic.seq
-      if (this.isInDoubt) this.doubtful.add(topic)
+  /** Queue a frame for every link, or, if a `block` link has no room, for none: then it takes no number (R24). */
+  emit(topic, path, field, events) {
+    if (topic.version !== this.version) this.choose(topic)
+    if (topic.settled !== this.settled) this.renew(topic)
+    const { audience, absent, mark } = topic
+    for (const link of audience) if (!link.fits(0)) link.flush()
+    const size = audience.length && this.write(frameOfTopic(topic, mark.told, path, field))
+    for (const link of audience) if (link.overflow === "block" && !link.fits(size)) return false
+    const [from, to] = [this.used, (this.used += size)]
+    for (const link of audience) {
+      const fits = link.fits(size)
+      if (fits) link.put(this.slab, from, to)
+      if (link.overflow === "drop") link.owe(mark, !fits)
     }
-  }
-
-  get owesMarks() {
-    return [...this.topics.values()].some((topic) => topic.marked !== topic.seq)
-  }
-
-  repeatMarks(topics) {
-    for (const topic of topics) topic.marked = null
+    for (const link of absent) link.owe(mark, true)
+    topic.seq += events
+    this.lastSent = now()
+    this.flushLater(size)
+    // What comes alone goes at once, since the turn may be long.
+    if (this.lastSent - this.lastFlush > EAGER) this.flush(this.lastSent)
     this.watch()
+    return true
   }
 
-  repeatDoubtful() {
-    this.repeatMarks(this.doubtful)
-    this.doubtful.clear()
+  /** The entry of the `block` ingress that is full. */
+  get obstacle() {
+    const blocking = [...this.links.values()].filter((link) => link.overflow === "block")
+    return blocking.sort((a, b) => b.frames - a.frames)[0]?.name
+  }
+
+  /** Queue a frame for one link, whatever room it has. */
+  put(link, frame) {
+    const size = this.write(frame)
+    link.put(this.slab, this.used, (this.used += size))
+    this.flushLater(size)
+  }
+
+  /** Write a frame behind the latest one, and return its size. It stays there once `used` has grown by that. */
+  write(frame) {
+    const isText = typeof frame === "string"
+    if (this.slab.length - this.used < HEAD_BYTES + frame.length * (isText ? 3 : 1)) {
+      this.slab = Buffer.allocUnsafeSlow(Math.max(SLAB_BYTES, HEAD_BYTES + Buffer.byteLength(frame)))
+      this.used = 0
+    }
+    const at = this.used + HEAD_BYTES
+    const length = isText ? this.slab.write(frame, at) : frame.copy(this.slab, at)
+    writeHead(this.slab, this.used, length)
+    return HEAD_BYTES + length
+  }
+
+  /** Write at the end of this turn of the event loop: one call for many frames is far cheaper. */
+  flushLater(size) {
+    this.unturned += size + HEAD_BYTES
+    this.turn ??= setImmediate(() => {
+      this.turn = null
+      this.unturned = 0
+      this.flush(now())
+    })
+  }
+
+  flush(time) {
+    this.lastFlush = time
+    let isIdle = true
+    for (const link of this.links.values()) {
+      link.flush()
+      isIdle &&= !link.waiting.length && !link.written.length
+    }
+    // The kernel has it all: the next frames take the place of these, unless it is large.
+    if (isIdle) this.used = this.slab.length > SLAB_BYTES ? this.slab.length : 0
+  }
+
+  /** Find the links that a topic is for, and those that miss it. */
+  choose(topic) {
+    const links = [...this.links.values()]
+    topic.version = this.version
+    topic.audience = links.filter((link) => link.selects(topic.prefix))
+    topic.absent = links.filter((link) => link.shown < link.epoch)
+  }
+
+  /** Before a new `settled`: a twin tells of the events so far (W48). */
+  renew(topic) {
+    for (const link of topic.audience) {
+      const missed = link.owed.get(topic.mark)
+      if (missed === undefined) continue
+      link.tell(topic.mark)
+      if (!missed) link.owed.delete(topic.mark)
+    }
+    topic.settled = this.settled
+    const first = topic.settled === "" ? "" : topic.seq + 1
+    topic.mark = { topic, told: `.${topic.born}.${topic.settled}.${first}.` }
   }
 
   /** Look in a moment whether this publisher is at rest (R58). */
   watch() {
-    this.timer ??= setTimeout(() => this.exclusively(() => this.rest()).catch(() => {}), REST_MS).unref()
+    this.timer ??= setTimeout(() => this.rest(), REST_MS).unref()
   }
 
-  /** Send marks at rest; look again while some are due, or an ingress may have missed some. */
-  async rest() {
+  /** Send marks at rest; look again while some are due. */
+  rest() {
     this.timer = null
     if (this.bus.isClosed) return
-    await this.readSubscriptions()
-    if (now() - this.lastSent > REST_MS / 1000 - 0.02) await this.sendMarks(256)
-    if (!this.owesMarks && this.doubtful.size) this.repeatDoubtful()
-    const isAwaiting = [...this.links.values()].some((link) => link.missed > link.shown)
-    if (this.owesMarks || isAwaiting) this.watch()
+    if (now() - this.lastSent > REST_MS / 1000 - 0.02) this.pay()
+    if ([...this.links.values()].some((link) => link.owed.size)) this.watch()
   }
 
+  pay() {
+    for (const link of this.links.values()) link.pay()
+  }
+
+  /** Send the last marks, wait until everything is written, and hand it over. */
   async close() {
     const until = now() + this.linger
-    for (;;) {
-      await this.readSubscriptions()
-      this.repeatDoubtful()
-      await this.sendMarks(Infinity)
-      if (now() > until || !(this.owesMarks || this.isInDoubt)) break
-      await sleep(20)
-    }
+    this.pay()
+    while ([...this.links.values()].some((link) => link.isPending) && now() < until) await this.change(20)
     const child = this.leave()
     if (child) await new Promise((resolve) => child.once("close", resolve))
   }
 
-  /** Close the sockets, and return the child that hands over what was sent, if there is one. */
+  /** The process ends: only calls that wait are left. Write what waits, for as long as the linger. */
+  writeOut() {
+    const until = now() + this.linger
+    this.pay()
+    while ([...this.links.values()].filter((link) => !link.writeNow()).length && now() < until) nap()
+  }
+
+  /** Close the connections, and return the child that hands over what was sent, if there is one. */
   leave() {
     clearTimeout(this.timer)
-    const ids = [...this.links.values()].filter((link) => link.shown).map((link) => link.id)
-    const child = ids.length > 0 && this.linger > 0 && handOver(ids, this.linger)
-    for (const socket of Object.values(this.lanes)) socket?.close()
+    const links = [...this.links.values()].filter((link) => link.connection && link.shown)
+    const child = links.length > 0 && this.linger > 0 && handOver(links.map((link) => link.descriptor), this.linger)
+    for (const link of this.links.values()) link.disconnect()
     return child
   }
 }
@@ -1437,7 +1794,7 @@ export class Subscription {
   #hasExited = false
   #wakers = new Set()
   #bound
-  #shared = new Int32Array(new SharedArrayBuffer(12))
+  #shared = new Int32Array(new SharedArrayBuffer(8))
 
   /** @hidden */
   constructor(bus, system, { kind, overflow, capacity, onGap }) {
@@ -1493,7 +1850,7 @@ export class Subscription {
       const draft = directory.at(`${this.#id}.new`)
       await new Promise((resolve, reject) => {
         this.#bound = { resolve, reject }
-        this.#worker.postMessage({ bind: `ipc://${draft}` })
+        this.#worker.postMessage({ bind: draft })
       })
       if (this.#isClosed) return false
       directory.own(draft)
@@ -1612,10 +1969,9 @@ export class Subscription {
     while (!this.#hasExited) await this.#wait(now() + 1)
   }
 
-  /** @hidden The process ends: a thread that still has a socket then would abort it. */
+  /** @hidden The process ends. */
   abandon() {
     this.#withdraw()
-    Atomics.wait(this.#shared, GONE, 0, 500)
   }
 }
 
@@ -1754,11 +2110,15 @@ export class Bus {
     this.count({ lost: sub.lost, malformed: sub.malformed })
   }
 
-  /** Send one event. It has its number, and is on its way, when this returns. */
-  async send(system, kind, eventPath, data, options) {
-    this.checkOpen()
-    checkText(eventPath, "path")
-    await this.#publish(system, kind, eventPath, dataField(data), 1, options)
+  /** Send one event. It has its number when this returns, and leaves in this turn of the event loop at the latest. */
+  send(system, kind, eventPath, data, options) {
+    try {
+      this.checkOpen()
+      checkText(eventPath, "path")
+      return this.#publish(system, kind, eventPath, dataField(data), 1, options)
+    } catch (error) {
+      return Promise.reject(refused("send", error))
+    }
   }
 
   /** Send `[path, data]` pairs of one topic as one frame, which arrives or is lost as a whole. */
@@ -1791,6 +2151,7 @@ export class Bus {
   /** @hidden The process ends without `close`: remove what others would find, hand over what was sent. */
   abandon() {
     for (const sub of this.#subscriptions) sub.abandon()
+    this.#publisher.writeOut()
     const child = this.#publisher.leave()
     this.#leave()
     if (child) waitAtExit(child)
@@ -1830,5 +2191,5 @@ export async function open(name, options = {}) {
 /** For the conformance kit: the same code without a bus. */
 export const internals = {
   ...{ Decoder, frameAlone, checkText, checkTopic, dataField, batchField, frameOf, compilePattern, matches, prefixes },
-  ...{ parseFile, parseSentinel, isBusName, findRoot, zmqVersion: zmq.version },
+  ...{ parseFile, parseSentinel, isBusName, findRoot },
 }
