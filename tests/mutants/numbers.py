@@ -18,6 +18,47 @@ _TAP = "live/test_tap.py::"
 _UNREAD = "live/test_unread.py::"
 
 MUTANTS = [
+    *(
+        Mutant(name, file, old, new, (_UNREAD + test,))
+        for name, file, old, new, test in (
+            (
+                "a mark that waits is unread",
+                "receiving/source.py",
+                "self._event_waits() if self._marks and not self.queue.closing else",
+                "",
+                "test_who_has_read_everything_has_nothing_unread",
+            ),
+            (
+                "nobody is told of marks that may wait",
+                "receiving/retained.py",
+                "            source.note(mark)\n",
+                "            pass\n",
+                "test_who_has_read_everything_has_nothing_unread",
+            ),
+            (
+                "a reader waits for the socket while its event is held",
+                "receiving/source.py",
+                " or queue.held is not None",
+                "",
+                "test_an_event_that_was_looked_at_is_the_next_one",
+            ),
+            (
+                "an event that was looked at is gone when the channel closes",
+                "receiving/queue.py",
+                "self._frames.append(self.held)",
+                "pass",
+                "test_an_event_that_was_looked_at_is_the_next_one",
+            ),
+            (
+                "large frames are no longer counted after one that was looked at",
+                "receiving/queue.py",
+                "                if instead_of in (None, self._afterwards):\n"
+                "                    self._afterwards = recv\n",
+                "                pass\n",
+                "test_large_frames_are_counted_from_one_that_was_looked_at_on",
+            ),
+        )
+    ),
     Mutant(
         "a frame without a number is not received",
         "protocol/decoder.py",

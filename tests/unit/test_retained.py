@@ -25,12 +25,16 @@ class Channel:
         self.state = state
         self.known: set[bytes] = set()
         self.asked = 0
+        self.noted: list[Mark] = []
         self.decoder = SimpleNamespace(accounted=self.accounted)
         self.queue = SimpleNamespace(capacity=SimpleNamespace(events=CAPACITY))
 
     def accounted(self, mark: Mark) -> bool:
         self.asked += 1
         return mark.frame in self.known
+
+    def note(self, mark: Mark) -> None:
+        self.noted.append(mark)
 
     def learn(self, mark: Mark) -> bool:
         if self.state == "learns":
@@ -73,6 +77,7 @@ def test_a_look_tells_all_to_who_can_learn_and_forgets_them(retain: Any) -> None
     ours.look()
     assert len(channel.known) == 1_000
     assert (len(ours._marks), sent) == (0, [])
+    assert channel.noted == marks(1_000)
 
 
 def test_a_look_ends_when_its_time_is_over_and_the_next_goes_on(retain: Any, clock: Any) -> None:

@@ -22,7 +22,16 @@ from .marks import Mark
 from .patterns import Matcher
 from .typed import Fit
 from .undecoded import Item, reader
-from .wire import CONTROL, Malformed, Stamp, decode_batch, decode_data, decode_fields, decode_topic
+from .wire import (
+    CONTROL,
+    EMPTY_BATCH,
+    Malformed,
+    Stamp,
+    decode_batch,
+    decode_data,
+    decode_fields,
+    decode_topic,
+)
 
 __all__ = ["Decoder"]
 
@@ -81,6 +90,10 @@ class Decoder:
         stamp = mark.stamp
         return self._streams.accounted(mark.stream, stamp.seq, stamp.born, stamp.settled, stamp.first)
 
+    def awaits(self, key: tuple[bytes, bytes, bytes], seq: int) -> bool:
+        """Return whether the mark of a stream with this number is the next frame of it; see `Streams`."""
+        return self._streams.awaits(key, seq)
+
     def rest(self) -> Event | None:
         """Return the next event of the batch, or `None` if none is left.
 
@@ -90,6 +103,13 @@ class Decoder:
         if evt is None:
             self.batch = None
         return evt
+
+    def tells(self, frame: bytes) -> bool:
+        """Return whether a frame may have events for this channel: it is no mark, nor of another topic."""
+        fields = frame.split(b"\0", 4)
+        if frame[:1] == CONTROL or (fields[2:3] == [b""] and fields[4:] == [EMPTY_BATCH]):
+            return False
+        return self._concerns(fields)
 
     def skip(self, frame: bytes) -> tuple[Stream, bytes] | None:
         """Count a frame of one event that has the number due, without decoding its data.
@@ -154,6 +174,8 @@ class Decoder:
         if stamp.origin and not self._account(stream, stamp, len(events)):
             self._reject(f"number {stamp.seq} is beyond what a stream can lose at once")
         else:
+            if not events:
+                stream.marked = stamp.seq
             if not stamp.origin:
                 self._streams.uncounted += len(events)
             self._keep(events)

@@ -48,6 +48,7 @@ class Stream:
         wanted: whether the channel's patterns select it.
         begin: the number from which on it is counted, -1 while it is not.
         next: the number that is due, -1 while it is not counted.
+        marked: the number that the latest mark told, -1 if none has come.
         width: how many digits `next` has.
     """
 
@@ -55,6 +56,7 @@ class Stream:
         "begin",
         "kind",
         "kind_key",
+        "marked",
         "next",
         "origin",
         "origin_key",
@@ -70,6 +72,7 @@ class Stream:
         self.kind = key[1].decode()
         self.origin = key[2].decode()
         self.wanted = wanted
+        self.marked = -1
         # No stamp has the number -1, so nothing is due yet. Frames without an origin are never numbered.
         self.begin_at(-1)
 
@@ -168,6 +171,14 @@ class Streams:
         if due < 0 or due < seq - MAX_GAP:
             return True
         return due >= seq and not (stream and counted and self._reveals_head(stream, settled, first))
+
+    def awaits(self, key: Key, seq: int) -> bool:
+        """Return whether all events before a mark with this number were taken, and not yet the mark itself.
+
+        Any thread may call this.
+        """
+        stream = self._young.get(key) or self._old.get(key)
+        return stream is not None and stream.wanted and stream.next == seq != stream.marked
 
     def head(self, stream: Stream, settled: int, first: int) -> Gap | None:
         """Return the gap that a mark reveals before the number from which a stream was counted, if any.

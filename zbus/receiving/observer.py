@@ -3,8 +3,8 @@
 The counts are those of the decoder. The age of the oldest event that waits is not so plain, because nobody
 can ask libzmq for it. What is known at a look is this:
 
-- Nothing waits, or a receiver waits for the channel and has taken nothing since the last look: 0.
-- The reader has taken something since the last look: a frame that it took tells when it was sent.
+- Nothing but marks waits, or a receiver waits for the channel and has taken nothing since the last look: 0.
+- The source holds the next frame, or the reader has taken one since the last look: it tells when it was sent.
 - The reader takes nothing: since the look that knew last, else since the one that first saw it unread.
 """
 

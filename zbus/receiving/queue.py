@@ -52,8 +52,9 @@ class SocketQueue:
     Attributes:
         lock: hold it to call `recv` or to wait for the handle.
         recv: takes zmq flags and returns the next frame, or raises `zmq.ZMQError` or `Ended`. It is replaced
-            while large frames are counted, for a frame that is sampled, and at the end.
-        handle: the socket, to be polled.
+            while large frames are counted, for a frame that is sampled or was looked at, and at the end.
+        handle: the socket, to be polled, unless a frame is `held`.
+        held: the next frame, if it was taken out of the socket only to look at it.
         closing: whether `close` was called.
         capacity: its bounds.
         marks_at_end: returns the marks that are to follow what has arrived when it is closed.
@@ -81,6 +82,8 @@ class SocketQueue:
         self._switch = Lock()  # of `recv`, which three threads replace
         self._sampling = True
         self._sample: tuple[bytes, float] | None = None
+        self.held: bytes | None = None
+        self._afterwards: Callable[[int], bytes] = self._sampled  # what receives once the held frame is taken
         self._inherited = False
         self._wake = wake
         self._on_closed = on_closed
@@ -111,6 +114,9 @@ class SocketQueue:
         """Keep what has arrived, close the socket, and call `on_closed`. Hold the lock."""
         if not self.handle.closed:
             marks = self.marks_at_end()  # first, so that nothing they tell of is still on its way
+            if self.held is not None:
+                self._frames.append(self.held)
+                self.held = None
             with suppress(zmq.ZMQError):  # empty
                 self._take_all()
             self._frames.extend(marks)
@@ -172,8 +178,33 @@ class SocketQueue:
         self._receive_by(self._sampled, instead_of=self._recv)
         return found
 
+    def peek(self) -> bytes | None:
+        """Return the next frame, if there is one, and leave it the next to be taken. Hold the lock.
+
+        libzmq cannot do that, so the frame is taken and held.
+        """
+        if self.held is None and not self.closing and self.waits():
+            recv = self.capacity.recv if self.counts else self._recv
+            with suppress(zmq.ZMQError):
+                self._hold(recv(zmq.NOBLOCK))
+        return self.held
+
+    def _hold(self, frame: bytes) -> None:
+        with self._switch:
+            self._afterwards, self.held = self.recv, frame
+            if not self.closing:
+                self._replace(self._take_held)
+
+    def _take_held(self, flags: int = 0) -> bytes:
+        """Replace `recv` while a frame is held."""
+        frame, self.held = self.held, None
+        self._receive_by(self._afterwards, instead_of=self._take_held)
+        return self.recv(flags) if frame is None else frame  # an interrupt may have come between the two
+
     def waits(self) -> bool:
         """Return whether a frame waits. Hold the lock."""
+        if self.held is not None:
+            return True
         if self.handle.closed:
             return bool(self._frames)
         return bool(int(self.handle.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
@@ -181,7 +212,7 @@ class SocketQueue:
     @property
     def counts(self) -> bool:
         """Whether it counts what is received, because large frames are about."""
-        return self.recv == self._counted
+        return (self.recv if self.held is None else self._afterwards) == self._counted
 
     def _adjust(self) -> None:
         if not self.handle.closed:
@@ -208,10 +239,16 @@ class SocketQueue:
         self, recv: Callable[[int], bytes], *, instead_of: Callable[[int], bytes] | None = None
     ) -> None:
         with self._switch:
-            if not self.closing and instead_of in (None, self.recv):
-                self.recv = recv
-                if self.closing and not self._inherited:  # another thread has closed it meanwhile
-                    self.recv = self._buffered
+            if self.held is not None:
+                if instead_of in (None, self._afterwards):
+                    self._afterwards = recv
+            elif not self.closing and instead_of in (None, self.recv):
+                self._replace(recv)
+
+    def _replace(self, recv: Callable[[int], bytes]) -> None:
+        self.recv = recv
+        if self.closing and not self._inherited:  # another thread has closed it meanwhile
+            self.recv = self._buffered
 
     def after_fork_in_child(self, reason: str) -> None:
         """Make every use in a forked child fail at once."""

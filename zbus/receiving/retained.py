@@ -95,6 +95,8 @@ class RetainedMarks:
             return list(islice(self._marks.items(), count))
 
     def _look_at(self, key: Key, mark: Mark, look: _Look) -> None:
+        for source in look.sources:
+            source.note(mark)
         lacking = [source for source in look.sources if not source.decoder.accounted(mark)]
         self._pass_on(mark, [source for source in lacking if look.tell(source, mark)], look)
         accounted = all(source.decoder.accounted(mark) for source in lacking)

@@ -12,6 +12,7 @@ says which policy uses which.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
@@ -30,6 +31,9 @@ from .notices import AnnouncedBytes
 from .queue import Ended, SocketQueue
 
 __all__ = ["FrameSource", "Source", "TaskWaker"]
+
+# How many marks are taken at most at one look whether an event waits.
+_MARKS_NOTED = 1000
 
 
 class TaskWaker(Protocol):
@@ -68,6 +72,7 @@ class Source(ABC):
         self.decoder = decoder
         self.lock = lock
         self.handle = handle
+        self._marks: dict[tuple[bytes, bytes, bytes], int] = {}
 
     @property
     def closing(self) -> bool:
@@ -104,9 +109,9 @@ class Source(ABC):
 
     @abstractmethod
     def waiting(self) -> bool | None:
-        """Return whether something waits for a reader; `None` if another thread is taking or awaiting it.
+        """Return whether an event waits for a reader; `None` if another thread is taking or awaiting it.
 
-        Any thread may call this. It takes nothing, and disturbs nobody.
+        Any thread may call this. It takes nothing that a reader would get, and disturbs nobody.
         """
 
     @abstractmethod
@@ -168,6 +173,11 @@ class Source(ABC):
             waker.notify_threadsafe()  # as in `expect`
         return not looked
 
+    def note(self, mark: Mark) -> None:
+        """Note a mark that has come to the process: if all before it was taken, it may be what waits."""
+        if self.decoder.awaits(mark.stream, mark.stamp.seq) and len(self._marks) < _MARKS_NOTED:
+            self._marks[mark.stream] = mark.stamp.seq
+
     def _learn(self, mark: Mark) -> None:
         if self.decoder.batch is None and not self.queue.closing and not self.queue.waits():
             self.decoder.decode(mark.frame)
@@ -194,7 +204,7 @@ class FrameSource(Source):
     def must_poll(self) -> bool:
         """Return whether to wait for the handle before `next`; widen a narrowed queue that is empty first."""
         queue = self.queue
-        if queue.closing:
+        if queue.closing or queue.held is not None:
             return False
         if queue.capacity.narrowed:
             queue.widen_if_empty()
@@ -224,7 +234,7 @@ class FrameSource(Source):
         return evt
 
     def waiting(self) -> bool | None:
-        """Return whether frames wait, or events of a batch; see `Source.waiting`."""
+        """Return whether an event waits, be it the rest of a batch; see `Source.waiting`."""
         found: list[bool] = []
         self.lock.run(lambda: found.append(self._waits()))
         return found[0] if found else None
@@ -236,13 +246,31 @@ class FrameSource(Source):
             # A look at the socket takes away what its descriptor would say to the tasks that wait. They have
             # found the socket empty, so the descriptor is readable if something has arrived since.
             return bool(zmq_poll([(self.fileno(), zmq.POLLIN)], 0))
-        return self.queue.waits()
+        self._marks = {key: seq for key, seq in self._marks.items() if self.decoder.awaits(key, seq)}
+        return self._event_waits() if self._marks and not self.queue.closing else self.queue.waits()
+
+    def _event_waits(self) -> bool:
+        """Return whether an event waits in the socket; decode the marks before it. Hold the lock.
+
+        This takes an event out of the socket, which makes room for another one. So it is only called when a
+        mark is known to wait, which has taken up the room of one.
+        """
+        queue, decoder = self.queue, self.decoder
+        for _ in range(_MARKS_NOTED):
+            if (frame := queue.peek()) is None:
+                return False
+            if decoder.tells(frame):
+                return True
+            decoder.decode(queue.recv(zmq.NOBLOCK))
+            decoder.batch = None
+        return True
 
     def lag(self) -> float | None:
-        """Return how long a frame has waited that the reader took since the last call, if it tells."""
-        sample = self.queue.sample()
-        sent = None if sample is None else sent_at(sample[0])
-        return None if sample is None or sent is None else max(0.0, sample[1] - sent)
+        """Return how long the next frame has waited, if it is known, else one that the reader has taken."""
+        sample, held = self.queue.sample(), self.queue.held
+        frame, until = (sample or (b"", 0.0)) if held is None else (held, time.time())
+        sent = sent_at(frame)
+        return None if sent is None else max(0.0, until - sent)
 
     def runs(self, report: Callable[[], None]) -> Iterator[Iterable[Event]]:
         """Yield events as `Source.runs` does, but a batch as a whole.
