@@ -249,6 +249,7 @@ def test_an_existing_file_stays(file: Path) -> None:
         (("{}", "--last", "10MB"), 2, "zbus: Invalid value for '--last': '10MB' is not a duration"),
         (("{}", "--last", "1m", "--split", "1h"), 2, "zbus: --split and --last exclude each other"),
         (("{}", "--verify"), 2, "zbus: there is no file "),
+        (("-",), 2, "zbus: '-' would be a file of that name: name a file, or /dev/stdout for a pipe"),
         (("{}/x/y.mcap",), 1, "zbus: "),
         (("{}/x/y.mcap", "--last", "1m"), 1, "zbus: "),
     ],

@@ -148,6 +148,24 @@ def test_a_pipe_whose_reader_goes_away_is_an_error(file: Path) -> None:
     assert "Broken pipe; 0 events were written, and can be read; 1 more were not, and are lost\n" in said
 
 
+def test_a_pipe_that_nobody_reads_is_one_line(file: Path) -> None:
+    os.mkfifo(file)
+    refused = run("record", str(file))
+    assert (refused.stdout, refused.returncode) == ("", 1)
+    assert refused.stderr == f"zbus: {file}: nobody reads this pipe: start what reads it first\n"
+
+
+def test_what_goes_into_a_pipe_is_a_recording(file: Path) -> None:
+    with recording(Path("/dev/stdout")) as process, zbus.Bus() as bus:
+        bus.send_many("a", "b", [("/x", number) for number in range(3)])
+        bus.flush(timeout=LIMIT)
+        process.send_signal(signal.SIGINT)
+        written, _ = process.communicate(timeout=LIMIT)
+    file.write_bytes(written)
+    assert [body["data"] for body in bodies(file)] == [0, 1, 2]
+    assert verify(str(file)).verdict == "complete"
+
+
 def test_a_device_without_room_is_one_line() -> None:
     refused = run("record", "/dev/full")
     assert (refused.stdout, refused.returncode) == ("", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -136,23 +137,50 @@ def test_the_space_bar_pauses_and_goes_on(file: Path) -> None:
         assert screen.ended() == 130
 
 
+def test_a_background_job_goes_on(file: Path) -> None:
+    """The kernel stops one that asks its terminal for keys."""
+    job = f"{shlex.join(ZBUS)} replay {shlex.quote(str(file))} --loop --as-fast-as-possible & wait $!"
+    with (
+        zbus.Bus() as bus,
+        bus.subscribe("orders.us") as sub,
+        terminal(command=("setsid", "--ctty", "sh", "-m", "-c", job)) as screen,
+    ):
+        assert receive(sub, SECONDS).path == "/4"
+        [replaying] = [peer for peer in zbus.peers() if peer.role == "member" and peer.pid != os.getpid()]
+        os.kill(replaying.pid, signal.SIGINT)
+        assert screen.ended() == 130
+
+
+def test_without_a_terminal_it_goes_on(file: Path) -> None:
+    with zbus.Bus() as bus, bus.subscribe("orders.us") as sub:
+        for redirected in ("</dev/null", "<&-"):
+            command = f"{shlex.join(ZBUS)} replay {shlex.quote(str(file))} {redirected}"
+            subprocess.run(command, shell=True, check=True, timeout=SECONDS)
+            assert receive(sub).path == "/4"
+
+
 # time between events
 
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Path:
     """Return a recording of three events that were sent an hour apart."""
-    path = str(tmp_path / "slow.mcap")
+    return spaced(tmp_path / "slow.mcap", 1, 2, 3)
+
+
+def spaced(file: Path, *hours: int) -> Path:
+    """Return a recording of events that were sent at these hours, each in a chunk of its own."""
+    path = str(file)
     topics = {3: Topic(3, "a/b", EVENT, {})}
     series = Series(path, Description("test", {"bus": "b"}, topics), lambda: b"[]")
-    for seq in (1, 2, 3):
-        chunk, sent = Chunk(), (1_000_000 + seq * 3600) * 10**9
+    for seq, hour in enumerate(hours, 1):
+        chunk, sent = Chunk(), (1_000_000 + hour * 3600) * 10**9
         body = body_template("a", "b", "0" * 8) % (b'"/%d"' % seq, b"null", seq)
         chunk.runs.append((3, sent, 0))
         chunk.parts += message_head(3, len(body), seq, sent, sent), body
         series.write(pack(chunk, "none"))
     series.finish(Unwritten())
-    return Path(path)
+    return file
 
 
 @pytest.mark.parametrize("how", [("--speed", "1e6"), ("--as-fast-as-possible",)])
@@ -163,12 +191,22 @@ def test_hours_between_events_pass_as_fast_as_told(slow: Path, how: tuple[str, .
 
 
 def test_an_event_waits_for_its_time(slow: Path) -> None:
+    assert_sent_at_once(slow, "/1")
+
+
+def test_an_event_waits_for_its_time_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    """And what is then earlier than everything before does not wait."""
+    assert_sent_at_once(spaced(tmp_path / "set.mcap", 100, 1, 2), "/1", "/2")
+
+
+def assert_sent_at_once(file: Path, *paths: str) -> None:
+    """Replay a recording until these events have come, and see that no other one has."""
     with (
         zbus.Bus() as bus,
         bus.subscribe("a") as sub,
-        started("replay", str(slow)) as process,
+        started("replay", str(file)) as process,
     ):
-        assert receive(sub).path == "/1"
+        assert [receive(sub).path for _ in paths] == [*paths]
         process.send_signal(signal.SIGINT)
         assert ended(process)[2] == 130
         bus.send("a", "b", "/end")

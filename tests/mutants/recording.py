@@ -89,4 +89,58 @@ MUTANTS = [
         "            if False:\n",
         (_REPLAY + "test_an_event_waits_for_its_time",),
     ),
+    *(
+        Mutant(name, file, old, new, (test,))
+        for name, file, old, new, test in (
+            (
+                "all is sent at once after the clock was set back",
+                "recording/replay.py",
+                "if reading.set_back:",
+                "if False:",
+                _REPLAY + "test_an_event_waits_for_its_time_after_the_clock_was_set_back",
+            ),
+            (
+                "a background job asks its terminal",
+                "cli/keys.py",
+                "return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()",
+                "return True",
+                _REPLAY + "test_a_background_job_goes_on",
+            ),
+            (
+                "a pipe that nobody reads is waited for",
+                "recording/file.py",
+                "flags | os.O_NONBLOCK",
+                "flags",
+                _FAILURES + "test_a_pipe_that_nobody_reads_is_one_line",
+            ),
+            (
+                "split files are never full",
+                "recording/sinks.py",
+                "        if self._is_full(chunk):",
+                "        if False:",
+                _RECORD + "test_split_files_are_each_complete",
+            ),
+            (
+                "patterns select nothing of a replay",
+                "recording/replay.py",
+                "                if not self._wants(topic):\n",
+                "                if False:\n",
+                _REPLAY + "test_patterns_select",
+            ),
+            (
+                "a loop ends",
+                "cli/replay.py",
+                "if not loop or sent.events == before:",
+                "if True:",
+                _REPLAY + "test_it_is_seen_on_the_roster_and_loops_until_a_signal",
+            ),
+            (
+                "SIGUSR1 saves nothing",
+                "cli/record.py",
+                "lambda *_: session.save()",
+                "lambda *_: None",
+                _RECORD + "test_the_last_seconds_are_written_on_demand",
+            ),
+        )
+    ),
 ]

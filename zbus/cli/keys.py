@@ -23,10 +23,10 @@ def keys() -> Iterator[Callable[[float], str]]:
     """Within the block, have the terminal send each key at once; yield a call that waits for one.
 
     The call takes how many seconds to wait, and returns the key, or an empty string if none was pressed. If
-    stdin is not a terminal, it only waits.
+    stdin is not a terminal, or this is a background job, it only waits.
     """
     try:
-        before = termios.tcgetattr(sys.stdin.fileno()) if sys.stdin.isatty() else None
+        before = termios.tcgetattr(sys.stdin.fileno()) if _has_terminal() else None
     except (OSError, termios.error):
         before = None
     if before is None:
@@ -38,6 +38,16 @@ def keys() -> Iterator[Callable[[float], str]]:
         yield lambda seconds: _key(terminal, seconds)
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _has_terminal() -> bool:
+    """Return whether stdin is a terminal to use. The kernel stops a background job that tries to."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # another session's, whose jobs this process is none of
+        return True
 
 
 def _no_key(seconds: float) -> str:

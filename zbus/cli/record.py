@@ -109,6 +109,8 @@ def record(
         check_stdout()
     if split and last:
         raise click.UsageError("--split and --last exclude each other")
+    if file == "-":
+        raise click.UsageError("'-' would be a file of that name: name a file, or /dev/stdout for a pipe")
     with recordings(file):
         if check:
             if not os.path.exists(file):

@@ -327,13 +327,30 @@ def _create(path: str) -> tuple[int, bool]:
 
     Returns:
         Its descriptor, and whether it was made.
+
+    Raises:
+        OSError: it exists, cannot be made, or is a pipe that nobody reads.
     """
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
-        regular = True
-    return os.open(path, flags | os.O_CREAT | os.O_EXCL if regular else flags, 0o666), regular
+        mode = stat.S_IFREG
+    if stat.S_ISREG(mode):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+    return (_open_pipe(path, flags) if stat.S_ISFIFO(mode) else os.open(path, flags)), False
+
+
+def _open_pipe(path: str, flags: int) -> int:
+    """Open a named pipe. Without `O_NONBLOCK` that would wait for a reader, deaf to the first Ctrl-C."""
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "nobody reads this pipe: start what reads it first", path) from error
+        raise
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _record(record: mcap.McapRecord) -> bytes:

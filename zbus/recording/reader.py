@@ -39,6 +39,8 @@ _BROKEN = (
     EOFError,
     MemoryError,
 )
+# Two chunks that follow each other may have been read in the same instant. A clock that is set goes further.
+_SET_BACK_NS = 1_000_000_000
 _NO_INDEX = mcap.MessageIndex(0, [])
 _RECORD_HEAD = struct.Struct("<BQ")
 
@@ -66,6 +68,7 @@ class Reading:
         recording, end: the metadata at the beginning and at the end; empty if there is none.
         unwritten: the metadata of the streams of which events could not be written.
         foreign: how many messages were passed over because they are not of zbus.
+        set_back: whether the clock of the machine was set back just before the latest messages.
     """
 
     def __init__(self, path: str) -> None:
@@ -83,6 +86,8 @@ class Reading:
         self.end: dict[str, str] = {}
         self.unwritten: list[dict[str, str]] = []
         self.foreign = 0
+        self.set_back = False
+        self._until = 0
         self._schemas: dict[int, str] = {}
         self._lost: dict[int, bool] = {}  # whether a channel has gaps, or else events
 
@@ -110,6 +115,8 @@ class Reading:
 
     def _messages_of(self, record: mcap.McapRecord) -> list[Message]:
         if isinstance(record, mcap.Chunk):
+            self.set_back = record.message_start_time < self._until - _SET_BACK_NS
+            self._until = record.message_end_time
             stream, size = get_chunk_data_stream(record, validate_crc=True)
             return self._split(stream.read(size))
         if isinstance(record, mcap.Message) and (lost := self._lost.get(record.channel_id)) is not None:

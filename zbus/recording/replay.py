@@ -115,6 +115,9 @@ class Replay:
         """
         self._pace.restart()
         for messages in reading.messages():
+            if reading.set_back:  # what follows would be late, all of it, and go at once
+                self._hand_over()
+                self._pace.restart()
             try:
                 self._send(messages, reading)
             except (ValueError, LookupError, TypeError) as error:
