@@ -244,7 +244,7 @@ MUTANTS = [
     Mutant(
         "a frame that was taken waits until somebody looks",
         "receiving/source.py",
-        "max(0.0, sample[1] - sent)",
+        "max(0.0, until - sent)",
         "max(0.0, __import__('time').time() - sent)",
         (_UNREAD + "test_a_frame_had_waited_until_it_was_taken",),
     ),
