@@ -184,6 +184,6 @@ def test_with_tls_both_sides_are_checked(machines: Path, certificates: Path) -> 
             with started("link", url, "--out", "a", *refused) as process:
                 assert process.stderr is not None
                 line = process.stderr.readline()
-                assert b"certificate verify failed" in line or b"Connection lost" in line, line
+                assert line.endswith(b": trying again\n")  # what comes before it may differ each time
                 process.send_signal(signal.SIGINT)
                 ended(process)

@@ -314,3 +314,26 @@ async def test_a_stream_that_soon_forgets_what_it_has_stored_is_named(server: Se
         await until(lambda: any("stream zbus tells copies for 1 s only" in text for text in said))
         out.stop()
         await asyncio.wait_for(task, LONG)
+
+
+async def test_a_link_ends_though_a_cancellation_was_lost(
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `asyncio.wait_for` loses one before Python 3.12 if the result comes at the same time."""
+    waiting = asyncio.Event()
+
+    async def streams_of(*_: object) -> list[str]:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return []
+        raise AssertionError
+
+    monkeypatch.setattr("zbus.links.outbound.streams_of", streams_of)
+    await add_stream(server)
+    async with Link(server.url, dir=machines, out=["orders"], notice=print) as out:
+        task = asyncio.create_task(out.run())
+        await asyncio.wait_for(waiting.wait(), LONG)
+        out.stop()
+        await asyncio.wait_for(task, LONG)

@@ -53,6 +53,13 @@ MUTANTS = [
         (_FAULTS + "test_what_a_stream_will_never_take_is_left_out_and_told",),
     ),
     Mutant(
+        "a link goes on if a cancellation was lost",
+        "links/nats.py",
+        "while left := [task for task in tasks if not task.done()]:",
+        "if left := tasks:",
+        (_FAULTS + "test_a_link_ends_though_a_cancellation_was_lost",),
+    ),
+    Mutant(
         "what was dropped at the end of a topic is not told",
         "links/outbox.py",
         "            for key in [*self._dropped]:\n                self._tell_dropped(key)\n",

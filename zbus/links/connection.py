@@ -98,8 +98,8 @@ async def connect(
         del seen[:-10]
 
     try:
-        await asyncio.wait_for(
-            client.connect(
+        async with asyncio.timeout(_CONNECT_SECONDS + 2):
+            await client.connect(
                 servers,
                 name=name,
                 allow_reconnect=False,
@@ -108,9 +108,7 @@ async def connect(
                 closed_cb=on_closed,
                 error_cb=on_error,
                 **options,
-            ),
-            _CONNECT_SECONDS + 2,
-        )
+            )
     except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
         text = " ".join(map(str, (error, *seen)))
         if any(word in text.lower() for word in _REFUSED):

@@ -116,7 +116,8 @@ class Inbound:
             await self._acknowledge(client)
             arrived.clear()
             try:
-                await asyncio.wait_for(arrived.wait(), _SILENT_SECONDS if stream else None)
+                async with asyncio.timeout(_SILENT_SECONDS if stream else None):
+                    await arrived.wait()
             except TimeoutError:
                 assert stream is not None
                 await self._look(client, stream)

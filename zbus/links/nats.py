@@ -34,6 +34,7 @@ __all__ = ["Credentials", "Link", "LinkNumbers"]
 _PAUSES = 0.1, 2.0
 _MEASURE_SECONDS = 0.5
 _DRAIN_SECONDS = 5.0
+_CANCEL_SECONDS = 0.2
 _CACHED = 65_536
 _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -108,6 +109,7 @@ class Link:
         self._taps: list[LinkTap] = []
         self._closed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._ended = False
 
     def _subject(self, system: str, kind: str) -> str:
         return subject(self._bus.name, system, kind)
@@ -151,6 +153,7 @@ class Link:
             if self._stopping.is_set():
                 await self._drain(feeds)
         finally:
+            self._ended = True
             for task in (measure, stopping, sessions, *feeds):
                 task.cancel()
             results = await asyncio.gather(sessions, *feeds, return_exceptions=True)
@@ -169,7 +172,7 @@ class Link:
     async def _sessions(self, outbound: Outbound, inbound: Inbound) -> None:
         pause, told = _PAUSES[0], ""
         connected = 0
-        while True:
+        while not self._ended:  # a cancellation can be lost, see `_end`
             closed = asyncio.Event()
 
             async def on_closed(closed: asyncio.Event = closed) -> None:
@@ -211,9 +214,7 @@ class Link:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
         for task in done:
             if (error := task.exception()) is not None:
                 raise error
@@ -256,7 +257,20 @@ class Link:
 
 async def _close(client: Client) -> None:
     with suppress(Exception):  # whatever it is, the connection is of no more use
-        await asyncio.wait_for(client.close(), 2.0)
+        async with asyncio.timeout(2.0):
+            await client.close()
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Before Python 3.12, `asyncio.wait_for` loses a cancellation that comes together with the result, and
+    nats-py waits so.
+    """
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_CANCEL_SECONDS)
 
 
 def _selects(matchers: list[Matcher]) -> Callable[[str], bool]:

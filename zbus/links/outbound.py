@@ -164,7 +164,8 @@ class Outbound:
             await changed.wait()
         else:
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await changed.wait()
             if time.monotonic() - self._heard > _ACK_SECONDS and self._outstanding:
                 raise Disconnected(f"the server has acknowledged nothing for {_ACK_SECONDS:g} s")
         changed.clear()
@@ -247,7 +248,8 @@ class Outbound:
                 if self._next < self._outbox.window.end:
                     continue
                 try:
-                    await asyncio.wait_for(changed.wait(), _REST_SECONDS if self._tails else None)
+                    async with asyncio.timeout(_REST_SECONDS if self._tails else None):
+                        await changed.wait()
                 except TimeoutError:
                     await self._send_marks(client)
         finally:
