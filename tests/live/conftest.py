@@ -67,3 +67,4 @@ def silent(zbus_dir: str) -> Iterator[Silent]:
     made = Silent(zbus_dir)
     yield made
     made.leave()
+    made.roster.close()

@@ -17,17 +17,24 @@ class Silent:
         self.roster = Roster(root, "default")
         self._sockets: dict[str, socket.socket] = {}
 
-    def add(self, overflow: str = "drop", about: dict[str, Any] | None = None) -> None:
-        """Announce one more, whose entry holds `about`."""
+    def add(self, overflow: str = "drop", about: dict[str, Any] | None = None) -> str:
+        """Announce one more, whose entry holds `about`; return its id."""
         entry = Entry(new_id(), 1, overflow)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(self.roster.socket_path(entry.id)))
         listening.listen()
         self.roster.announce(entry, about or {}, entry._replace(epoch=0))
         self._sockets[entry.id] = listening
+        return entry.id
+
+    def die(self) -> None:
+        """Stop listening, as when the process is killed: the files stay."""
+        for listening in self._sockets.values():
+            listening.close()
 
     def leave(self) -> None:
-        for ident, listening in self._sockets.items():
+        """Leave the bus, all of them; more may be added afterwards."""
+        while self._sockets:
+            ident, listening = self._sockets.popitem()
             self.roster.withdraw(ident)
             listening.close()
-        self.roster.close()

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import zbus
-from zbus.roster.directory import Entry, Roster, new_id
+from zbus.roster.directory import Roster, new_id
 
 from .process import Spawn
+from .silent import Silent
 
 
 @pytest.mark.timeout(180)
@@ -67,49 +68,31 @@ def test_the_first_event_of_a_new_publisher_reaches_everybody(bus: zbus.Bus, zbu
             assert sub.channel().receive(timeout=30)[0].data == number
 
 
-class Mute:
-    """An ingress that listens and never says a word, as a stopped process does."""
-
-    def __init__(self, roster: Roster, overflow: str = "drop") -> None:
-        self.roster = roster
-        self.entry = Entry(new_id(), 1, overflow)
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(roster.socket_path(self.entry.id)))
-        self.socket.listen()
-        roster.announce(self.entry, {}, self.entry._replace(epoch=0))
-
-    def leave(self) -> None:
-        self.roster.withdraw(self.entry.id)
-        self.socket.close()
-
-
-def test_a_peer_that_leaves_while_it_is_awaited_costs_no_timeout(zbus_dir: str) -> None:
+def test_a_peer_that_leaves_while_it_is_awaited_costs_no_timeout(zbus_dir: str, silent: Silent) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=30.0, send_timeout=30.0) as bus:
-        mute = Mute(Roster(zbus_dir, "default"))
-        threading.Timer(0.05, mute.leave).start()
+        silent.add()
+        threading.Timer(0.05, silent.leave).start()
         start = time.monotonic()
         bus.send("a", "b", "/1")
         assert time.monotonic() - start < 5
-        mute.roster.close()
 
 
-def test_a_peer_that_is_killed_while_it_is_awaited_costs_no_timeout(zbus_dir: str) -> None:
+def test_a_peer_that_is_killed_while_it_is_awaited_costs_no_timeout(zbus_dir: str, silent: Silent) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=30.0, send_timeout=30.0) as bus:
-        mute = Mute(Roster(zbus_dir, "default"))
-        threading.Timer(0.05, mute.socket.close).start()  # its files stay
+        silent.add()
+        threading.Timer(0.05, silent.die).start()
         start = time.monotonic()
         bus.send("a", "b", "/1")
         assert time.monotonic() - start < 5
-        assert not mute.roster.entries()
-        mute.roster.close()
+        assert not silent.roster.entries()
 
 
 def test_a_mute_peer_is_awaited_once_counted_and_then_left_behind(
-    zbus_dir: str, caplog: pytest.LogCaptureFixture
+    zbus_dir: str, silent: Silent, caplog: pytest.LogCaptureFixture
 ) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=2.0) as bus:
         sub = bus.subscribe("a")
-        mute = Mute(Roster(zbus_dir, "default"))
+        silent.add()
         for number in range(3):
             start = time.monotonic()
             bus.send("a", "b", "/1", number)
@@ -118,23 +101,21 @@ def test_a_mute_peer_is_awaited_once_counted_and_then_left_behind(
             assert sub.channel().receive(timeout=30)[0].data == number
         assert [peer.counters["join_timeouts"] for peer in zbus.peers() if peer.role == "member"] == [1]
         assert sum("did not finish joining" in record.message for record in caplog.records) == 1
-        mute.leave()
-        mute.roster.close()
+        silent.leave()
 
 
-def test_a_block_peer_that_has_not_joined_counts_as_full(zbus_dir: str) -> None:
+def test_a_block_peer_that_has_not_joined_counts_as_full(zbus_dir: str, silent: Silent) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=0.1) as bus:
         sub = bus.subscribe("a")
-        mute = Mute(Roster(zbus_dir, "default"), "block")
+        silent.add("block")
         with pytest.raises(zbus.Timeout, match="has not finished joining") as caught:
             bus.send("a", "b", "/1", timeout=0.3)
         assert caught.value.retryable
         with pytest.raises(zbus.Timeout):
             sub.channel().receive(timeout=0)  # it went to nobody
-        mute.leave()
+        silent.leave()
         bus.send("a", "b", "/1", timeout=5.0)
         assert sub.channel().receive(timeout=30)[1]
-        mute.roster.close()
 
 
 def test_a_thousand_dead_entries_are_cleared_by_the_next_joins_and_the_living_stay(zbus_dir: str) -> None:

@@ -18,15 +18,14 @@ import pytest
 import zbus
 from zbus.links.nats import Link
 from zbus.node.default_bus import DefaultBus
-from zbus.roster.directory import Roster
 from zbus.runtime import housekeeping
 from zbus.runtime.locks import any_held
 from zbus.testing import Faults
 
 from .process import directory, receive
 from .quiet import fill
+from .silent import Silent
 from .test_foreign import Foreign
-from .test_joins import Mute
 
 LIMIT = 60.0
 
@@ -78,31 +77,29 @@ def root() -> Iterator[Callable[[zbus.Bus], Sends]]:
 Root = Callable[[zbus.Bus], Sends]
 
 
-def test_a_joiner_that_is_given_up(zbus_dir: str, root: Root) -> None:
+def test_a_joiner_that_is_given_up(zbus_dir: str, silent: Silent, root: Root) -> None:
     with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
         said, logs = root(bus), bus.subscribe("logs")
-        mute = Mute(Roster(zbus_dir, "default"))
+        ident = silent.add()
         bus.send("a", "b", "/1")
         assert said.messages  # now, not by housekeeping
-        said.wait(f"subscriber {mute.entry.id} (")
+        said.wait(f"subscriber {ident} (")
         assert " did not finish joining within " in said.messages[0]
         assert receive(logs).data == said.messages[0]
-        mute.leave()
-        mute.roster.close()
+        silent.leave()
 
 
-def test_a_joiner_that_is_given_up_by_an_asyncio_bus(zbus_dir: str, root: Root) -> None:
+def test_a_joiner_that_is_given_up_by_an_asyncio_bus(zbus_dir: str, silent: Silent, root: Root) -> None:
     async def main() -> None:
         async with zbus.aio.Bus(dir=zbus_dir, join_timeout=0.2) as bus:
             await bus.send("a", "b", "/1")
 
     with zbus.Bus(dir=zbus_dir, join_timeout=0.2) as other:
         said = root(other)
-        mute = Mute(Roster(zbus_dir, "default"))
+        ident = silent.add()
         asyncio.run(main())
-        said.wait(f"subscriber {mute.entry.id} ")
-        mute.leave()
-        mute.roster.close()
+        said.wait(f"subscriber {ident} ")
+        silent.leave()
 
 
 def test_a_subscriber_that_is_let_go(bus: zbus.Bus, zbus_faults: Faults, root: Root) -> None:
