@@ -66,6 +66,15 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[str, str, int]:
     return out.decode(), err.decode(), process.returncode
 
 
+def ends_without_reader(process: subprocess.Popen[bytes]) -> bool:
+    """Read a line and close the pipe; return whether the command then ends without a word, as a success."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    return process.wait(SECONDS) == 0 and process.stderr.read() == b""
+
+
 def shown(process: subprocess.Popen[bytes]) -> tuple[str, str, int]:
     """Return what `ended` does for `zbus sub`, without the time at the beginning of each line."""
     out, err, code = ended(process)

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 import zbus
 
-from .cli import SECONDS, ended, run, started
+from .cli import ended, ends_without_reader, run, started
 from .terminal import terminal
 
 pytestmark = pytest.mark.usefixtures("zbus_dir")
@@ -129,12 +129,7 @@ def test_a_table_stays_in_place_on_a_terminal(columns: int, shown: str) -> None:
 
 def test_a_reader_that_goes_away_ends_it() -> None:
     with sending("a.b"), measuring("hz", "*", "--interval", "0.1") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(SECONDS) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert ends_without_reader(process)
 
 
 @pytest.mark.parametrize("command", ["hz", "bw"])

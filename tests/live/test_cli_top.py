@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 import zbus
 
-from .cli import SECONDS, ZBUS, run, started
+from .cli import SECONDS, ZBUS, ends_without_reader, run, started
 from .numbers import numbers
 from .process import LIMIT
 from .terminal import bare, terminal
@@ -165,12 +165,7 @@ def test_nobody_on_the_bus_is_one_line_and_an_exit_code(zbus_dir: str) -> None:
 
 def test_it_ends_when_its_reader_goes_away() -> None:
     with busy("a.b"), started("top", "--interval", "0.1") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(SECONDS) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert ends_without_reader(process)
 
 
 def test_a_full_disk_is_one_line_and_an_exit_code() -> None:

@@ -275,12 +275,13 @@ def _page(note: Note) -> list[Row]:
         load = start("watched.load", d, LOADED)
         time.sleep(3)
         loaded = _late(bus, shown)
-        note(f"page, {LOADED:,} events/s: {loaded}")
         longest = max(shown.run("return long"), default=0.0)
-        finish(load)
+        rate = finish(load)["rate"]
+        note(f"page, {rate:,.0f} events/s of {LOADED:,} asked for: {loaded}")
     return [
         _row("page: an event is shown, idle, longest", max(idle), "ms", "<= 500 ms", max(idle) <= 500),
-        _row("the same at 100,000 events/s", max(loaded), "ms", "<= 500 ms", max(loaded) <= 500),
+        _row("the same under load", max(loaded), "ms", "<= 500 ms", max(loaded) <= 500),
+        _row("that load, as it was reached", rate, "events/s", ">= 95,000/s", rate >= 0.95 * LOADED),
         _row("longest task of the page", longest, "ms", "<= 50 ms", longest <= 50),
     ]
 
