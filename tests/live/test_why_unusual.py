@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import zbus
+from zbus.observe.places import listening_buses
 from zbus.roster.numbers import read_publications
 
 from .cli import run
@@ -204,3 +206,17 @@ def test_one_that_does_not_tell_all_its_patterns(silent: Silent) -> None:
     assert sorted(row["verdict"] for row in said["subscribers"]) == ["no-match", "unknown", "unknown"]
     assert code == 1
     assert "may receive it or not: it has more patterns than it tells" in run("why", *TOPIC).stdout
+
+
+def test_sockets_with_any_names_are_passed_over(zbus_dir: str) -> None:
+    """Anybody may bind them, and the kernel lists them as they are."""
+    names = [b"\n\n", b"\x0b", b"\xff\xfe", b" a b", b"v1/shop/0123456789abcdef.sock"]
+    with zbus.Bus() as bus, bus.subscribe("orders.**"), ExitStack() as stack:
+        (Path(zbus_dir) / "v1" / "shop").mkdir()
+        for name in names:
+            bound = stack.enter_context(socket.socket(socket.AF_UNIX))
+            bound.bind(os.fsencode(zbus_dir) + b"/" + name)
+        found = [*listening_buses()]
+        assert asked(topic=("a", "b"))[1] == 1
+    (Path(zbus_dir) / "v1" / "shop" / "0123456789abcdef.sock").unlink()
+    assert {("default", Path(zbus_dir)), ("shop", Path(zbus_dir))} <= {*found}

@@ -15,7 +15,7 @@ from ..roster.location import VERSION
 __all__ = ["chosen_by", "is_used", "listening_buses", "other_buses", "own_roots", "used_buses"]
 
 # What a socket of a bus is bound to; it gets its last name afterwards.
-_SOCKET = re.compile(rf"(/.*)/{VERSION}/([^/]+)/[0-9a-f]{{8,32}}\.(?:sock|new)")
+_SOCKET = re.compile(rf"^[^/\n]* (/.*)/{VERSION}/([^/\n]+)/[0-9a-f]{{8,32}}\.(?:sock|new)$", re.MULTILINE)
 
 
 def own_roots() -> Iterator[tuple[str, Path]]:
@@ -60,9 +60,8 @@ def listening_buses() -> Iterator[tuple[str, Path]]:
     Linux it tells nothing. Anybody can bind a socket, so a name or a root may be nonsense.
     """
     with suppress(OSError):
-        text = Path("/proc/net/unix").read_text(errors="surrogateescape")
-        found = (_SOCKET.fullmatch(line.split(None, 7)[-1]) for line in text.splitlines())
-        yield from dict.fromkeys((match[2], Path(match[1])) for match in found if match)
+        text = Path("/proc/net/unix").read_text(errors="replace")  # names are any bytes
+        yield from dict.fromkeys((match[2], Path(match[1])) for match in _SOCKET.finditer(text))
 
 
 def other_buses(path: Path) -> Iterator[tuple[str, Path]]:
