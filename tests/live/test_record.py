@@ -288,7 +288,7 @@ def test_every_changed_byte_of_the_events_is_found(file: Path) -> None:
 
 def test_without_mcap_there_is_a_hint() -> None:
     failed = run_without("mcap", "record", "x.mcap")
-    hint = "zbus: this command needs mcap, the extra `record`: pip install mcap\n"
+    hint = "zbus: this command needs mcap and pybase64, the extra `record`: pip install mcap pybase64\n"
     assert (failed.stdout, failed.stderr, failed.returncode) == ("", hint, 1)
 
 

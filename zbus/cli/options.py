@@ -92,8 +92,8 @@ def needs(what: str, extra: str, *packages: str) -> None:
 
 @contextmanager
 def recordings(file: str) -> Iterator[None]:
-    """Say in one line what is wrong with the file of a recording, or that `mcap` is not installed."""
-    needs("this command", "record", "mcap")
+    """Say in one line what is wrong with the file of a recording, or which packages are missing."""
+    needs("this command", "record", "mcap", "pybase64")
     try:
         yield
     except BrokenPipeError:

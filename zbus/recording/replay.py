@@ -8,11 +8,11 @@ in Python.
 from __future__ import annotations
 
 import time
-from binascii import a2b_base64
 from collections.abc import Callable
 from typing import Any
 
 import orjson
+from pybase64 import b64decode
 
 from ..bus import Bus
 from ..errors import Invalid
@@ -143,7 +143,7 @@ class Replay:
                 self._wait(sent, reading)
             if "base64" in body:
                 self._hand_over()
-                self._one(*topic, body["path"], a2b_base64(body["base64"]))
+                self._one(*topic, body["path"], b64decode(body["base64"]))
             else:
                 self._rows.append((body["path"], body["data"]))
                 self._bytes += len(text)
