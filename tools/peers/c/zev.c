@@ -62,6 +62,7 @@ enum {
     MAX_DEPTH = 1024,
     MAX_PREFIXES = 16,
     LEAST_EVENT_BYTES = 276,
+    FRAMES_AT_ONCE = 64, /* that readers are told of */
     BLOCK_EVENTS = 1000, /* that wait on each side of a `block` connection, besides the queue */
     ID = 40,             /* bytes for an id of up to 32 digits */
     NAME = 80,           /* of a file in the bus directory */
@@ -1487,7 +1488,7 @@ struct zev_sub {
     pthread_cond_t changed;
     bool joined, stopping, ended, holding;
     struct frame *head, **tail;
-    size_t frames, bytes;
+    size_t frames, bytes, news;
     uint64_t received, lost, dropped, malformed, lost_told;
 };
 
@@ -1558,6 +1559,13 @@ static bool is_full(const zev_sub *sub) {
     return sub->frames >= sub->capacity || (sub->frames > 0 && sub->bytes >= sub->capacity_bytes);
 }
 
+/* Wake readers. Hold the lock. To do that for each frame of a burst costs more than the frames do, and takes the
+ * processor from who still sends. */
+static void tell_readers(zev_sub *sub) {
+    sub->news = 0;
+    pthread_cond_broadcast(&sub->changed);
+}
+
 /* Decode a frame that has arrived, and queue it, or count its events as lost if there is no room. */
 static void take_frame(zev_sub *sub, zmq_msg_t *message, bool anyway) {
     struct frame *frame = new_frame(zmq_msg_data(message), zmq_msg_size(message));
@@ -1575,10 +1583,12 @@ static void take_frame(zev_sub *sub, zmq_msg_t *message, bool anyway) {
         sub->tail = &frame->next;
         sub->frames++;
         sub->bytes += frame->size;
-        pthread_cond_signal(&sub->changed);
+        sub->news++;
     } else {
         release(frame);
     }
+    if (sub->news >= FRAMES_AT_ONCE)
+        tell_readers(sub);
     pthread_mutex_unlock(&sub->lock);
 }
 
@@ -1598,6 +1608,10 @@ static void wait_for_work(zev_sub *sub, int timeout) {
     struct pollfd fds[2] = {{-1, POLLIN, 0}, {sub->wake, POLLIN, 0}};
     size_t size = sizeof fds[0].fd;
     eventfd_t ignored;
+    pthread_mutex_lock(&sub->lock);
+    if (sub->news > 0)
+        tell_readers(sub);
+    pthread_mutex_unlock(&sub->lock);
     zmq_getsockopt(sub->socket, ZMQ_FD, &fds[0].fd, &size);
     if (poll(fds, 2, timeout) > 0 && fds[1].revents != 0)
         eventfd_read(sub->wake, &ignored);
