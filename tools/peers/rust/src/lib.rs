@@ -811,6 +811,11 @@ impl Decoder {
     fn count(&mut self, topic: Topic) -> Option<()> {
         let (stamp, events) = (self.stamp, self.events.len() as u64);
         let key = (topic, stamp.origin);
+        // As a rule, the events that are due.
+        if let Some(stream) = self.young.get_mut(&key).filter(|stream| events > 0 && stream.due == stamp.seq) {
+            stream.due = stamp.seq.saturating_add(events);
+            return Some(());
+        }
         let known = self.find(&key);
         let due = known.map(|stream| stream.due).or_else(|| self.first_due(&stamp));
         if due.is_some_and(|due| stamp.seq > due && stamp.seq - due > MAX_GAP) {
@@ -1524,6 +1529,7 @@ mod ffi {
     pub const SUB: c_int = 2;
     pub const XPUB: c_int = 9;
     pub const SUBSCRIBE: c_int = 6;
+    pub const FD: c_int = 14;
     pub const EVENTS: c_int = 15;
     pub const LINGER: c_int = 17;
     pub const BACKLOG: c_int = 19;
@@ -1615,9 +1621,19 @@ impl Socket {
 
     /// Has libzmq do what peers have asked for: join, or make room.
     fn serve(&self) {
-        let (mut events, mut size): (libc::c_int, _) = (0, mem::size_of::<libc::c_int>());
-        // SAFETY: `events` has room for as much as `size` says.
-        unsafe { ffi::zmq_getsockopt(self.0, ffi::EVENTS, std::ptr::from_mut(&mut events).cast(), &mut size) };
+        self.get(ffi::EVENTS);
+    }
+
+    /// Returns the descriptor that tells when there may be something to take. It tells of changes only.
+    fn descriptor(&self) -> libc::c_int {
+        self.get(ffi::FD)
+    }
+
+    fn get(&self, option: libc::c_int) -> libc::c_int {
+        let (mut value, mut size): (libc::c_int, _) = (-1, mem::size_of::<libc::c_int>());
+        // SAFETY: `value` has room for as much as `size` says.
+        unsafe { ffi::zmq_getsockopt(self.0, option, std::ptr::from_mut(&mut value).cast(), &mut size) };
+        value
     }
 }
 
@@ -1629,18 +1645,14 @@ impl Drop for Socket {
 }
 
 /// Waits until there is something to read.
-fn poll(sockets: &[&Socket], wake: Option<&Wake>, milliseconds: i64) {
-    let item = |socket, fd| ffi::PollItem { socket, fd, events: ffi::POLLIN, revents: 0 };
-    let mut items: Vec<_> = sockets.iter().map(|socket| item(socket.0, 0)).collect();
-    items.extend(wake.map(|wake| item(std::ptr::null_mut(), wake.0.as_raw_fd())));
+fn poll(sockets: &[Socket], milliseconds: i64) {
+    let item = |socket: &Socket| ffi::PollItem { socket: socket.0, fd: 0, events: ffi::POLLIN, revents: 0 };
+    let mut items: Vec<_> = sockets.iter().map(item).collect();
     // SAFETY: there are as many items as it says.
     unsafe { ffi::zmq_poll(items.as_mut_ptr(), items.len() as libc::c_int, milliseconds as libc::c_long) };
-    if let Some(wake) = wake {
-        while wake.0.recv(&mut [0]).is_ok() {}
-    }
 }
 
-/// Wakes a thread that waits in `poll`: what is sent at one end is read at the other.
+/// Wakes a thread that waits: what is sent at one end is read at the other.
 struct Wake(UnixDatagram, UnixDatagram);
 
 impl Wake {
@@ -1652,6 +1664,17 @@ impl Wake {
 
     fn signal(&self) {
         let _ = self.1.send(&[0]);
+    }
+
+    /// Waits for a signal, or for another descriptor if it is not negative. `zmq_poll` makes twice as many system calls.
+    fn wait(&self, other: libc::c_int, milliseconds: libc::c_int) {
+        let item = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut items = [item(self.0.as_raw_fd()), item(other)];
+        // SAFETY: there are two items.
+        unsafe { libc::poll(items.as_mut_ptr(), 2, milliseconds) };
+        if items[0].revents != 0 {
+            while self.0.recv(&mut [0]).is_ok() {}
+        }
     }
 }
 
@@ -1775,7 +1798,7 @@ impl Receiver {
         while !self.channel.stop.load(Relaxed) {
             self.restore();
             if !self.take() {
-                poll(&[&self.socket], Some(&self.channel.wake), -1);
+                self.channel.wake.wait(self.socket.descriptor(), -1); // `take` has seen all changes
             }
         }
         while self.take() {}
@@ -1837,7 +1860,7 @@ impl Receiver {
             self.count();
             self.restore();
             self.socket.serve();
-            poll(&[], Some(&self.channel.wake), 2);
+            self.channel.wake.wait(-1, 2);
         }
     }
 
@@ -2241,7 +2264,7 @@ impl Publisher {
                 if Instant::now() >= until {
                     return Ok(false);
                 }
-                poll(&self.sockets.each_ref(), None, 5);
+                poll(&self.sockets, 5);
             } else if self.settled.listed.is_some() && self.roster.view() == view {
                 (self.settled.asof, self.settled.view) = (asof, Some(view));
                 self.settled.generation += 1;
