@@ -19,7 +19,7 @@ from zbus.roster.numbers import read_publications
 
 from .cli import run
 from .numbers import lose_some, member_file, numbers
-from .process import Spawn
+from .process import Spawn, Worker
 from .silent import Silent
 from .users import STRANGER, Party, only_root
 
@@ -86,13 +86,19 @@ def test_one_that_was_full_and_keeps_up_again() -> None:
     assert f"(drop), but it has lost {lost:,} events since it subscribed, none for " in text
 
 
-def test_a_publisher_that_is_stopped(bus: zbus.Bus, spawn: Spawn) -> None:
+def sent_three(spawn: Spawn) -> Worker:
+    """Return a process that has sent three events to "a", "k", and has published that."""
     worker = spawn("sender").ready()
+    worker.tell("a 3")
+    worker.hear()
+    numbers(lambda it: it.events == 3, worker.pid)
+    return worker
+
+
+def test_a_publisher_that_is_stopped(bus: zbus.Bus, spawn: Spawn) -> None:
     topic = ("a", "k")
     with bus.subscribe("a"):
-        worker.tell("a 3")
-        worker.hear()
-        numbers(lambda it: it.events == 3, worker.pid)
+        worker = sent_three(spawn)
         numbers(lambda it: it.by_channel and (it.by_channel[0].unread or 0) > 1)
         assert asked(topic=topic)[1] == 0
         worker.signal(signal.SIGSTOP)
@@ -107,12 +113,9 @@ def test_a_publisher_that_is_stopped(bus: zbus.Bus, spawn: Spawn) -> None:
 
 
 def test_a_publisher_that_is_dead(bus: zbus.Bus, spawn: Spawn) -> None:
-    worker = spawn("sender").ready()
     topic = ("a", "k")
     with bus.subscribe("a"):
-        worker.tell("a 3")
-        worker.hear()
-        numbers(lambda it: it.events == 3, worker.pid)
+        worker = sent_three(spawn)
         worker.kill()
         said, code = asked(topic=topic)
         [row] = said["publishers"]

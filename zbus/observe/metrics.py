@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import zbus
@@ -94,17 +94,25 @@ def _member_counters(members: list[_Member]) -> Iterator[Family]:
 Telling = list[tuple[_Member, zbus.Numbers]]
 
 
+def _of_members(
+    telling: Iterable[tuple[_Member, object]], *rows: tuple[str, str, str, str]
+) -> Iterator[Family]:
+    """Yield a family for each row: its name, its kind, what it tells, and the field that has it."""
+    for name, kind, text, field in rows:
+        samples = {member.labels: float(getattr(numbers, field)) for member, numbers in telling}
+        yield Family(name, kind, text, _MEMBER, samples)
+
+
 def _member_numbers(telling: Telling) -> Iterator[Family]:
-    for name, kind, text, field in (
+    return _of_members(
+        telling,
         ("zbus_sent_events", "counter", "Events sent by a member.", "events"),
         ("zbus_sent_bytes", "counter", "Bytes of frames sent by a member.", "bytes"),
         ("zbus_sent_topics", "gauge", "Topics that a member has sent to.", "topics"),
         ("zbus_open_channels", "gauge", "Channels that a member has open.", "channels"),
         ("zbus_joins", "counter", "How often a subscriber joined that a member sends to.", "joins"),
         ("zbus_published_timestamp_seconds", "gauge", "When a member last had news.", "time"),
-    ):
-        samples = {member.labels: float(getattr(numbers, field)) for member, numbers in telling}
-        yield Family(name, kind, text, _MEMBER, samples)
+    )
 
 
 def _topics(telling: Telling) -> Iterator[Family]:
@@ -143,7 +151,8 @@ def _links(links: list[tuple[_Member, LinkCounts]]) -> Iterator[Family]:
     """Yield what the links to other machines tell; nothing if there is none."""
     if not links:
         return
-    for name, kind, text, field in (
+    yield from _of_members(
+        links,
         ("zbus_link_sent_events", "counter", "Events that the other side of a link has taken.", "sent"),
         ("zbus_link_received_events", "counter", "Events that a link has brought in.", "received"),
         ("zbus_link_refused_events", "counter", "Events that a link has left out.", "refused"),
@@ -153,8 +162,6 @@ def _links(links: list[tuple[_Member, LinkCounts]]) -> Iterator[Family]:
         ("zbus_link_waiting_events", "gauge", "Events that the other side has not taken yet.", "waiting"),
         ("zbus_link_behind_messages", "gauge", "Messages that wait on the other side.", "behind"),
         ("zbus_link_lag_seconds", "gauge", "How long the oldest waiting event has waited.", "lag"),
-    ):
-        samples = {member.labels: float(getattr(link, field)) for member, link in links}
-        yield Family(name, kind, text, _MEMBER, samples)
+    )
     connected = {member.labels: float(bool(link.server)) for member, link in links}
     yield Family("zbus_link_connected", "gauge", "1 while a link is connected, else 0.", _MEMBER, connected)

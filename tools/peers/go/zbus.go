@@ -430,26 +430,20 @@ func codeUnit(text []byte) uint64 {
 
 func skipNumber(text []byte) (rest []byte, good bool) {
 	rest = bytes.TrimPrefix(text, []byte{'-'})
-	whole := digits(rest)
-	if whole == 0 || whole > 1 && rest[0] == '0' {
-		return nil, false
-	}
-	if rest = rest[whole:]; len(rest) > 0 && rest[0] == '.' {
-		if rest = rest[1:]; digits(rest) == 0 {
-			return nil, false
-		}
-		rest = rest[digits(rest):]
+	count := digits(rest)
+	good = count == 1 || count > 1 && rest[0] != '0'
+	if rest = rest[count:]; len(rest) > 0 && rest[0] == '.' {
+		count = digits(rest[1:])
+		rest, good = rest[1+count:], good && count > 0
 	}
 	if len(rest) > 0 && rest[0]|0x20 == 'e' {
 		if rest = rest[1:]; len(rest) > 0 && (rest[0] == '+' || rest[0] == '-') {
 			rest = rest[1:]
 		}
-		if digits(rest) == 0 {
-			return nil, false
-		}
-		rest = rest[digits(rest):]
+		count = digits(rest)
+		rest, good = rest[count:], good && count > 0
 	}
-	return rest, !isInfinite(text[:len(text)-len(rest)])
+	return rest, good && !isInfinite(text[:len(text)-len(rest)])
 }
 
 // digits returns with how many digits a text begins.
