@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import nats.errors
@@ -38,7 +38,6 @@ _HEARTBEAT_SECONDS = 2
 _SILENT_SECONDS = 7.0
 _ACK_WAIT_SECONDS = 3600
 _SEND_SECONDS = 5.0
-_BEHIND = 3  # fields further on
 
 
 class Inbound:
@@ -113,19 +112,7 @@ class Inbound:
         queue, arrived = self._queue, self._arrived
         while True:
             while queue:
-                message = queue.popleft()
-                stored = 0 if self._core else _place(message.reply)
-                if stored <= self._stored and not self._core:
-                    continue  # a heartbeat, or given out again because an acknowledgement took long
-                item = self._item(message)
-                # A coroutine for each message would cost as much as its JSON.
-                if item is not None and (rest := self._send(item)) is not None:
-                    await rest
-                if not self._core:
-                    self._stored, self._reply = stored, message.reply
-                    self._unacknowledged += 1
-                    if self._unacknowledged >= _ACK_EVERY:
-                        await self._acknowledge(client)
+                await self._take(client, queue.popleft())
             await self._acknowledge(client)
             arrived.clear()
             try:
@@ -135,10 +122,25 @@ class Inbound:
                 assert stream is not None
                 await self._look(client, stream)
 
+    async def _take(self, client: Client, message: Msg) -> None:
+        if self._core:
+            if (item := self._item(message)) is not None:
+                await self._send(item)
+            return
+        stored, _ = _place(message.reply)
+        if stored <= self._stored:  # a heartbeat, or given out again because an acknowledgement took long
+            return
+        if (item := self._item(message)) is not None:
+            await self._send(item)
+        self._stored, self._reply = stored, message.reply
+        self._unacknowledged += 1
+        if self._unacknowledged >= _ACK_EVERY:
+            await self._acknowledge(client)
+
     async def _acknowledge(self, client: Client) -> None:
         """Acknowledge all that was dealt with."""
         if self._unacknowledged:
-            self._numbers.behind = _place(self._reply, _BEHIND)
+            _, self._numbers.behind = _place(self._reply)
             await client.publish(self._reply, b"+ACK")
             self._unacknowledged = 0
 
@@ -159,36 +161,22 @@ class Inbound:
             return None
         return item
 
-    def _send(self, item: Relayed) -> Awaitable[None] | None:
-        """Send an event on; return what is to be awaited, if it could not be sent at once."""
-        before = self._relay.events
-        try:
-            rest = self._relay.send(item, _SEND_SECONDS)
-        except Invalid as error:
-            self._refuse(f"in: {error.message}", error.message)
-            return None
-        if rest is not None:
-            return self._send_later(item, rest)
-        self._count(before)
-        return None
-
-    async def _send_later(self, item: Relayed, rest: Awaitable[None] | None) -> None:
-        before = self._relay.events
-        try:
-            while rest is not None:
-                try:
+    async def _send(self, item: Relayed) -> None:
+        relay = self._relay
+        events = relay.events
+        while True:
+            try:
+                rest = relay.send(item, _SEND_SECONDS)
+                if rest is not None:
                     await rest
-                    break
-                except Timeout as error:  # whoever is full makes the other side wait, too
-                    self._numbers.problem = error.message
-                    rest = self._relay.send(item, _SEND_SECONDS)
-        except Invalid as error:
-            self._refuse(f"in: {error.message}", error.message)
-        self._count(before)
-
-    def _count(self, before: int) -> None:
-        self._numbers.received += self._relay.events - before
-        self._numbers.repeated = self._relay.repeated
+            except Timeout as error:  # whoever is full makes the other side wait, too
+                self._numbers.problem = error.message
+                continue
+            except Invalid as error:
+                self._refuse(f"in: {error.message}", error.message)
+            break
+        self._numbers.received += relay.events - events
+        self._numbers.repeated = relay.repeated
 
     def _refuse(self, reason: str, text: str) -> None:
         if self._numbers.refuse(1, reason):
@@ -267,11 +255,11 @@ class Inbound:
         raise Disconnected("the server has sent nothing, not even a heartbeat")
 
 
-def _place(reply: str, further: int = 0) -> int:
-    """Return the number of a message in the stream, or with `_BEHIND` how many come after it; else 0."""
+def _place(reply: str) -> tuple[int, int]:
+    """Return the number of a message in the stream, and how many come after it; zeros for other messages."""
     fields = reply.split(".")
     begin = 5 if len(fields) == 9 else 7  # after this come the number for the consumer, and the time
     try:
-        return int(fields[begin + further]) if fields[1] == "ACK" else 0
+        return (int(fields[begin]), int(fields[begin + 3])) if fields[1] == "ACK" else (0, 0)
     except (ValueError, IndexError):
-        return 0
+        return 0, 0
