@@ -60,6 +60,27 @@ MUTANTS = [
         (_FAULTS + "test_a_link_ends_though_a_cancellation_was_lost",),
     ),
     Mutant(
+        "headers with more spaces are not stripped",
+        "links/client.py",
+        'if headers.translate(None, _OTHERS) == b"\\r\\n%b\\r\\n" % (len(lines) * b" \\r\\n"):',
+        "if True:",
+        ("unit/test_link_client.py::test_headers_that_arrive_are_read_as_nats_py_reads_them",),
+    ),
+    Mutant(
+        "a line break in a header is sent, and what follows is a command to the server",
+        "links/client.py",
+        'if not lines or not text.count("\\n") == text.count("\\r") == len(lines) + 2:',
+        "if not lines:",
+        ("unit/test_link_client.py::test_headers_are_sent_as_nats_py_sends_them",),
+    ),
+    Mutant(
+        "a nats-py that is built in another way is taken for a known one",
+        "links/client.py",
+        "return found == _METHODS and",
+        "return True or",
+        ("unit/test_link_client.py::test_a_nats_py_that_is_built_in_another_way_is_left_alone",),
+    ),
+    Mutant(
         "what was dropped at the end of a topic is not told",
         "links/outbox.py",
         "            for key in [*self._dropped]:\n                self._tell_dropped(key)\n",

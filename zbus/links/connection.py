@@ -16,6 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from ..errors import Invalid
+from .client import LinkClient
 from .errors import Disconnected
 
 __all__ = ["Credentials", "connect"]
@@ -90,7 +91,7 @@ async def connect(
         Disconnected: no server answers; try again later.
         Invalid: the server does not let this link in, or the address is none.
     """
-    client = Client()
+    client = LinkClient()
     seen: list[Exception] = []
 
     async def on_error(error: Exception) -> None:
