@@ -26,13 +26,18 @@ _START_SECONDS = 60.0
 
 
 class Server:
-    """A server that can be stopped, killed and started again with what it has stored."""
+    """A server that can be stopped, killed and started again with what it has stored.
+
+    Attributes:
+        login: what the tests' own clients tell it of themselves.
+    """
 
     def __init__(self, directory: Path, *options: str, jetstream: bool = True) -> None:
         self._directory = directory
         self._options = [*options, *(["-js", "-sd", str(directory)] if jetstream else [])]
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
+        self.login: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -84,7 +89,7 @@ def nats_server(directory: Path, *options: str, jetstream: bool = True) -> Itera
 @contextlib.asynccontextmanager
 async def client_of(server: Server) -> AsyncIterator[Client]:
     client = Client()
-    await client.connect(server.url, allow_reconnect=False)
+    await client.connect(server.url, allow_reconnect=False, **server.login)
     try:
         yield client
     finally:

@@ -187,3 +187,14 @@ def test_with_tls_both_sides_are_checked(machines: Path, certificates: Path) -> 
                 assert line.endswith(b": trying again\n")  # what comes before it may differ each time
                 process.send_signal(signal.SIGINT)
                 ended(process)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_a_key_with_a_passphrase_is_one_line_and_asks_nobody(zbus_dir: str, certificates: Path) -> None:
+    d = certificates
+    secret = ("openssl", "ec", "-in", d / "link.key", "-aes256", "-passout", "pass:x", "-out", d / "secret")
+    subprocess.run([*map(str, secret)], check=True, capture_output=True, timeout=LIMIT)
+    own = ("--tls-cert", str(d / "link.pem"), "--tls-key", str(d / "secret"))
+    refused = run("link", "tls://127.0.0.1:1", "--out", "a", *own, stdin="x\n")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "the key must have no passphrase" in refused.stderr

@@ -69,7 +69,7 @@ class _WhenDown(click.ParamType):  # type: ignore[type-arg]
 @click.option("--nkey", metavar="FILE", envvar="NATS_NKEY", help="A file with the seed of an NKey.")
 @click.option("--tls-ca", metavar="FILE", help="Certificates to check the server by.")
 @click.option("--tls-cert", metavar="FILE", help="The certificate of this link.")
-@click.option("--tls-key", metavar="FILE", help="Its key.")
+@click.option("--tls-key", metavar="FILE", help="Its key, without a passphrase.")
 @click.option("--json", "as_json", is_flag=True, help="At the end, print the numbers as one JSON object.")
 @bus_options
 def link(servers: tuple[str, ...], bus: str, directory: str | None, as_json: bool, **options: Any) -> int:

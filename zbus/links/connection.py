@@ -1,4 +1,4 @@
-"""Connecting to NATS: who the link is, and what nats-py is told.
+"""Connecting to NATS.
 
 nats-py can reconnect by itself, but then it sends what it still holds before anything else, which would
 overtake what has to be sent again. So each connection is a client of its own, and none reconnects.
@@ -7,9 +7,7 @@ overtake what has to be sent again. So each connection is a client of its own, a
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
@@ -19,67 +17,11 @@ from ..errors import Invalid
 from .client import LinkClient
 from .errors import Disconnected
 
-__all__ = ["Credentials", "connect"]
+__all__ = ["connect"]
 
 _CONNECT_SECONDS = 3
 _PING_SECONDS = 10
 _REFUSED = ("authorization violation", "user authentication expired", "authentication")
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Who a link is, and how it checks who the server is.
-
-    Attributes:
-        user, password: a name and a password.
-        token: a token instead.
-        nkey: a file with the seed of an NKey.
-        creds: a file with a JWT and its seed.
-        ca: a file with the certificates to check the server by; those of the system if empty.
-        cert, key: files with a certificate of this link, and its key.
-    """
-
-    user: str = ""
-    password: str = ""
-    token: str = ""
-    nkey: str = ""
-    creds: str = ""
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-
-    def options(self) -> dict[str, Any]:
-        """Return what nats-py is told.
-
-        Raises:
-            Invalid: a file cannot be read.
-        """
-        given = {
-            "user": self.user,
-            "password": self.password,
-            "token": self.token,
-            "nkeys_seed": self.nkey,
-            "user_credentials": self.creds,
-        }
-        options: dict[str, Any] = {name: value for name, value in given.items() if value}
-        for path in filter(None, (self.nkey, self.creds)):
-            try:
-                with open(path, "rb"):
-                    pass
-            except OSError as error:
-                raise Invalid(f"cannot read {path}: {error.strerror}", path=path) from error
-        if self.ca or self.cert:
-            options["tls"] = self._tls()
-        return options
-
-    def _tls(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.ca or None)
-            if self.cert:
-                context.load_cert_chain(self.cert, self.key or None)
-        except OSError as error:  # which includes ssl.SSLError
-            raise Invalid(f"cannot use the TLS files: {error}") from error
-        return context
 
 
 async def connect(

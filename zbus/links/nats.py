@@ -19,7 +19,8 @@ from ..errors import Invalid
 from ..policy import SEND, SUBSCRIBE
 from ..protocol.patterns import Matcher
 from ..runtime.reports import report
-from .connection import Credentials, connect
+from .connection import connect
+from .credentials import Credentials
 from .errors import Disconnected
 from .inbound import Inbound
 from .local import LinkBus, LinkTap
@@ -78,12 +79,13 @@ class Link:
             when_down: what to do while the other side takes nothing: make publishers wait, drop events and
                 tell which, or write them to a file.
             spill: the path of that file, and how many bytes it may have.
-            credentials: who this link is.
+            credentials: who this link is. Its files are read again for each connection.
             notice: called with what people should know; logged if `None`.
 
         Raises:
             TypeError, Invalid, PermissionDenied, Unavailable: as for `zbus.Bus`. `Invalid` also for a
-                malformed pattern or nothing to carry, and `Unavailable` for a file that cannot be used.
+                malformed pattern, nothing to carry, or a file of `credentials` that is none;
+                `Unavailable` also for a spill file that cannot be used.
         """
         self._servers = [servers] if isinstance(servers, str) else [*servers]
         self._out = [Matcher(pattern, "system pattern") for pattern in out]
@@ -94,7 +96,8 @@ class Link:
             raise Invalid(f"{name!r} is no name of a link: use letters, digits, '_' and '-'", value=name)
         if (when_down == "spill") != (spill is not None):
             raise Invalid("when_down='spill' needs a file and a size, and nothing else does")
-        self._options = (credentials or Credentials()).options()
+        self._credentials = credentials or Credentials()
+        self._options = self._credentials.options()
         self._name = name
         self._stream = stream
         self._core = core
@@ -178,6 +181,8 @@ class Link:
             async def on_closed(closed: asyncio.Event = closed) -> None:
                 closed.set()
 
+            with suppress(Invalid):  # of a file that is just written again, what it had before will do
+                self._options = self._credentials.options()
             try:
                 client = await connect(self._servers, "zbus link", self._options, on_closed)
                 connected += 1
