@@ -25,6 +25,23 @@ MUTANTS = [
         (_LINK + "test_no_event_comes_back_to_a_bus_where_it_has_been",),
     ),
     Mutant(
+        "what a link sends again is received again",
+        "protocol/decoder.py",
+        "if events and stamp.seq + len(events) <= stream.next and is_relayed(fields[3]):",
+        "if False:",
+        (
+            "unit/test_decoder.py::test_what_a_link_sends_again_is_left_out",
+            _FAULTS + "test_a_killed_link_that_brings_in_continues",
+        ),
+    ),
+    Mutant(
+        "a publisher that begins again under the same origin is not heard",
+        "protocol/decoder.py",
+        "<= stream.next and is_relayed(fields[3]):",
+        "<= stream.next:",
+        ("unit/test_decoder.py::test_a_publisher_here_may_begin_again_under_the_same_origin",),
+    ),
+    Mutant(
         "a new connection does not send again what was not acknowledged",
         "links/outbound.py",
         "self._next, self._outstanding = self._outbox.window.begin, 0",

@@ -94,6 +94,41 @@ def test_a_batch_is_counted_whether_its_stream_is_new_or_not() -> None:
     assert decoder.lost == 0
 
 
+RELAYED = "..2000.1.123.aaaaaaaaaaaaaaaa"
+
+
+def relayed(seq: int, data: bytes = b"1", path: str = "/1") -> bytes:
+    return f"s\0k\0{path}\0{ORIGIN}.{seq}{RELAYED}\0".encode() + data
+
+
+def numbers(decoder: Decoder, *frames: bytes) -> list[int]:
+    """Return the numbers of the events in frames."""
+    found = []
+    for one in frames:
+        evt = decoder.decode(one) or decoder.rest()
+        while evt is not None:
+            found.append(evt.seq)
+            evt = decoder.rest()
+    return found
+
+
+def test_what_a_link_sends_again_is_left_out() -> None:
+    decoder, told = made()
+    assert numbers(decoder, *map(relayed, (1, 2, 3, 5, 3, 4, 5, 6))) == [1, 2, 3, 5, 6]
+    assert (decoder.received(), decoder.lost, told) == (5, 1, [("lost", 1)])
+
+
+def test_a_batch_that_a_link_sends_again_is_left_out_if_all_of_it_came_before() -> None:
+    decoder, _ = made()
+    batches = [relayed(seq, b'[["/1",1],["/2",2]]', "") for seq in (1, 3, 2, 3, 4)]
+    assert numbers(decoder, *batches) == [1, 2, 3, 4, 4, 5]
+
+
+def test_a_publisher_here_may_begin_again_under_the_same_origin() -> None:
+    decoder, _ = made()
+    assert numbers(decoder, *(frame(seq, since=".2000.1.123") for seq in (1, 2, 3, 2, 3))) == [1, 2, 3, 2, 3]
+
+
 def test_a_frame_is_skipped_without_a_look_at_its_data() -> None:
     decoder, _ = made()
     assert decoder.skip(frame(1)) is None  # of a new stream

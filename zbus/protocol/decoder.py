@@ -20,6 +20,7 @@ from ..event import Event, Gap, Mismatch
 from .loss import MAX_GAP, Stream, Streams
 from .marks import Mark
 from .patterns import Matcher
+from .relayed import is_relayed
 from .typed import Fit
 from .undecoded import Item, reader
 from .wire import (
@@ -171,6 +172,8 @@ class Decoder:
         stream = self._streams.find(key) or self._streams.add(key)
         if not stream.wanted:
             return
+        if events and stamp.seq + len(events) <= stream.next and is_relayed(fields[3]):
+            return  # a link has sent it on again (W56)
         if stamp.origin and not self._account(stream, stamp, len(events)):
             self._reject(f"number {stamp.seq} is beyond what a stream can lose at once")
         else:

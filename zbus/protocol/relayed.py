@@ -15,7 +15,16 @@ from typing import NamedTuple
 
 from .marks import Topic
 
-__all__ = ["MAX_BUSES", "Relayed", "RelayedTopic", "is_via", "relayed_template", "via_after", "via_in"]
+__all__ = [
+    "MAX_BUSES",
+    "Relayed",
+    "RelayedTopic",
+    "is_relayed",
+    "is_via",
+    "relayed_template",
+    "via_after",
+    "via_in",
+]
 
 MAX_BUSES = 32
 """On more buses no event has been; a longer `via` is not one."""
@@ -94,6 +103,12 @@ def via_in(rest: bytes) -> str:
     """Return the buses that the end of a stamp names, given from after `time` on; empty if it names none."""
     text = rest.partition(b".")[0].decode("latin-1")
     return text if is_via(text) else ""
+
+
+def is_relayed(stamp: bytes) -> bool:
+    """Return whether the stamp of a frame says that a link has sent it on."""
+    fields = stamp.split(b".", 6)
+    return len(fields) > 6 and via_in(fields[6]) != ""
 
 
 def via_after(via: str, bus: str) -> str:
