@@ -337,3 +337,13 @@ async def test_a_link_ends_though_a_cancellation_was_lost(
         await asyncio.wait_for(waiting.wait(), LONG)
         out.stop()
         await asyncio.wait_for(task, LONG)
+
+
+async def test_a_link_that_has_carried_nothing_shows_that_its_server_is_gone(
+    server: Server, machines: Path
+) -> None:
+    await add_stream(server)
+    async with running(server, machines, into=["orders"]):
+        await until(lambda: (seen := shown(machines)) is not None and seen.server)
+        server.kill()
+        await until(lambda: not shown(machines).server and shown(machines).problem)

@@ -163,7 +163,7 @@ class LinkBus(Bus):
 
     def show(self, numbers: Callable[[], dict[str, object]]) -> None:
         """Publish numbers on the roster from now on."""
-        self._node.numbers.link = numbers
+        self._node.show_link(numbers)
 
     async def id(self) -> str:
         """Return the id of the bus directory."""

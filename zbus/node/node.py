@@ -182,6 +182,11 @@ class Node(Generic[SendResult]):
         """Return the id of the bus directory; give it one if it has none. Raises `Unavailable`."""
         return bus_id(self._roster.path, self._roster.permissions)
 
+    def show_link(self, numbers: Callable[[], dict[str, object]]) -> None:
+        """Publish what a link has carried, from now on, also if the bus is not used yet."""
+        self.numbers.link = numbers
+        self._watch_presence()
+
     def _watch_presence(self) -> None:
         """From the first use on, check once a second that this process is still on the roster."""
         with suppress(Unavailable):  # without a thread, that is checked at each join only
