@@ -248,14 +248,17 @@ async def test_without_jetstream_the_end_of_a_topic_is_told(machines: Path) -> N
             await until(lambda: out.numbers.sent == 3)
 
 
+@pytest.mark.parametrize("overflow", ["drop", "block"])
 @pytest.mark.parametrize("known", [True, False])
-async def test_what_is_told_of_the_end_of_a_topic_is_told_here(machines: Path, known: bool) -> None:
+async def test_what_is_told_of_the_end_of_a_topic_is_told_here(
+    machines: Path, known: bool, overflow: Any
+) -> None:
     """Also of a topic that an earlier link has brought in."""
     right = machines / "right"
     event = Relayed("5f0c9a1b2c3d4e5f", "orders", "x", 1, "a" * 16, b"/x", b"", b"1")
     with nats_server(machines, jetstream=False) as server:
         async with zbus.aio.Bus(dir=right) as receiver, client_of(server) as client:
-            sub = await receiver.subscribe("orders")
+            sub = await receiver.subscribe("orders", overflow=overflow)
 
             async def publish(item: Relayed) -> None:
                 headers, body = encode(item)

@@ -6,6 +6,10 @@ each session makes a new one that begins where the one before was acknowledged, 
     zbus-NAME-1 ─ acknowledged up to 700 ─► zbus-NAME-2 begins at 701 ─► zbus-NAME-1 is removed
 
 That also ends a link of the same name that still runs: it finds its consumer gone and a newer one there.
+
+While this bus takes nothing, what has arrived waits in memory. With JetStream, flow control bounds that: once
+its window is full the server waits for the answer to a request, which comes among the messages. Without
+JetStream nothing holds the server back, so the oldest are dropped.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from nats.aio.msg import Msg
 from ..errors import Canceled, Invalid, Timeout
 from ..protocol.relayed import Relayed
 from ..protocol.wire import Malformed
+from .dropped import Dropped
 from .errors import Disconnected
 from .headers import decode
 from .jetstream import call_api, streams_of
@@ -38,6 +43,8 @@ _HEARTBEAT_SECONDS = 2
 _SILENT_SECONDS = 7.0
 _ACK_WAIT_SECONDS = 3600
 _SEND_SECONDS = 5.0
+_CORE_BYTES = 64 * 1024 * 1024  # of what waits here without JetStream
+_OVERHEAD = 2500  # of the objects of a message, about
 
 
 class Inbound:
@@ -74,6 +81,8 @@ class Inbound:
         self._stored = 0  # the number in the stream of the latest message that was dealt with
         self._unacknowledged = 0
         self._queue: deque[Msg] = deque()
+        self._queued_bytes = 0  # only counted without JetStream
+        self._dropped = Dropped()
         self._arrived = asyncio.Event()
 
     async def session(self, client: Client) -> None:
@@ -84,10 +93,10 @@ class Inbound:
             Canceled: another link has taken over.
         """
         self._queue, self._arrived = deque(), asyncio.Event()
-        self._unacknowledged = 0
+        self._unacknowledged = self._queued_bytes = 0
         try:
             if self._core:
-                await self._subscribe(client, self._filter)
+                await self._subscribe(client, self._filter, self._bound)
                 await self._receive(client, None)
             else:
                 stream = self._stream or await self._find_stream(client)
@@ -98,21 +107,39 @@ class Inbound:
         except (nats.errors.Error, OSError) as error:
             raise Disconnected(str(error) or type(error).__name__) from error
 
-    async def _subscribe(self, client: Client, subject: str) -> None:
+    async def _subscribe(
+        self, client: Client, subject: str, bound: Callable[[Msg], None] | None = None
+    ) -> None:
         queue, arrived = self._queue, self._arrived
 
         async def keep(message: Msg) -> None:  # without waking anybody for each message
             if not queue:
                 arrived.set()
             queue.append(message)
+            if bound is not None:
+                bound(message)
 
         await client.subscribe(subject, cb=keep, pending_msgs_limit=1_000_000, pending_bytes_limit=0)
+
+    def _bound(self, message: Msg) -> None:
+        """Count a message that has arrived, and drop the oldest ones beyond the limit."""
+        self._queued_bytes += _OVERHEAD + len(message.data)
+        while self._queued_bytes > _CORE_BYTES and len(self._queue) > 1:
+            oldest = self._queue.popleft()
+            self._queued_bytes -= _OVERHEAD + len(oldest.data)
+            if (item := self._item(oldest)) is not None:
+                if not self._dropped:
+                    self._notice("this bus takes too little: dropping the oldest of what has come in")
+                self._numbers.dropped += bool(item.path)
+                self._dropped.note(item)
 
     async def _receive(self, client: Client, stream: str | None) -> None:
         queue, arrived = self._queue, self._arrived
         while True:
             while queue:
                 await self._take(client, queue.popleft())
+            while self._dropped and not queue:  # of streams of which nothing came since
+                await self._send(self._dropped.take_any())
             await self._acknowledge(client)
             arrived.clear()
             try:
@@ -124,11 +151,16 @@ class Inbound:
 
     async def _take(self, client: Client, message: Msg) -> None:
         if self._core:
+            self._queued_bytes -= _OVERHEAD + len(message.data)
             if (item := self._item(message)) is not None:
+                if self._dropped and (lost := self._dropped.take(item[:3])) is not None:
+                    await self._send(lost)
                 await self._send(item)
             return
         stored, _ = _place(message.reply)
-        if stored <= self._stored:  # a heartbeat, or given out again because an acknowledgement took long
+        if stored <= self._stored:  # of the server, or given out again because an acknowledgement took long
+            if not stored and (request := _flow_request(message)):
+                await client.publish(request)
             return
         if (item := self._item(message)) is not None:
             await self._send(item)
@@ -163,18 +195,21 @@ class Inbound:
 
     async def _send(self, item: Relayed) -> None:
         relay = self._relay
-        events = relay.events
+        events, problem = relay.events, ""
         while True:
             try:
                 rest = relay.send(item, _SEND_SECONDS)
                 if rest is not None:
                     await rest
             except Timeout as error:  # whoever is full makes the other side wait, too
-                self._numbers.problem = error.message
+                problem = f"this bus takes nothing: {error.message.partition(', so ')[0]}"
+                self._numbers.problem = problem
                 continue
             except Invalid as error:
                 self._refuse(f"in: {error.message}", error.message)
             break
+        if problem and self._numbers.problem == problem:
+            self._numbers.problem = ""
         self._numbers.received += relay.events - events
         self._numbers.repeated = relay.repeated
 
@@ -204,6 +239,7 @@ class Inbound:
             "ack_wait": _ACK_WAIT_SECONDS * 10**9,
             "max_ack_pending": _UNACKNOWLEDGED,
             "idle_heartbeat": _HEARTBEAT_SECONDS * 10**9,
+            "flow_control": True,
             "filter_subject": self._filter,
             "replay_policy": "instant",
             "deliver_policy": "by_start_sequence",
@@ -253,6 +289,14 @@ class Inbound:
         known = await self._generations(client, stream)
         self._check_latest(known)
         raise Disconnected("the server has sent nothing, not even a heartbeat")
+
+
+def _flow_request(message: Msg) -> str:
+    """Return where the server wants to hear that all before this message was dealt with; empty if nowhere."""
+    headers = message.headers or {}
+    if headers.get("Status") != "100":
+        return ""
+    return message.reply or headers.get("Nats-Consumer-Stalled", "")  # with a heartbeat: it was not answered
 
 
 def _place(reply: str) -> tuple[int, int]:

@@ -19,7 +19,8 @@ class LinkNumbers:
             server has got.
         received: events that were sent on locally.
         refused: events that were left out: denied by the policy, malformed, or too large.
-        dropped: events that were not carried because the other side was down.
+        dropped: events that were not carried because the other side was down, or, with `--core`, because this
+            bus took too little of what came in.
         repeated: events that came again and were left out.
         waiting: events that the other side has not taken yet, in memory and in the spill file.
         behind: messages that wait in the stream for this link, as of the last one that came.

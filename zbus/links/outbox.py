@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable
 
 from ..protocol.relayed import Relayed
+from .dropped import Dropped
 from .headers import encode
 from .numbers import LinkNumbers
 from .packet import Packet, Window
 from .spill import Spill
 
 __all__ = ["Outbox"]
-
-_STREAMS_KEPT = 65_536
 
 
 class Outbox:
@@ -44,7 +43,7 @@ class Outbox:
         self._subject = subject
         self._spill = spill
         self._drop = drop
-        self._dropped: dict[tuple[str, str, str], Relayed] = {}
+        self._dropped = Dropped()
         self._room = asyncio.Event()
         self.refill()
 
@@ -57,11 +56,13 @@ class Outbox:
                 if spill.append(packet):
                     return
             elif not self.window.full:
-                self._tell_dropped(item[:3])
+                if self._dropped and (lost := self._dropped.take(item[:3])) is not None:
+                    self._add(self._packet(lost))
                 self._add(packet)
                 return
             elif self._drop and self.down:
-                self._note_dropped(item)
+                self._numbers.dropped += packet.events
+                self._dropped.note(item)
                 return
             self._room.clear()
             await self._room.wait()
@@ -71,8 +72,8 @@ class Outbox:
         self.down = self._numbers.problem = why
         if not why:
             self.refill()
-            for key in [*self._dropped]:
-                self._tell_dropped(key)
+            while self._dropped:
+                self._add(self._packet(self._dropped.take_any()))
         elif self._spill is not None:  # at once: a link that is killed would lose what is in memory
             self._move()
         self._room.set()
@@ -144,18 +145,3 @@ class Outbox:
             pass
         spill.rewind()
         return True
-
-    def _note_dropped(self, item: Relayed) -> None:
-        self._numbers.dropped += bool(item.path)
-        key = item[:3]
-        before = self._dropped.pop(key, None)
-        first = before.first if before is not None else item.first or item.seq
-        end = item.seq + bool(item.path)
-        self._dropped[key] = Relayed(*key, end, item.via, first=first)
-        if len(self._dropped) > _STREAMS_KEPT:  # the next event of that stream tells
-            self._dropped.pop(next(iter(self._dropped)))
-
-    def _tell_dropped(self, key: tuple[str, str, str]) -> None:
-        """Have the other side told of what was dropped of a stream."""
-        if self._dropped and (lost := self._dropped.pop(key, None)) is not None:
-            self._add(self._packet(lost))

@@ -7,7 +7,7 @@ subscribers are known, and from which number on they should have the stream (W55
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from ..errors import Invalid
@@ -15,6 +15,7 @@ from ..options import DEFAULT
 from ..protocol.loss import MAX_GAP, MAX_TOPICS
 from ..protocol.marks import mark_frames
 from ..protocol.relayed import Relayed, RelayedTopic
+from ..protocol.wire import EMPTY_BATCH
 from ..runtime.locks import Lock
 from .attempts import Unsent, too_large_error
 from .backlog import Backlog
@@ -32,6 +33,7 @@ class Sending(Protocol):
     token: memoryview
     settled_token: int
     small_bytes: int
+    block: Callable[[bytes], object] | None
 
     def drive(self, unsent: Unsent, timeout: float | None) -> Any:
         """Send the long way."""
@@ -99,10 +101,8 @@ class Relay:
         if topic.settled != self._links.settled or topic.via != item.via:
             tails.tell(topic, twin_only=True)
             topic.renew(item.via, self._links.settled)
-        if not item.path and not item.first and topic.seq == topic.marked == item.seq - 1:
-            # Those who have had the stream by another link, before this one, may have missed its end.
-            for mark in mark_frames(topic.template, topic, item.time):
-                tails.force(mark)
+        if not item.path:
+            self._tell(topic, item, tails)
         frame = self._frame(topic, item)
         large = 0 if frame is None or len(frame) <= self._publisher.small_bytes else len(frame)
         if large:
@@ -111,6 +111,16 @@ class Relay:
         if large:
             self._backlog.add(topic, large)
             self._links.pad(large, item.system, item.kind)
+
+    def _tell(self, topic: RelayedTopic, item: Relayed, tails: Tails) -> None:
+        """Tell `block` subscribers what is lost. The marks of a publisher at rest are for the others."""
+        if self._publisher.block is not None:
+            due = max(topic.seq + 1, item.seq)
+            self._publisher.block(topic.template % (b"", due, item.time, EMPTY_BATCH))
+        if not item.first and topic.seq == topic.marked == item.seq - 1:
+            # Those who have had the stream by another link, before this one, may have missed its end.
+            for mark in mark_frames(topic.template, topic, item.time):
+                tails.force(mark)
 
     def _frame(self, topic: RelayedTopic, item: Relayed) -> bytes | None:
         """Return the frame of an event; `None` if there is none to send."""
