@@ -25,6 +25,16 @@ MUTANTS = [
         (_LINK + "test_no_event_comes_back_to_a_bus_where_it_has_been",),
     ),
     Mutant(
+        "what came in is acknowledged while it is still in the memory of the link",
+        "links/inbound.py",
+        "await self._bus.written(_SEND_SECONDS)",
+        "pass",
+        (
+            "live/test_link_arrivals.py::test_what_came_in_is_acknowledged_when_a_block_subscriber_has_it",
+            "live/test_link_arrivals.py::test_what_a_killed_link_had_sent_on_and_not_written_comes_again",
+        ),
+    ),
+    Mutant(
         "what a link sends again is received again",
         "protocol/decoder.py",
         "if events and stamp.seq + len(events) <= stream.next and is_relayed(fields[3]):",

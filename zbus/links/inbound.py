@@ -1,4 +1,7 @@
-"""Inbound: what NATS has goes to the bus on this machine, and is acknowledged once `send` has returned.
+"""Inbound: what NATS has goes to the bus on this machine, and is acknowledged once it is there.
+
+`send` hands an event to libzmq, and what that has not written is lost with this process. So the link waits
+for that before it acknowledges: for many events at once, since that takes as long as for one.
 
 A durable consumer gives out again what was not acknowledged, but not in order (nats-server issue 6114). So
 each session makes a new one that begins where the one before was acknowledged, and removes that:
@@ -39,6 +42,7 @@ __all__ = ["Inbound"]
 
 _UNACKNOWLEDGED = 1024
 _ACK_EVERY = 128
+_ACK_SECONDS = 0.02  # nothing comes for so long: acknowledge what there is
 _HEARTBEAT_SECONDS = 2
 _SILENT_SECONDS = 7.0
 _ACK_WAIT_SECONDS = 3600
@@ -65,6 +69,7 @@ class Inbound:
         core: bool,
     ) -> None:
         """Prepare; see `Link`. Ask `wants` what the patterns select, and `allows` what the policy lets in."""
+        self._bus = bus
         self._relay = bus.relay
         self._bus_id = bus_id
         self._numbers = numbers
@@ -140,14 +145,18 @@ class Inbound:
                 await self._take(client, queue.popleft())
             while self._dropped and not queue:  # of streams of which nothing came since
                 await self._send(self._dropped.take_any())
-            await self._acknowledge(client)
+            if queue:  # it wakes nobody any more
+                continue
             arrived.clear()
+            seconds = _ACK_SECONDS if self._unacknowledged else _SILENT_SECONDS
             try:
-                async with asyncio.timeout(_SILENT_SECONDS if stream else None):
+                async with asyncio.timeout(seconds if stream else None):
                     await arrived.wait()
             except TimeoutError:
                 assert stream is not None
-                await self._look(client, stream)
+                if not self._unacknowledged:
+                    await self._look(client, stream)
+                await self._acknowledge(client)
 
     async def _take(self, client: Client, message: Msg) -> None:
         if self._core:
@@ -170,11 +179,22 @@ class Inbound:
             await self._acknowledge(client)
 
     async def _acknowledge(self, client: Client) -> None:
-        """Acknowledge all that was dealt with."""
-        if self._unacknowledged:
-            _, self._numbers.behind = _place(self._reply)
-            await client.publish(self._reply, b"+ACK")
-            self._unacknowledged = 0
+        """Acknowledge all that was dealt with, once it is not lost with this process."""
+        if not self._unacknowledged:
+            return
+        problem = ""
+        while True:
+            try:
+                await self._bus.written(_SEND_SECONDS)
+                break
+            except Timeout as error:
+                problem = f"this bus takes nothing: {error.message.partition(': try')[0]}"
+                self._numbers.problem = problem
+        if problem and self._numbers.problem == problem:
+            self._numbers.problem = ""
+        _, self._numbers.behind = _place(self._reply)
+        await client.publish(self._reply, b"+ACK")
+        self._unacknowledged = 0
 
     def _item(self, message: Msg) -> Relayed | None:
         """Return what a message says; `None` if it is left out, for a reason that is counted."""

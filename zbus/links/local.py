@@ -165,6 +165,11 @@ class LinkBus(Bus):
         """Publish numbers on the roster from now on."""
         self._node.show_link(numbers)
 
+    async def written(self, seconds: float) -> None:
+        """Wait until what was sent on outlives this process; raise `Timeout` after `seconds`."""
+        for pause in self._node.writing(seconds):
+            await asyncio.sleep(pause)
+
     async def id(self) -> str:
         """Return the id of the bus directory."""
         found: str = await run_in_thread("zbus-join", self._node.bus_id)

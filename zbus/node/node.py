@@ -234,6 +234,18 @@ class Node(Generic[SendResult]):
             raise Unavailable(f"{why}: have a thread flush", retryable=True)
         return name_blockers(self._flushing(seconds), self._links.snapshot)
 
+    def writing(self, seconds: float) -> Iterator[float]:
+        """Yield how long to wait until what was sent outlives this process, for a link.
+
+        The kernel has it, but for what a full `drop` subscriber may lose, and the `block` subscribers of
+        other processes have read it. Raises `Timeout`.
+        """
+
+        def idents() -> set[str]:
+            return self._links.blocking() - {ingress.id for ingress in self._channels.ingresses()}
+
+        return name_blockers(flushing(self._context.threads(), idents, seconds), self._links.snapshot)
+
     def _flushing(self, seconds: float) -> Iterator[float]:
         begun = time.monotonic()
         if (coalescer := self.publisher.coalescer) is not None:

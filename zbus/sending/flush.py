@@ -91,7 +91,8 @@ def flush_timeout_error(seconds: float, who: str = "", **details: Any) -> Timeou
 
 def _behind(idents: Collection[str], among: Iterable[int] | None) -> list[int]:
     """Return the descriptors, all or `among` these, of connections whose peer has not read everything."""
-    wanted = set(idents)
+    if not (wanted := set(idents)):
+        return []
     found = unix_sockets(among)
     return [number for number, _, peer in found if socket_id(peer) in wanted and unread_bytes(number)]
 

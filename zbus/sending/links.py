@@ -153,6 +153,10 @@ class Links:
         """Return the ids of the linked ingresses. Any thread may call this, without the lock."""
         return [*self._links]
 
+    def blocking(self) -> set[str]:
+        """Return the ids of the ingresses that publishers wait for. Any thread may call this, as `idents`."""
+        return {ident for ident, link in [*self._links.items()] if link.lane.blocking}
+
     def snapshot(self) -> LinkSnapshot:
         """Return what is linked now. Any thread may call this, without the lock."""
         every, awaited = [*self._links.values()], [*self._awaited.values()]
