@@ -136,6 +136,20 @@ MUTANTS = [
         (_LINK + "test_what_is_told_of_the_end_of_a_topic_is_told_here",),
     ),
     Mutant(
+        "what is too large for the other side is not told at the end of a topic",
+        "links/outbox.py",
+        "            if packet.events:\n                self._add(Packet(packet.subject",
+        "            if False:\n                self._add(Packet(packet.subject",
+        (_FAULTS + "test_what_a_stream_will_never_take_is_left_out_and_told",),
+    ),
+    Mutant(
+        "what is too large for this bus is not told at the end of a topic",
+        "links/inbound.py",
+        "                if item.path:  # perhaps",
+        "                if False:  # perhaps",
+        (_FAULTS + "test_what_this_bus_will_never_take_is_left_out_and_told",),
+    ),
+    Mutant(
         "what was dropped at the end of a topic is not told",
         "links/outbox.py",
         "            while self._dropped:\n",

@@ -25,7 +25,7 @@ from ..protocol.patterns import check_text
 from ..protocol.relayed import Relayed, is_via
 from ..protocol.wire import Malformed, check_sendable, decode_data
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "left_out"]
 
 JSON, BYTES = "application/json", "application/octet-stream"
 _PLAIN = re.compile(r"[!#-$&-~]*")
@@ -33,6 +33,7 @@ _SAFE = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 _ORIGIN = re.compile(r"[0-9a-f]{8,16}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 _LOST = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})")
+_SHARED = "ce-specversion", "ce-source", "ce-type", "zbus-origin", "zbus-via"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -57,6 +58,13 @@ def encode(item: Relayed) -> tuple[dict[str, str], bytes]:
         return headers, b""
     headers["ce-datacontenttype"] = BYTES if item.body[:1] == b"\0" else JSON
     return headers, item.body.removeprefix(b"\0")
+
+
+def left_out(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers that tell that the event with these headers is lost."""
+    name, _, seq = headers["ce-id"].rpartition(".")
+    told = {key: headers[key] for key in _SHARED}
+    return told | {"zbus-lost": f"{seq}-{seq}", "Nats-Msg-Id": f"{name}.lost.{seq}-{seq}"}
 
 
 def decode(names: tuple[str, str], headers: Mapping[str, str], body: bytes) -> Relayed:

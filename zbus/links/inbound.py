@@ -215,7 +215,7 @@ class Inbound:
 
     async def _send(self, item: Relayed) -> None:
         relay = self._relay
-        events, problem = relay.events, ""
+        events, problem, lost = relay.events, "", False
         while True:
             try:
                 rest = relay.send(item, _SEND_SECONDS)
@@ -226,7 +226,11 @@ class Inbound:
                 self._numbers.problem = problem
                 continue
             except Invalid as error:
-                self._refuse(f"in: {error.message}", error.message)
+                if not lost:
+                    self._refuse(f"in: {error.message}", error.message)
+                if item.path:  # perhaps nothing follows that tells
+                    item, lost = Relayed(*item[:3], item.seq + 1, item.via, first=item.seq), True
+                    continue
             break
         if problem and self._numbers.problem == problem:
             self._numbers.problem = ""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from ..protocol.relayed import Relayed
 from .dropped import Dropped
-from .headers import encode
+from .headers import encode, left_out
 from .numbers import LinkNumbers
 from .packet import Packet, Window
 from .spill import Spill
@@ -94,9 +94,11 @@ class Outbox:
             self._room.set()
 
     def leave_out(self, number: int) -> None:
-        """Give a packet up that the other side will never take."""
+        """Give a packet up that the other side will never take, and tell it so."""
         packet = self.window.remove(number)
         if packet is not None:
+            if packet.events:
+                self._add(Packet(packet.subject, left_out(packet.headers), b"", 0))
             self.refill()
             self._room.set()
 

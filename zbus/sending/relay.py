@@ -101,9 +101,9 @@ class Relay:
         if topic.settled != self._links.settled or topic.via != item.via:
             tails.tell(topic, twin_only=True)
             topic.renew(item.via, self._links.settled)
+        frame = self._frame(topic, item)
         if not item.path:
             self._tell(topic, item, tails)
-        frame = self._frame(topic, item)
         large = 0 if frame is None or len(frame) <= self._publisher.small_bytes else len(frame)
         if large:
             self._backlog.announce(topic, item.system, item.kind, large)
