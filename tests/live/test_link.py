@@ -63,9 +63,9 @@ async def consumers(server: Server) -> list[str]:
     return (await api(server, "CONSUMER.NAMES.zbus")).get("consumers") or []
 
 
-async def until_it_listens(server: Server, count: int = 1) -> None:
+async def until_it_listens(server: Server, count: int = 1, name: str = "") -> None:
     async with asyncio.timeout(LONG):
-        while len(await consumers(server)) != count:
+        while len(found := await consumers(server)) != count or (name and found != [name]):
             await asyncio.sleep(0.05)
 
 

@@ -49,8 +49,9 @@ async def test_what_came_in_is_acknowledged_when_a_block_subscriber_has_it(
             assert not into.numbers.problem
 
 
+@pytest.mark.parametrize("reconnects", [False, True])
 async def test_what_a_killed_link_had_sent_on_and_not_written_comes_again(
-    server: Server, machines: Path
+    server: Server, machines: Path, reconnects: bool
 ) -> None:
     await add_stream(server)
     left, right = machines / "left", machines / "right"
@@ -68,6 +69,12 @@ async def test_what_a_killed_link_had_sent_on_and_not_written_comes_again(
             for _ in range(count):
                 await sender.send("orders", "x", "/x", data)
             await until(lambda: (seen := shown(right)) is not None and seen.received > 100)
+            if reconnects:
+                server.kill()
+                await said(link, "down")
+                server.start()
+                await said(link, "connected")
+                await until_it_listens(server, name="zbus-killed-2")
         finally:
             await asyncio.to_thread(link.kill)
         async with running(server, right, into=["orders"], name="killed"):

@@ -52,6 +52,13 @@ MUTANTS = [
         ("unit/test_decoder.py::test_a_publisher_here_may_begin_again_under_the_same_origin",),
     ),
     Mutant(
+        "a new connection inbound begins after what was sent on and not acknowledged",
+        "links/inbound.py",
+        "self._acknowledged + 1))",
+        "self._stored + 1))",
+        ("live/test_link_arrivals.py::test_what_a_killed_link_had_sent_on_and_not_written_comes_again",),
+    ),
+    Mutant(
         "a new connection does not send again what was not acknowledged",
         "links/outbound.py",
         "self._next, self._outstanding = self._outbox.window.begin, 0",

@@ -4,7 +4,7 @@ python link_peers.py ROLE ARGUMENTS...
 
 Both do the same for each message. Out: the headers of a link, up to 4,096 messages that are not acknowledged,
 one subscription for all answers; with core NATS, a flush for every 1,024. In: one push consumer, and one
-acknowledgement for every 128 messages, and whenever none waits.
+acknowledgement for every 1,024 messages, and whenever none waits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zbus.links.headers import encode
 from zbus.links.nats import Link
 from zbus.protocol.relayed import Relayed
 
-WINDOW, FLUSH_EVERY, ACK_EVERY, TURN = 4096, 1024, 128, 32
+WINDOW, FLUSH_EVERY, ACK_EVERY, TURN = 4096, 1024, 1024, 32
 STREAM, CONSUMER, NAME = "zbus", "zbus-bench-1", "bench"
 SUBJECT = f"zbus.bench.{SYSTEM}.{{}}"
 BODY = orjson.dumps(DATA)
@@ -142,7 +142,7 @@ async def _consume(client: Client, inbox: str) -> None:
         "durable_name": "alone",
         "deliver_subject": inbox,
         "ack_policy": "all",
-        "max_ack_pending": 1024,
+        "max_ack_pending": 4096,
         "deliver_policy": "all",
         "filter_subject": f"zbus.*.{SYSTEM}.>",
     }

@@ -40,8 +40,8 @@ from .subject import parse_subject
 
 __all__ = ["Inbound"]
 
-_UNACKNOWLEDGED = 1024
-_ACK_EVERY = 128
+_UNACKNOWLEDGED = 4096
+_ACK_EVERY = 1024  # waiting for every 128 costs 2 µs of 17 an event more (measured)
 _ACK_SECONDS = 0.02  # nothing comes for so long: acknowledge what there is
 _HEARTBEAT_SECONDS = 2
 _SILENT_SECONDS = 7.0
@@ -84,6 +84,7 @@ class Inbound:
         self._created = ""  # when the stream was
         self._reply = ""
         self._stored = 0  # the number in the stream of the latest message that was dealt with
+        self._acknowledged = 0  # and of the latest that was acknowledged
         self._unacknowledged = 0
         self._queue: deque[Msg] = deque()
         self._queued_bytes = 0  # only counted without JetStream
@@ -167,13 +168,15 @@ class Inbound:
                 await self._send(item)
             return
         stored, _ = _place(message.reply)
-        if stored <= self._stored:  # of the server, or given out again because an acknowledgement took long
-            if not stored and (request := _flow_request(message)):
+        if not stored:  # of the server
+            if request := _flow_request(message):
                 await client.publish(request)
             return
-        if (item := self._item(message)) is not None:
-            await self._send(item)
-        self._stored, self._reply = stored, message.reply
+        if stored > self._stored:  # else it came before, and was not acknowledged
+            if (item := self._item(message)) is not None:
+                await self._send(item)
+            self._stored = stored
+        self._reply = message.reply
         self._unacknowledged += 1
         if self._unacknowledged >= _ACK_EVERY:
             await self._acknowledge(client)
@@ -192,9 +195,9 @@ class Inbound:
                 self._numbers.problem = problem
         if problem and self._numbers.problem == problem:
             self._numbers.problem = ""
-        _, self._numbers.behind = _place(self._reply)
+        acknowledged, self._numbers.behind = _place(self._reply)
         await client.publish(self._reply, b"+ACK")
-        self._unacknowledged = 0
+        self._acknowledged, self._unacknowledged = acknowledged, 0
 
     def _item(self, message: Msg) -> Relayed | None:
         """Return what a message says; `None` if it is left out, for a reason that is counted."""
@@ -255,6 +258,7 @@ class Inbound:
         known = await self._generations(client, stream)
         self._check_latest(known)
         begin = await self._first(client, stream, known)
+        self._acknowledged = begin - 1
         self._generation = max([*known, self._generation]) + 1
         config = {
             "durable_name": self._durable(self._generation),
@@ -282,13 +286,13 @@ class Inbound:
         about = await call_api(client, f"STREAM.INFO.{stream}")
         created, self._created = self._created, str(about.get("created"))
         if self._generation and created != self._created:  # it lost what it had, and numbers from 1 again
-            self._stored = 0
+            self._stored = self._acknowledged = 0
             return 1
         if known:
             info = await call_api(client, f"CONSUMER.INFO.{stream}.{self._durable(min(known))}")
             floor, first = info["ack_floor"]["stream_seq"], info["config"].get("opt_start_seq", 1)
-            return int(max(floor + 1, first, self._stored + 1))
-        return (self._stored if self._generation else int(about["state"]["last_seq"])) + 1
+            return int(max(floor + 1, first, self._acknowledged + 1))
+        return (self._acknowledged if self._generation else int(about["state"]["last_seq"])) + 1
 
     def _check_latest(self, known: list[int]) -> None:
         if self._generation and known and max(known) > self._generation:
