@@ -68,7 +68,8 @@ async def test_what_a_killed_link_had_sent_on_and_not_written_comes_again(
             await until_it_listens(server)
             for _ in range(count):
                 await sender.send("orders", "x", "/x", data)
-            await until(lambda: (seen := shown(right)) is not None and seen.received > 100)
+            # A problem: it waits for the subscriber before it acknowledges what came so far.
+            await until(lambda: (seen := shown(right)) is not None and (seen.received > 100 or seen.problem))
             if reconnects:
                 server.kill()
                 await said(link, "down")
