@@ -90,7 +90,8 @@ class Outbound:
     def _wanted(self, item: Relayed) -> bool:
         if self._bus_id in item.via:
             return False
-        if item.via and self._bus.relay.knows(item[:3], item.seq):  # this link has brought it from there
+        last = item.seq if item.path else item.seq - 1
+        if item.via and self._bus.relay.knows(item[:3], last):  # this link has brought it from there
             return False
         if self._allows(item.system):
             return True
