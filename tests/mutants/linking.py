@@ -53,9 +53,9 @@ MUTANTS = [
     ),
     Mutant(
         "a new connection inbound begins after what was sent on and not acknowledged",
-        "links/inbound.py",
-        "self._acknowledged + 1))",
-        "self._stored + 1))",
+        "links/consumer.py",
+        "self.acknowledged + 1))",
+        "self.dealt_with + 1))",
         ("live/test_link_arrivals.py::test_what_a_killed_link_had_sent_on_and_not_written_comes_again",),
     ),
     Mutant(
@@ -116,7 +116,7 @@ MUTANTS = [
     ),
     Mutant(
         "the server sends on while this bus takes nothing",
-        "links/inbound.py",
+        "links/consumer.py",
         '"flow_control": True,',
         '"flow_control": False,',
         ("live/test_link_full.py::test_with_jetstream_the_server_holds_the_rest_back",),

@@ -20,6 +20,7 @@ from ..policy import SEND, SUBSCRIBE
 from ..protocol.patterns import Matcher
 from ..runtime.reports import report
 from .connection import connect
+from .consumer import Consumer
 from .credentials import Credentials
 from .errors import Disconnected
 from .inbound import Inbound
@@ -135,6 +136,7 @@ class Link:
             core=self._core,
             subjects=subjects_of(self._bus.name),
         )
+        subjects = filter_for(self._into)
         inbound = Inbound(
             self._bus,
             bus_id,
@@ -142,10 +144,8 @@ class Link:
             _selects(self._into),
             self._allows_in,
             self._notice,
-            filter=filter_for(self._into),
-            name=self._name or bus_id,
-            stream=self._stream,
-            core=self._core,
+            filter=subjects,
+            consumer=None if self._core else Consumer(self._name or bus_id, self._stream, subjects),
         )
         feeds = await self._feeds(outbound)
         measure = asyncio.create_task(self._measure())
