@@ -3,7 +3,7 @@
  *     1  texts          UTF-8, JSON                                     W9, W10, W51
  *     2  frames         names, stamps, batches                          W1 to W15
  *     3  patterns       what they select, what to subscribe             W16 to W22
- *     4  loss           which numbers are due                           W27 to W41
+ *     4  loss           which numbers are due                           W27 to W41, W56
  *     5  the directory  root, rights, token, files                      R1 to R13, R26 to R34, R46 to R50
  *     6  receiving      a thread and a queue for each subscription      R14 to R18
  *     7  processes      does a joiner run? what have peers not read?    R25, R40
@@ -71,6 +71,7 @@ enum {
 
 #define UNTOLD ZEV_UNTOLD
 #define MAX_GAP (UINT64_C(1) << 40)
+#define MAX_BUSES 32 /* on which an event has been (W55) */
 
 /* There is nothing to tell a program that has no memory: libzmq aborts it, too. */
 static void *resize(void *old, size_t size) {
@@ -933,12 +934,36 @@ static void count_earlier(struct decoder *decoder, struct stream *stream, struct
     stream->begin = frame->first;
 }
 
-/* Count a well-formed frame with a stamp (W27 to W41); return false if its number cannot be (W41). */
+/* Return whether a stamp names the buses on which the events have been: a link has sent them (W55). */
+static bool is_relayed(const char *stamp) {
+    for (int dots = 0; dots < 6; dots++) {
+        stamp = strchr(stamp, '.');
+        if (stamp == NULL)
+            return false;
+        stamp++;
+    }
+    for (int buses = 1; buses <= MAX_BUSES; buses++) {
+        if (strspn(stamp, "0123456789abcdef") != 16)
+            return false;
+        stamp += 16;
+        if (*stamp != '-')
+            return *stamp == '.' || *stamp == '\0';
+        stamp++;
+    }
+    return false;
+}
+
+/* Count a well-formed frame with a stamp (W27 to W41). What came before, and a link has sent again, has no events then
+ * (W56). Return false if the number cannot be (W41). */
 static bool count_frame(struct decoder *decoder, struct frame *frame) {
     struct stream *stream = find_stream(decoder, frame);
     uint64_t due = stream != NULL ? stream->due : first_due(decoder, frame), seq = frame->seq;
     if (due != UNTOLD && seq > due && seq - due > MAX_GAP)
         return false;
+    if (stream != NULL && seq < due && frame->events > 0 && seq + frame->events <= due && is_relayed(frame->stamp)) {
+        frame->events = 0;
+        return true;
+    }
     if (stream == NULL && frame->born != UNTOLD && frame->born > decoder->latest_born)
         decoder->latest_born = frame->born;
     if (due == UNTOLD)
