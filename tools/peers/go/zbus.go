@@ -191,6 +191,11 @@ func parseStamp(raw []byte) (s Stamp, good bool) {
 	return s, s.Seq != Untold && s.Seq > 0
 }
 
+var buses = regexp.MustCompile(`\A([^.]*\.){6}[0-9a-f]{16}(-[0-9a-f]{16}){0,31}(\.|\z)`)
+
+// isRelayed reports whether a stamp names the buses on which the events have been: a link has sent them (W55).
+func isRelayed(stamp []byte) bool { return buses.Match(stamp) }
+
 // parseNumber returns a number of 1 to 19 digits; anything else is untold.
 func parseNumber(text []byte) (n uint64) {
 	if len(text) == 0 || len(text) > 19 || digits(text) < len(text) {
@@ -677,7 +682,7 @@ func (d *Decoder) decode(frame []byte) (good bool) {
 	if d.Stamp, good = parseStamp(stamp); !good || !utf8.Valid(path) || !d.decodeData(string(path), data) {
 		return false
 	}
-	if d.Stamp.Seq > 0 && !d.count(t) {
+	if d.Stamp.Seq > 0 && !d.count(t, stamp) {
 		return false
 	}
 	var at time.Time
@@ -731,8 +736,9 @@ func (d *Decoder) decodeData(path string, data []byte) (good bool) {
 	return true
 }
 
-// count accounts for the frame that was just read (W29 to W41); it reports whether its number is credible.
-func (d *Decoder) count(t *heardTopic) bool {
+// count accounts for the frame that was just read (W29 to W41); it reports whether its number is credible. What came
+// before, and a link has sent again, is skipped (W56).
+func (d *Decoder) count(t *heardTopic, raw []byte) bool {
 	stamp, events := &d.Stamp, uint64(len(d.events))
 	key := streamKey{t.head, stamp.origin}
 	s, counted := d.find(key), true
@@ -747,6 +753,9 @@ func (d *Decoder) count(t *heardTopic) bool {
 		return false
 	}
 	switch {
+	case events > 0 && stamp.Seq+events <= s.due && isRelayed(raw):
+		d.events = d.events[:0]
+		return true
 	case isNew && stamp.Born != Untold:
 		d.latestBorn = max(d.latestBorn, stamp.Born)
 	case !isNew && events == 0:
