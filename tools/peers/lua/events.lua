@@ -1543,7 +1543,7 @@ end
 return
 end
 
--- Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
+-- Loss (W27 to W41, W56): a channel decodes the frames that reach it, and counts those that did not
 
 --- Decodes and counts the frames of one channel. `lost` and `malformed` count from the join.
 local Decoder = {}
@@ -1639,13 +1639,24 @@ local function count_head(self, topic, stream, stamp)
     stream.begin = first
 end
 
---- Count a frame of `events` events, a mark if there are none; return false if its number is too high (W41).
-local function count(self, topic, stamp, events)
+local VIA = "^" .. ("[^.]*%."):rep(6) .. "([^.]*)"
+local BUS = ("[0-9a-f]"):rep(16) .. "%-"
+
+--- Return whether a stamp names the buses on which the events have been, 1 to 32: a link has sent them (W55).
+local function is_relayed(text)
+    local via = match(text, VIA)
+    return via ~= nil and #via <= 32 * 17 and (via .. "-"):gsub(BUS, "") == ""
+end
+
+--- Count a frame of `events` events, a mark if there are none; return false if its number is too high (W41). Else
+-- return true, and whether to skip it: it came before, and a link has sent it again (W56).
+local function count(self, topic, stamp, events, text)
     local seq, key = stamp.seq, topic.key .. stamp.origin
     local stream = find_stream(self, key)
     local due
     if stream then due = stream.due else due = first_due(self, stamp) end
     if due and seq > due and seq - due > MAX_GAP then return false end
+    if stream and events > 0 and seq + events <= due and is_relayed(text) then return true, true end
     if not stream then
         self.latest_born = max(self.latest_born, tonumber(stamp.born or 0))
         if not due then return true end
@@ -1709,12 +1720,13 @@ function Decoder:feed(frame)
     self.stamp = stamp
     local data, well = read_data(sub(frame, at))
     if not well or not is_utf8(path) then return reject(self) end
-    if path ~= "" then
-        if stamp and not count(self, topic, stamp, 1) then return reject(self) end
-        return new_event(topic, path, data, stamp, 0)
+    if path == "" and not is_batch(data, stamp ~= nil) then return reject(self) end
+    if stamp then
+        local well_numbered, again = count(self, topic, stamp, path ~= "" and 1 or #data, stamp_text)
+        if not well_numbered then return reject(self) end
+        if again then return nil end
     end
-    if not is_batch(data, stamp ~= nil) then return reject(self) end
-    if stamp and not count(self, topic, stamp, #data) then return reject(self) end
+    if path ~= "" then return new_event(topic, path, data, stamp, 0) end
     for i, row in ipairs(data) do data[i] = new_event(topic, row[1], row[2], stamp, i - 1) end
     return nil, data
 end
