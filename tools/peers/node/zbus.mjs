@@ -234,6 +234,7 @@ function prefixes(system, kind) {
 
 const DIGITS = /^[0-9]{1,19}$/
 const ORIGIN = /^[0-9a-f]{8,16}$/
+const VIA = /^\.[0-9a-f]{16}(-[0-9a-f]{16}){0,31}(\.|$)/
 
 /** Return the number of a text of digits: a bigint beyond 2^53, -1 if it is none. */
 function decimal(text) {
@@ -316,7 +317,10 @@ function numberAt(bytes, from, to) {
   return number <= Number.MAX_SAFE_INTEGER ? number : decimal(bytes.latin1Slice(from, to))
 }
 
-/** Return the fields of a stamp (W5), `null` if it is empty. An origin like the `known` one is that text. */
+/**
+ * Return the fields of a stamp (W5), `null` if it is empty. An origin like the `known` one is that text. What follows
+ * the time is between `end` and `to`.
+ */
 function parseStamp({ bytes, text }, from, to, known) {
   if (from === to) return null
   let end = endOfField(bytes, from, to)
@@ -328,10 +332,13 @@ function parseStamp({ bytes, text }, from, to, known) {
     end = begin < to ? endOfField(bytes, begin, to) : to
     return numberAt(bytes, begin, end)
   }
-  const stamp = { origin, seq: next(), born: next(), settled: next(), first: next(), time: next() }
+  const stamp = { origin, seq: next(), born: next(), settled: next(), first: next(), time: next(), end, to }
   if (stamp.seq < 1) throw malformed()
   return stamp
 }
+
+/** Return whether a stamp names the buses on which the events have been: a link has sent them (W55). */
+const isRelayed = ({ bytes }, { end, to }) => VIA.test(bytes.latin1Slice(end, to))
 
 /** Return the events of a frame as [path, data] pairs (W9, W12). */
 function parseEvents({ bytes, text, isAscii, to }, path, from, stamped) {
@@ -380,7 +387,7 @@ function checkSize(head, field, most) {
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// Loss (W27 to W41): a channel decodes the frames that reach it, and counts those that did not
+// Loss (W27 to W41, W56): a channel decodes the frames that reach it, and counts those that did not
 
 const UNSTAMPED = { origin: "", seq: 0, time: -1 }
 
@@ -436,8 +443,9 @@ class Decoder {
       topic.path = fieldOf(frame, path, stamped - 1)
     }
     const rows = parseEvents(frame, topic.path, data, stamp !== null)
-    if (stamp) this.count(topic, stamp, rows.length)
+    const isNew = !stamp || this.count(frame, topic, stamp, rows.length)
     this.stamp = stamp
+    if (!isNew) return []
     const { system, kind } = topic
     const { origin, seq, time } = stamp ?? UNSTAMPED
     const sent = time >= 0 ? time : null
@@ -464,7 +472,8 @@ class Decoder {
     return topic
   }
 
-  count(topic, stamp, events) {
+  /** Count a frame; return false if it came before, and a link has sent it again: then nothing changes (W56). */
+  count(frame, topic, stamp, events) {
     const isLast = topic.stream?.isKept && topic.origin === stamp.origin
     const key = isLast ? topic.stream.key : `${stamp.origin}${topic.head}`
     const stream = isLast ? topic.stream : this.streams.get(key)
@@ -472,14 +481,19 @@ class Decoder {
     topic.stream = stream
     const due = stream ? stream.due : this.firstDue(stamp)
     if (due !== null && distance(due, stamp.seq) > MAX_GAP) throw malformed()
+    if (stream && events && add(stamp.seq, events) <= due && isRelayed(frame, stamp)) return false
     if (!stream && stamp.born > this.latestBorn) this.latestBorn = stamp.born
-    if (due === null) return
+    if (due === null) return true
     if (stream && !events) this.countHead(stream, stamp)
     this.lose(due, stamp.seq)
     const next = events || stamp.seq > due ? add(stamp.seq, events) : due
-    if (!stream) return this.keep(topic, { key, due: next, begin: due, used: false, isKept: true })
-    stream.due = next
-    stream.used = true
+    if (stream) {
+      stream.due = next
+      stream.used = true
+    } else {
+      this.keep(topic, { key, due: next, begin: due, used: false, isKept: true })
+    }
+    return true
   }
 
   /** Return the number that is due when a stream is first seen, `null` for none (W29). */
