@@ -357,6 +357,12 @@ impl Stamp {
     }
 }
 
+/// Whether a stamp names the buses on which the events have been, 1 to 32: a link has sent them (W55).
+fn is_relayed(stamp: &[u8]) -> bool {
+    let via = stamp.split(|&byte| byte == b'.').nth(6).unwrap_or_default();
+    via.len() <= 32 * 17 && via.split(|&byte| byte == b'-').all(|bus| is_id(bus, 16, 16))
+}
+
 /// Reads a decimal number of at most 19 digits.
 fn number(raw: &[u8]) -> Option<u64> {
     if raw.is_empty() || raw.len() > 19 || !raw.iter().all(u8::is_ascii_digit) {
@@ -766,7 +772,7 @@ impl Decoder {
             }
         }
         if self.stamp.seq > 0 {
-            self.count(topic)?;
+            self.count(topic, stamp)?;
         }
         if let Some(last) = self.events.last_mut() {
             last.ends_frame = true;
@@ -807,8 +813,9 @@ impl Decoder {
         });
     }
 
-    /// Accounts for the frame that was just read (W29 to W41); returns `None` if its number is not credible.
-    fn count(&mut self, topic: Topic) -> Option<()> {
+    /// Accounts for the frame that was just read (W29 to W41); returns `None` if its number is not credible. What came
+    /// before, and a link has sent again, is skipped (W56).
+    fn count(&mut self, topic: Topic, raw: &[u8]) -> Option<()> {
         let (stamp, events) = (self.stamp, self.events.len() as u64);
         let key = (topic, stamp.origin);
         // As a rule, the events that are due.
@@ -820,6 +827,11 @@ impl Decoder {
         let due = known.map(|stream| stream.due).or_else(|| self.first_due(&stamp));
         if due.is_some_and(|due| stamp.seq > due && stamp.seq - due > MAX_GAP) {
             return None;
+        }
+        let came_before = known.is_some_and(|stream| stamp.seq.saturating_add(events) <= stream.due);
+        if events > 0 && came_before && is_relayed(raw) {
+            self.events.clear();
+            return Some(());
         }
         if known.is_none() {
             self.latest_born = self.latest_born.max(stamp.born.unwrap_or(0));
