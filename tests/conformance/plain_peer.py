@@ -33,7 +33,7 @@ class Malformed(Exception):
 
 
 class PlainPeer:
-    """One channel (W27 to W41).
+    """One channel (W27 to W41, W56).
 
     Attributes:
         gaps: what the latest frame showed as lost.
@@ -80,7 +80,10 @@ class PlainPeer:
         stamp = parse_stamp(fields[3])
         events = self.events(utf8(fields[2]), fields[4], stamped=bool(stamp))
         if stamp:
-            self.count((stamp["origin"], system, kind), stamp, len(events))
+            stream = (stamp["origin"], system, kind)
+            if self.came_before(stream, stamp["seq"], len(events), via(fields[3])):
+                return []
+            self.count(stream, stamp, len(events))
         return events
 
     def selects(self, system: str, kind: str) -> bool:
@@ -101,6 +104,10 @@ class PlainPeer:
 
     def json(self, data: bytes) -> Any:
         return decode_json(data)
+
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:
+        """Return whether a link has sent the events again (W56)."""
+        return bool(via and events) and seq + events <= self.due.get(stream, 0)
 
     def count(self, stream: Stream, stamp: dict[str, Any], events: int) -> None:
         seq = stamp["seq"]
@@ -172,6 +179,12 @@ def parse_stamp(stamp: bytes) -> dict[str, Any]:
     if told.get("seq", 0) < 1:
         raise Malformed
     return {"origin": origin.decode(), **told}
+
+
+def via(stamp: bytes) -> bytes:
+    """Return the buses on which the events of a frame have been (W55)."""
+    text = b"".join(stamp.split(b".")[6:7])
+    return text if re.fullmatch(rb"([0-9a-f]{16}-){0,31}[0-9a-f]{16}", text) else b""
 
 
 def utf8(raw: bytes) -> str:

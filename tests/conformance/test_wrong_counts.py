@@ -227,6 +227,50 @@ class OneStreamForAllSystems(PlainPeer):
         super().count((stream[0], "", stream[2]), stamp, events)
 
 
+class TakesAllAgain(PlainPeer):
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:  # noqa: ARG002
+        return False
+
+
+class SkipsAllThatIsLower(PlainPeer):
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:  # noqa: ARG002
+        return super().came_before(stream, seq, events, b"via")
+
+
+class SkipsBatchesThatBeginLower(PlainPeer):
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:
+        return super().came_before(stream, seq, min(1, events), via)
+
+
+class SkipsBatchesThatEndLower(PlainPeer):
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:
+        return super().came_before(stream, seq + (events > 1), events, via)
+
+
+class SkipsMarks(PlainPeer):
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:
+        return super().came_before(stream, seq - 1 + min(1, events), max(1, events), via)
+
+
+class SkipsWhatIsNotMeantYet(PlainPeer):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.latest: dict[Stream, int] = {}
+
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:
+        again = bool(via) and stream not in self.due and seq <= self.latest.get(stream, 0)
+        self.latest[stream] = seq
+        return again or super().came_before(stream, seq, events, via)
+
+
+class CountsWhatItSkips(PlainPeer):
+    def came_before(self, stream: Stream, seq: int, events: int, via: bytes) -> bool:
+        again = super().came_before(stream, seq, events, via)
+        if again:
+            self.due[stream] = seq + events
+        return again
+
+
 class CountsUnselected(PlainPeer):
     def decode(self, frame: bytes) -> list[tuple[str, Any]]:
         plain = PlainPeer("**")

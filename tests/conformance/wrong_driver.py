@@ -38,6 +38,10 @@ def counts_no_loss() -> None:
     Decoder._record_gap = lambda *_: None  # type: ignore[method-assign]
 
 
+def takes_what_a_link_sends_again() -> None:
+    decoder.is_relayed = lambda _: False
+
+
 def counts_malformed_twice() -> None:
     plain = Decoder._reject
 

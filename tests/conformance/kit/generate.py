@@ -105,6 +105,8 @@ _STRINGS += (
     "\\ud83d\\u0041",
     "\\u00e9",
 )
+_BUS = "0123456789abcdef"
+_VIA = (*("", _BUS) * 3, f"{_BUS}-{_BUS}", f"{_BUS}.1", f"{_BUS}-", _BUS[1:], "-".join([_BUS] * 33))
 _ORIGINS = ("aaaaaaaa", "bbbbbbbbbbbbbbbb", "0123abcd", "aaaaaaaaa")
 
 
@@ -284,7 +286,7 @@ def losses(random: Random, count: int) -> Request:
     for _ in range(count):
         origin, topic = random.choice(_ORIGINS[:2]), random.choice(("s\0k", "s\0k", "s\0l", "t\0k"))
         number = next_numbers.get(origin + topic, random.choice((1, 1, 5))) + random.choice(
-            (0, 0, 0, 0, 1, 3, -1, 2**40)
+            (0, 0, 0, 0, 1, 3, -1, -3, 2**40)
         )
         number = max(1, number)
         items = random.choice((1, 1, 1, 0, 2, 3))
@@ -294,7 +296,8 @@ def losses(random: Random, count: int) -> Request:
             random.choice(("", "", *map(str, (1, 999, 1000, 1001, 1005, 1010, 1011, 2000)))) for _ in range(2)
         ]
         first = random.choice(("", "0", "1", str(max(1, number - 2)), str(number), str(number + 1)))
-        stamp = ".".join((origin, str(number), *times, first)).rstrip(".") if random.random() < 0.95 else ""
+        fields = (origin, str(number), *times, first, "", random.choice(_VIA))
+        stamp = ".".join(fields).rstrip(".") if random.random() < 0.95 else ""
         next_numbers[origin + topic] = min(number + items, 2**50)
         made.append("\0".join((topic, "/p" if items == 1 else "", stamp, data)).encode())
     return request | {"frames": [{"hex": frame.hex()} for frame in made]}
