@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 
+from zbus.links import inbound, jetstream, outbound
 from zbus.links.nats import Link
 
 
@@ -25,8 +26,16 @@ async def _run(link: Link) -> None:
         report.cancel()
 
 
-def out(url: str, directory: str, spill: str = "") -> None:
-    """Carry out, with a spill file that takes all that comes while the server is down."""
+def _hurry(*options: str) -> None:
+    """Give a server up that says nothing for some two seconds, if `hasty` is among the options."""
+    if "hasty" in options:
+        outbound._ACK_SECONDS, inbound._HEARTBEAT_SECONDS, inbound._SILENT_SECONDS = 1.5, 1, 2.5
+        jetstream._API_SECONDS = 2.0
+
+
+def out(url: str, directory: str, spill: str = "", *options: str) -> None:
+    """Carry out; while the server is down, all that comes goes to the `spill` file if one is named."""
+    _hurry(*options)
     asyncio.run(
         _run(
             Link(
@@ -40,8 +49,9 @@ def out(url: str, directory: str, spill: str = "") -> None:
     )
 
 
-def into(url: str, directory: str) -> None:
+def into(url: str, directory: str, *options: str) -> None:
     """Carry in."""
+    _hurry(*options)
     asyncio.run(_run(Link(url, into=["orders"], dir=directory, name="killed")))
 
 

@@ -17,6 +17,8 @@ import orjson
 import pytest
 from nats.aio.client import Client
 
+from .network import Network
+
 __all__ = ["PROGRAM", "Server", "add_stream", "nats_server", "needs_nats", "slowed"]
 
 # Debian has it where the path of users may not lead.
@@ -29,25 +31,30 @@ class Server:
     """A server that can be stopped, killed and started again with what it has stored.
 
     Attributes:
+        host: its address.
         login: what the tests' own clients tell it of themselves.
     """
 
-    def __init__(self, directory: Path, *options: str, jetstream: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *options: str, jetstream: bool = True, network: Network | None = None
+    ) -> None:
         self._directory = directory
         self._options = [*options, *(["-js", "-sd", str(directory)] if jetstream else [])]
+        self._within = network.within if network is not None else ()
+        self.host = network.host if network is not None else "127.0.0.1"
         self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.url = f"nats://{self.host}:{self.port}"
         self.login: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        command = [str(PROGRAM), "-a", "127.0.0.1", "-p", str(self.port), *self._options]
+        command = [*self._within, str(PROGRAM), "-a", self.host, "-p", str(self.port), *self._options]
         log = self._directory.with_suffix(".log").open("ab")
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(int(_START_SECONDS * 20)):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5) as s:
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 0.5) as s:
                 if s.recv(4) == b"INFO":
                     return
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -109,7 +116,7 @@ async def slowed(server: Server, bytes_per_second: int) -> AsyncIterator[str]:
                 await asyncio.sleep(len(data) / bytes_per_second)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, requests = await asyncio.open_connection("127.0.0.1", server.port)
+        answers, requests = await asyncio.open_connection(server.host, server.port)
         for ends in ((reader, requests), (answers, writer)):
             tasks.add(asyncio.create_task(carry(*ends)))
 
