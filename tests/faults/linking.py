@@ -29,7 +29,8 @@ class _Form:
 
     Attributes:
         fault: what it is called.
-        actions: what is done, in this order first and at random afterwards.
+        actions: what is done, at random.
+        first: what is done before, in this order; a quick run does nothing else.
         seconds: for how long, in a full run.
         long: what is done for 30 s first, in a full run.
         spill: whether the link out has a spill file; else it holds publishers back.
@@ -38,6 +39,7 @@ class _Form:
 
     fault: str
     actions: tuple[Callable[[Scene], None], ...]
+    first: tuple[Callable[[Scene], None], ...]
     seconds: int
     long: Callable[[Scene, float], None]
     spill: bool = True
@@ -55,12 +57,21 @@ _FORMS = (
     _Form(
         "SIGKILL and SIGSTOP a NATS server and the links between two machines, `spill`",
         _KILLS,
+        _KILLS,
         600,
         Scene.server_stopped,
     ),
-    _Form("the same, `block`", _KILLS, 120, Scene.server_stopped, spill=False),
+    _Form(
+        "the same, `block`",
+        _KILLS,
+        (Scene.link_out_killed_while_the_server_is_away,),
+        120,
+        Scene.server_stopped,
+        spill=False,
+    ),
     _Form(
         "SIGKILL and SIGSTOP the server only, `block`",
+        (Scene.server_killed, Scene.server_stopped),
         (Scene.server_killed, Scene.server_stopped),
         120,
         Scene.server_stopped,
@@ -69,6 +80,7 @@ _FORMS = (
     _Form(
         "cut the network to the server: connections hang, `block`",
         (Scene.network_cut, Scene.network_cut_for_a_moment),
+        (Scene.network_cut,),
         120,
         Scene.network_cut,
         spill=False,
@@ -130,10 +142,11 @@ def _continue(sender: Sender, reader: Reader) -> None:
 def _disturb(scene: Scene, form: _Form, proceed: Callable[[], None]) -> None:
     """Do what a form does, in turn and then at random; see that events arrive again each time."""
     rng = scene.stage.random
+    proceed()  # what is lost before anything of a topic has arrived cannot be told
     deadline = time.monotonic() + scene.stage.size(form.seconds, 0)
     if not scene.stage.quick:
         scene.act(form.long, scene, _LONG)
-    for action in form.actions:
+    for action in form.first:
         scene.act(action, scene)
         proceed()
     while time.monotonic() < deadline:

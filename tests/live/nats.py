@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nats.aio.client import Client
 
 from .network import Network
 
-__all__ = ["PROGRAM", "Server", "add_stream", "nats_server", "needs_nats", "slowed"]
+__all__ = ["PROGRAM", "Server", "add_stream", "hanging", "nats_server", "needs_nats", "slowed"]
 
 # Debian has it where the path of users may not lead.
 PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -125,6 +125,39 @@ async def slowed(server: Server, bytes_per_second: int) -> AsyncIterator[str]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def hanging(
+    server: Server,
+) -> AsyncIterator[tuple[str, asyncio.Event, Callable[[], Awaitable[object]]]]:
+    """Yield a proxy's address, what makes its first connection hang, and what then reads that to its end."""
+    first: list[asyncio.StreamReader] = []
+    hang = asyncio.Event()
+    tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while not (hang.is_set() and reader in first) and (data := await reader.read(4096)):
+                writer.write(data)
+                await writer.drain()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection(server.host, server.port)
+        if not first:
+            first.append(reader)
+        writers.extend((writer, requests))
+        for ends in ((reader, requests), (answers, writer)):
+            tasks.add(asyncio.create_task(carry(*ends)))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as proxy:
+        yield f"nats://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", hang, lambda: first[0].read()
+        for task in tasks:
+            task.cancel()
+        for end in writers:
+            end.close()
+        await asyncio.gather(*tasks, *(end.wait_closed() for end in writers), return_exceptions=True)
 
 
 async def api(server: Server, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:

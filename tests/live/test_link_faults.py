@@ -15,7 +15,7 @@ from zbus.links.headers import encode
 from zbus.links.nats import Link
 from zbus.protocol.relayed import Relayed
 
-from .nats import Server, add_stream, api, client_of, needs_nats, slowed
+from .nats import Server, add_stream, api, client_of, hanging, needs_nats, slowed
 from .process import Worker
 from .test_link import LONG, linked, receive, running, shown, until, until_it_listens
 
@@ -371,3 +371,28 @@ async def test_a_link_that_has_carried_nothing_shows_that_its_server_is_gone(
         await until(lambda: (seen := shown(machines)) is not None and seen.server)
         server.kill()
         await until(lambda: not shown(machines).server and shown(machines).problem)
+
+
+async def test_a_connection_that_is_given_up_sends_nothing_any_more(
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the kernel holds, either: copies might come when the stream has forgotten that it has them."""
+    monkeypatch.setattr("zbus.links.outbound._ACK_SECONDS", 0.5)
+    await add_stream(server)
+    data, count = "x" * 100_000, 200  # more than the buffers of a connection hold
+    async with (
+        hanging(server) as (url, hang, ended),
+        zbus.aio.Bus(dir=machines) as sender,
+        Link(url, dir=machines, out=["orders"], notice=print) as out,
+    ):
+        task = asyncio.create_task(out.run())
+        await until(lambda: out.numbers.server)
+        hang.set()
+        for _ in range(count):
+            await sender.send("orders", "x", "/x", data, timeout=LONG)
+        await until(lambda: out.numbers.sent == count)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(ended(), LONG)
+        out.stop()
+        await asyncio.wait_for(task, LONG)
+    assert (await api(server, "STREAM.INFO.zbus"))["state"]["messages"] == count

@@ -7,7 +7,10 @@ overtake what has to be sent again. So each connection is a client of its own, a
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import nats.errors
@@ -17,7 +20,7 @@ from ..errors import Invalid
 from .client import LinkClient
 from .errors import Disconnected
 
-__all__ = ["connect"]
+__all__ = ["abandon", "connect"]
 
 _CONNECT_SECONDS = 3
 _PING_SECONDS = 10
@@ -60,3 +63,17 @@ async def connect(
             raise Invalid(f"{', '.join(servers)} is no address of a NATS server: {error}") from error
         raise Disconnected(str(error) or type(error).__name__) from error
     return client
+
+
+def abandon(client: Client) -> None:
+    """End a connection without sending what it still holds: the next one sends that again.
+
+    If the network was cut, the kernel would send the old copies when it is back, two minutes later maybe. By
+    then, the stream may have forgotten that it has them.
+    """
+    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
+    if isinstance(writer, asyncio.StreamWriter):
+        held = writer.get_extra_info("socket")
+        with suppress(OSError):  # it has ended by itself
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()

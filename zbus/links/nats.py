@@ -19,7 +19,7 @@ from ..errors import Invalid
 from ..policy import SEND, SUBSCRIBE
 from ..protocol.patterns import Matcher
 from ..runtime.reports import report
-from .connection import connect
+from .connection import abandon, connect
 from .consumer import Consumer
 from .credentials import Credentials
 from .errors import Disconnected
@@ -195,6 +195,9 @@ class Link:
                 begun = asyncio.get_running_loop().time()
                 try:
                     await self._session(client, closed, outbound, inbound)
+                except Disconnected:
+                    abandon(client)
+                    raise
                 finally:
                     self.numbers.server = ""
                     if asyncio.get_running_loop().time() > begun + _PAUSES[1]:

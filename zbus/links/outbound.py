@@ -37,6 +37,7 @@ _ACK_SECONDS = 10.0
 _PAUSES = 0.05, 2.0  # the first and the longest, before a refused message is tried again
 _FLUSH_SECONDS = 10
 _HEADER_ROOM = 4096
+_PENDING_BYTES = 1024 * 1024  # beyond twice as much, nats-py waits in `publish`, 10 s for each message
 _TOO_LARGE = 10054  # the code of JetStream for a message that its stream will never take
 _COPIES_SECONDS = 60  # a server that is started again may take so long
 
@@ -143,7 +144,7 @@ class Outbound:
         """Publish what is in the window, or the first of it for a probe."""
         window = self._outbox.window
         count = 0
-        while self._next < window.end and not self._refused:
+        while self._next < window.end and not self._refused and client.pending_data_size < _PENDING_BYTES:
             number, packet = self._next, window.get(self._next)
             self._next += 1
             if packet is None or self._too_large(client, number, packet):
@@ -270,6 +271,8 @@ class Outbound:
             await client.publish(packet.subject, packet.body, headers=packet.headers)
             if packet.events:
                 self._tails[packet.subject, packet.headers["zbus-origin"]] = packet
+            if client.pending_data_size >= _PENDING_BYTES:
+                break
             if self._next % _TURN == 0:
                 await asyncio.sleep(0)
         return self._next > first
