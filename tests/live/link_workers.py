@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 
-from zbus.links import inbound, jetstream, outbound
+from zbus.links import consumer, inbound, jetstream, outbound
 from zbus.links.nats import Link
 
 
@@ -29,7 +29,7 @@ async def _run(link: Link) -> None:
 def _hurry(*options: str) -> None:
     """Give a server up that says nothing for some two seconds, if `hasty` is among the options."""
     if "hasty" in options:
-        outbound._ACK_SECONDS, inbound._HEARTBEAT_SECONDS, inbound._SILENT_SECONDS = 1.5, 1, 2.5
+        outbound._ACK_SECONDS, consumer._HEARTBEAT_SECONDS, inbound._SILENT_SECONDS = 1.5, 1, 2.5
         jetstream._API_SECONDS = 2.0
 
 

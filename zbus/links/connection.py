@@ -7,8 +7,8 @@ overtake what has to be sent again. So each connection is a client of its own, a
 from __future__ import annotations
 
 import asyncio
-import socket
 import struct
+from _socket import SO_LINGER, SOL_SOCKET
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -75,5 +75,5 @@ def abandon(client: Client) -> None:
     if isinstance(writer, asyncio.StreamWriter):
         held = writer.get_extra_info("socket")
         with suppress(OSError):  # it has ended by itself
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            held.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
