@@ -87,6 +87,13 @@ def test_bad_input_is_one_line(zbus_dir: str, arguments: list[str], says: str) -
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("address", ["nats://127.0.0.1:x", "nats://", "nats://a:99999", "nats://[", ""])
+def test_what_is_no_address_is_one_line(zbus_dir: str, address: str) -> None:
+    result = run("link", address, "--out", "a")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 2)
+    assert f"\nzbus: {address} is no address of a NATS server: " in result.stderr
+
+
 def test_without_nats_py_it_says_what_to_install(zbus_dir: str) -> None:
     failed = run_without("nats", "link", "nats://127.0.0.1:1", "--out", "a")
     hint = "zbus: this command needs nats-py, the extra `nats`: pip install nats-py\n"

@@ -361,6 +361,7 @@ async def test_a_link_ends_though_a_cancellation_was_lost(
         await asyncio.wait_for(waiting.wait(), LONG)
         out.stop()
         await asyncio.wait_for(task, LONG)
+        await until(lambda: len(asyncio.all_tasks()) == 1)
 
 
 async def test_a_link_that_has_carried_nothing_shows_that_its_server_is_gone(

@@ -8,6 +8,7 @@ __all__ = ["MUTANTS"]
 
 _LINK = "live/test_link.py::"
 _FAULTS = "live/test_link_faults.py::"
+_SERVERS = "live/test_link_servers.py::"
 
 MUTANTS = [
     Mutant(
@@ -155,6 +156,27 @@ MUTANTS = [
         "                if item.path:  # perhaps",
         "                if False:  # perhaps",
         (_FAULTS + "test_what_this_bus_will_never_take_is_left_out_and_told",),
+    ),
+    Mutant(
+        "a flush overtakes what was sent before",
+        "links/client.py",
+        'await self._send_command(b"PING\\r\\n")',
+        'self._transport.write(b"PING\\r\\n")',
+        (_SERVERS + "test_a_flush_comes_after_what_was_sent_before",),
+    ),
+    Mutant(
+        "what a server without JetStream does not allow counts as carried",
+        "links/outbound.py",
+        "                    check_allowed(client)  # what the server has refused, it has said by then\n",
+        "",
+        (_SERVERS + "test_what_a_server_does_not_allow_is_told_and_not_lost",),
+    ),
+    Mutant(
+        "a link takes its last server for the only one",
+        "links/connection.py",
+        "for server in servers:",
+        "for server in servers[-1:]:",
+        (_SERVERS + "test_a_link_finds_the_server_that_runs",),
     ),
     Mutant(
         "what was dropped at the end of a topic is not told",

@@ -47,7 +47,7 @@ def test_the_installed_nats_py_is_built_as_the_shorter_way_needs() -> None:
     assert LinkClient is not Client
 
 
-@pytest.mark.parametrize("name", ["_process_headers", "_send_publish", "_send_command", "_flush_pending"])
+@pytest.mark.parametrize("name", client._METHODS)
 def test_a_nats_py_that_is_built_in_another_way_is_left_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

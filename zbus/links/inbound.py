@@ -23,7 +23,7 @@ from ..protocol.relayed import Relayed
 from ..protocol.wire import Malformed
 from .consumer import Consumer, flow_request, place
 from .dropped import Dropped
-from .errors import Disconnected
+from .errors import Disconnected, check_allowed
 from .headers import decode
 from .local import LinkBus
 from .numbers import LinkNumbers
@@ -35,6 +35,7 @@ _ACK_EVERY = 1024  # waiting for every 128 costs 2 µs of 17 an event more (meas
 _ACK_SECONDS = 0.02  # nothing comes for so long: acknowledge what there is
 _SILENT_SECONDS = 7.0
 _SEND_SECONDS = 5.0
+_FLUSH_SECONDS = 10
 _CORE_BYTES = 64 * 1024 * 1024  # of what waits here without JetStream
 _OVERHEAD = 2500  # of the objects of a message, about
 
@@ -107,6 +108,8 @@ class Inbound:
                 bound(message)
 
         await client.subscribe(subject, cb=keep, pending_msgs_limit=1_000_000, pending_bytes_limit=0)
+        await client.flush(_FLUSH_SECONDS)
+        check_allowed(client)
 
     def _bound(self, message: Msg) -> None:
         """Count a message that has arrived, and drop the oldest ones beyond the limit."""
@@ -177,6 +180,7 @@ class Inbound:
                 self._numbers.problem = problem
         if problem and self._numbers.problem == problem:
             self._numbers.problem = ""
+        check_allowed(client)  # such as the acknowledgement before
         acknowledged, self._numbers.behind = place(self._reply)
         await client.publish(self._reply, b"+ACK")
         consumer.acknowledged, self._unacknowledged = acknowledged, 0

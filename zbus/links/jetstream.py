@@ -8,7 +8,7 @@ import nats.errors
 import orjson
 from nats.aio.client import Client
 
-from .errors import Disconnected
+from .errors import Disconnected, check_allowed
 
 __all__ = ["call_api", "streams_of"]
 
@@ -19,13 +19,16 @@ async def call_api(client: Client, call: str, request: dict[str, Any] | None = N
     """Call the API, and return what it answers.
 
     Raises:
-        Disconnected: there is no JetStream, or it refuses.
+        Disconnected: there is no JetStream, or it refuses, or this link may not call it.
         nats.errors.Error: no answer came.
     """
     try:
         answer = await client.request(f"$JS.API.{call}", orjson.dumps(request or {}), timeout=_API_SECONDS)
     except nats.errors.NoRespondersError:
         raise Disconnected("the server has no JetStream: start it with -js, or use --core") from None
+    except nats.errors.TimeoutError:
+        check_allowed(client, api=True)
+        raise
     found: dict[str, Any] = orjson.loads(answer.data)
     if (error := found.get("error")) is not None:
         raise Disconnected(f"{call}: {error.get('description', error)}")

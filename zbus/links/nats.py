@@ -19,7 +19,7 @@ from ..errors import Invalid
 from ..policy import SEND, SUBSCRIBE
 from ..protocol.patterns import Matcher
 from ..runtime.reports import report
-from .connection import abandon, connect
+from .connection import abandon, close, connect
 from .consumer import Consumer
 from .credentials import Credentials
 from .errors import Disconnected
@@ -114,6 +114,7 @@ class Link:
         self._closed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = False
+        self._told: str | None = None  # why the connection was lost; empty once it is made again
 
     def _subject(self, system: str, kind: str) -> str:
         return subject(self._bus.name, system, kind)
@@ -173,43 +174,46 @@ class Link:
         return feeds
 
     async def _sessions(self, outbound: Outbound, inbound: Inbound) -> None:
-        pause, told = _PAUSES[0], ""
-        connected = 0
+        loop = asyncio.get_running_loop()
+        pause, calm, connected = _PAUSES[0], 0.0, 0
         while not self._ended:  # a cancellation can be lost, see `_end`
-            closed = asyncio.Event()
-
-            async def on_closed(closed: asyncio.Event = closed) -> None:
-                closed.set()
-
             with suppress(Invalid):  # of a file that is just written again, what it had before will do
                 self._options = self._credentials.options()
             try:
-                client = await connect(self._servers, "zbus link", self._options, on_closed)
+                client, closed = await connect(self._servers, "zbus link", self._options)
                 connected += 1
                 self.numbers.reconnects = connected - 1
                 url = client.connected_url
                 self.numbers.server = url.netloc.rpartition("@")[2] if url is not None else ""
-                if told or connected == 1:
-                    self._notice(f"connected to {self.numbers.server}")
-                    told = ""
-                begun = asyncio.get_running_loop().time()
+                begun = loop.time()
+                # Later if the session before was short: what ended it may end this one, too.
+                connection_told = loop.call_later(calm, self._tell_connected)
                 try:
                     await self._session(client, closed, outbound, inbound)
                 except Disconnected:
                     abandon(client)
                     raise
                 finally:
+                    connection_told.cancel()
                     self.numbers.server = ""
-                    if asyncio.get_running_loop().time() > begun + _PAUSES[1]:
-                        pause = _PAUSES[0]
-                    await _close(client)
+                    pause, calm = (
+                        (_PAUSES[0], 0.0) if loop.time() > begun + _PAUSES[1] else (pause, _PAUSES[1])
+                    )
+                    await close(client)
             except Disconnected as error:
-                if str(error) != told:
+                if str(error) != self._told:
                     self._notice(f"{error}: trying again")
-                    told = str(error)
-                self.numbers.problem = told
+                    self._told = str(error)
+                self.numbers.problem = self._told
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSES[1])
+
+    def _tell_connected(self) -> None:
+        if self._told is not None and self.numbers.problem == self._told:
+            self.numbers.problem = ""
+        if self._told != "":
+            self._notice(f"connected to {self.numbers.server}")
+        self._told = ""
 
     async def _session(
         self, client: Client, closed: asyncio.Event, outbound: Outbound, inbound: Inbound
@@ -261,12 +265,6 @@ class Link:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-async def _close(client: Client) -> None:
-    with suppress(Exception):  # whatever it is, the connection is of no more use
-        async with asyncio.timeout(2.0):
-            await client.close()
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:

@@ -21,7 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..protocol.relayed import Relayed, via_after
-from .errors import Disconnected
+from .errors import Disconnected, check_allowed
 from .jetstream import call_api, streams_of
 from .local import LinkBus, LinkTap
 from .numbers import LinkNumbers
@@ -138,6 +138,7 @@ class Outbound:
                 pause = _PAUSES[0]
             if not self._probe or not self._outstanding:
                 await self._publish(client, inbox)
+            check_allowed(client)
             await self._wait()
 
     async def _publish(self, client: Client, inbox: str) -> None:
@@ -240,6 +241,7 @@ class Outbound:
                 published = await self._publish_core(client)
                 if flush is not None:
                     await flush
+                    check_allowed(client)  # what the server has refused, it has said by then
                     for number in range(begin, end):
                         self._outbox.acknowledge(number)
                     begin, flush = end, None
