@@ -158,6 +158,13 @@ MUTANTS = [
         (_FAULTS + "test_what_this_bus_will_never_take_is_left_out_and_told",),
     ),
     Mutant(
+        "a large event of another machine takes one place",
+        "sending/relay.py",
+        "            self._links.pad(large, item.system, item.kind)\n",
+        "",
+        ("live/test_link_large.py",),
+    ),
+    Mutant(
         "a flush overtakes what was sent before",
         "links/client.py",
         'await self._send_command(b"PING\\r\\n")',
