@@ -144,6 +144,9 @@ async def test_a_link_that_starts_again_continues_where_the_one_before_was(
                     await sender.send("orders", "x", "/x", number)
                 got = await receive(sub.channel(), 50 if first == 1 else 100)
                 assert [evt.data for evt in got][-50:] == [*range(first, first + 50)]
+            (consumer,) = await consumers(server)
+            about = await api(server, f"CONSUMER.INFO.zbus.{consumer}")
+            assert about["ack_floor"]["stream_seq"] == first + 49
             for number in range(first + 50, first + 100):
                 await sender.send("orders", "x", "/x", number)
             await until(lambda first=first: out.numbers.sent == first + 99)

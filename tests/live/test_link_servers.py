@@ -17,7 +17,7 @@ from zbus.links.client import LinkClient
 from zbus.links.nats import Credentials, Link
 
 from .nats import Server, add_stream, api, free_port, nats_server, needs_nats
-from .test_link import LONG, linked, receive, receive_some, running, until
+from .test_link import LONG, consumers, linked, receive, receive_some, running, until
 from .test_link_faults import Ledger, numbered
 
 pytestmark = needs_nats
@@ -94,6 +94,28 @@ async def test_a_stream_that_was_lost_begins_again(server: Server, machines: Pat
         got = await receive(sub.channel(), 10)
         assert [evt.data for evt in got] == [*range(11, 21)]
         assert (sub.lost, out.numbers.problem) == (0, "")
+
+
+async def test_a_stream_that_has_lost_its_end_goes_on(server: Server, machines: Path) -> None:
+    """It numbers what comes then as it numbered what it has lost, which the link has acknowledged."""
+    store, backup = machines / "nats", machines / "backup"
+    await add_stream(server)
+    async with linked(server, machines) as (_, sender, sub):
+        for first in (1, 6, 11):
+            await numbered(sender, first, 5)
+            assert [evt.data for evt in await receive(sub.channel(), 5)] == [*range(first, first + 5)]
+            (consumer,) = await consumers(server)
+            async with asyncio.timeout(LONG):
+                while not (await api(server, f"CONSUMER.INFO.zbus.{consumer}"))["ack_floor"]["stream_seq"]:
+                    await asyncio.sleep(0.01)
+            server.kill()
+            if first == 1:
+                shutil.copytree(store, backup)
+            elif first == 6:
+                shutil.rmtree(store)
+                shutil.copytree(backup, store)
+            server.start()
+        assert sub.lost == 0
 
 
 async def test_a_stream_of_a_domain_is_a_stream(machines: Path) -> None:

@@ -53,13 +53,6 @@ MUTANTS = [
         ("unit/test_decoder.py::test_a_publisher_here_may_begin_again_under_the_same_origin",),
     ),
     Mutant(
-        "a new connection inbound begins after what was sent on and not acknowledged",
-        "links/consumer.py",
-        "self.acknowledged + 1))",
-        "self.dealt_with + 1))",
-        ("live/test_link_arrivals.py::test_what_a_killed_link_had_sent_on_and_not_written_comes_again",),
-    ),
-    Mutant(
         "a new connection does not send again what was not acknowledged",
         "links/outbound.py",
         "self._next, self._outstanding = self._outbox.window.begin, 0",
@@ -114,6 +107,20 @@ MUTANTS = [
         "return found == _METHODS and",
         "return True or",
         ("unit/test_link_client.py::test_a_nats_py_that_is_built_in_another_way_is_left_alone",),
+    ),
+    Mutant(
+        "a link skips what has the numbers of messages that the stream has lost",
+        "links/consumer.py",
+        "return min(max(floor + 1, first), last + 1)",
+        "return max(floor + 1, first, self.acknowledged + 1)",
+        ("live/test_link_servers.py::test_a_stream_that_has_lost_its_end_goes_on",),
+    ),
+    Mutant(
+        "a link that is stopped does not acknowledge what it has sent on",
+        "links/nats.py",
+        "if self._into and self.numbers.server:",
+        "if False:",
+        (_LINK + "test_a_link_that_starts_again_continues_where_the_one_before_was",),
     ),
     Mutant(
         "the server sends on while this bus takes nothing",

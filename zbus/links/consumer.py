@@ -31,8 +31,7 @@ class Consumer:
     """A durable consumer, a new one for each connection.
 
     Attributes:
-        dealt_with: the number in the stream of the latest message that was dealt with.
-        acknowledged: and of the latest one that was acknowledged.
+        acknowledged: the number in the stream of the latest message that was acknowledged.
     """
 
     def __init__(self, name: str, stream: str | None, filter: str) -> None:
@@ -43,7 +42,6 @@ class Consumer:
         self._filter = filter
         self._generation = 0
         self._created = ""  # when the stream was
-        self.dealt_with = 0
         self.acknowledged = 0
 
     async def begin(self, client: Client, inbox: str) -> None:
@@ -92,15 +90,15 @@ class Consumer:
     async def _first(self, client: Client, stream: str, known: list[int]) -> int:
         """Return the number in the stream to begin at."""
         about = await call_api(client, f"STREAM.INFO.{stream}")
+        last = int(about["state"]["last_seq"])
         created, self._created = self._created, str(about.get("created"))
         if self._generation and created != self._created:  # it lost what it had, and numbers from 1 again
-            self.dealt_with = self.acknowledged = 0
             return 1
-        if known:
+        if known:  # what it says counts: the server may have lost the end of the stream, and numbers it again
             info = await call_api(client, f"CONSUMER.INFO.{stream}.{self._durable(min(known))}")
-            floor, first = info["ack_floor"]["stream_seq"], info["config"].get("opt_start_seq", 1)
-            return int(max(floor + 1, first, self.acknowledged + 1))
-        return (self.acknowledged if self._generation else int(about["state"]["last_seq"])) + 1
+            floor, first = int(info["ack_floor"]["stream_seq"]), int(info["config"].get("opt_start_seq", 1))
+            return min(max(floor + 1, first), last + 1)
+        return (min(self.acknowledged, last) if self._generation else last) + 1
 
     def _check_latest(self, known: list[int]) -> None:
         if self._generation and known and max(known) > self._generation:

@@ -74,6 +74,8 @@ class Inbound:
         self._queued_bytes = 0  # only counted without JetStream
         self._dropped = Dropped()
         self._arrived = asyncio.Event()
+        self._draining = False
+        self._drained = asyncio.Event()
 
     async def session(self, client: Client) -> None:
         """Receive by one connection until that fails.
@@ -94,6 +96,12 @@ class Inbound:
             await self._receive(client)
         except (nats.errors.Error, OSError) as error:
             raise Disconnected(str(error) or type(error).__name__) from error
+
+    async def drain(self) -> None:
+        """Have what came in acknowledged, and nothing more sent on; without JetStream, all that has come."""
+        self._draining = True
+        self._arrived.set()
+        await self._drained.wait()
 
     async def _subscribe(
         self, client: Client, subject: str, bound: Callable[[Msg], None] | None = None
@@ -126,10 +134,16 @@ class Inbound:
     async def _receive(self, client: Client) -> None:
         queue, arrived, consumer = self._queue, self._arrived, self._consumer
         while True:
-            while queue:
+            while queue and not (self._draining and consumer is not None):
                 await self._take(client, queue.popleft())
             while self._dropped and not queue:  # of streams of which nothing came since
                 await self._send(self._dropped.take_any())
+            if self._draining:
+                if consumer is not None:
+                    await self._acknowledge(client, consumer)
+                    await client.flush(_FLUSH_SECONDS)
+                self._drained.set()
+                await asyncio.Event().wait()  # until this is cancelled
             if queue:  # it wakes nobody any more
                 continue
             arrived.clear()
@@ -157,10 +171,8 @@ class Inbound:
             if request := flow_request(message):
                 await client.publish(request)
             return
-        if number > consumer.dealt_with:  # else it came before, and was not acknowledged
-            if (item := self._item(message)) is not None:
-                await self._send(item)
-            consumer.dealt_with = number
+        if (item := self._item(message)) is not None:  # the relay leaves out what it has sent on before
+            await self._send(item)
         self._reply = message.reply
         self._unacknowledged += 1
         if self._unacknowledged >= _ACK_EVERY:

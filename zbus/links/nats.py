@@ -155,7 +155,7 @@ class Link:
         try:
             await asyncio.wait({sessions, stopping, *feeds}, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():
-                await self._drain(feeds)
+                await self._drain(feeds, inbound)
         finally:
             self._ended = True
             for task in (measure, stopping, sessions, *feeds):
@@ -237,16 +237,21 @@ class Link:
             self._outbox.measure()
             await asyncio.sleep(_MEASURE_SECONDS)
 
-    async def _drain(self, feeds: list[asyncio.Task[None]]) -> None:
+    async def _drain(self, feeds: list[asyncio.Task[None]], inbound: Inbound) -> None:
         """Leave the bus, and carry what has arrived, for some seconds at most."""
+        tasks = [*feeds]
+        if self._into and self.numbers.server:
+            tasks.append(asyncio.create_task(inbound.drain()))
         for tap in self._taps:
             tap.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _DRAIN_SECONDS
-        if feeds:
-            await asyncio.wait(feeds, timeout=_DRAIN_SECONDS)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_DRAIN_SECONDS)
         while not self._outbox.empty and not self._outbox.down and loop.time() < deadline:
             await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
 
     def stop(self) -> None:
         """Have `run` end: leave the bus, and carry what has arrived, for 5 seconds at most."""
