@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,32 @@ def test_a_task_that_fails_does_not_stop_the_others(task: threads.Event) -> None
 
     housekeeping.schedule(fail, 0)
     housekeeping.schedule(task.set, 0.01)
+    assert task.wait(20)
+
+
+def test_a_task_that_is_due_at_once_is_called_though_nothing_else_is_to_be_done(
+    task: threads.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has started the thread sees no task any more, and ends it, before it has called this one."""
+    taken, go_on = threads.Event(), threads.Event()
+    start = housekeeping.start
+
+    class Tasks(dict[Any, Any]):
+        def pop(self, *task: Any) -> Any:
+            found = super().pop(*task)
+            taken.set()
+            assert go_on.wait(20)
+            return found
+
+    def started(*arguments: Any) -> threads.Thread:
+        thread = start(*arguments)
+        assert taken.wait(20)
+        return thread
+
+    monkeypatch.setattr(housekeeping._housekeeper, "_due", Tasks())
+    monkeypatch.setattr(housekeeping, "start", started)
+    housekeeping.schedule(task.set, 0)
+    go_on.set()
     assert task.wait(20)
 
 

@@ -63,6 +63,20 @@ MUTANTS = [
         (_REPORTS + "test_a_joiner_that_is_given_up",),
     ),
     Mutant(
+        "a task that is due is dropped if the thread ends before it is called",
+        "runtime/housekeeping.py",
+        "                if alarm.ended:\n"
+        "                    return\n"
+        "                if self._due.pop(task, None) is not None or",
+        "                due_at = self._due.pop(task, None)\n"
+        "                if alarm.ended:\n"
+        "                    return\n"
+        "                if due_at is not None or",
+        (
+            "live/test_housekeeping.py::test_a_task_that_is_due_at_once_is_called_though_nothing_else_is_to_be_done",
+        ),
+    ),
+    Mutant(
         "what nobody has said stays unsaid",
         "runtime/housekeeping.py",
         "                emit_reports()\n",

@@ -126,17 +126,17 @@ class _Housekeeper:
             alarm.at = min((tick, *self._due.values()))
             alarm.sleep()
             now = time.monotonic()
-            tasks = [task for task, at in [*self._due.items()] if at <= now]
-            for task in tasks:
-                self._due.pop(task, None)
-            if now >= tick:
+            due = [task for task, at in [*self._due.items()] if at <= now]
+            regular = [*self._tasks] if now >= tick else []
+            if regular:
                 tick = now + _INTERVAL
-                tasks += self._tasks
-            for task in tasks:
+            for task in (*due, *regular):
+                # While a task is in a dict, nobody ends this thread but the one that takes over all of them.
                 if alarm.ended:
                     return
-                _call(task)
-            if tasks:
+                if self._due.pop(task, None) is not None or task in self._tasks:
+                    _call(task)
+            if due or regular:
                 emit_reports()
                 self._adjust()
 
