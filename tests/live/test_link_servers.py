@@ -16,7 +16,7 @@ import zbus.aio
 from zbus.links.client import LinkClient
 from zbus.links.nats import Credentials, Link
 
-from .nats import Server, add_stream, api, free_port, nats_server, needs_nats
+from .nats import Server, add_stream, api, client_of, free_port, nats_server, needs_nats
 from .test_link import LONG, consumers, linked, receive, receive_some, running, until
 from .test_link_faults import Ledger, numbered
 
@@ -251,3 +251,41 @@ async def test_a_stream_that_refuses_and_takes_again_loses_nothing_untold(
         await ledger.read(sub.channel(), count)
         ledger.balances(sub.channel(), count)
         await until(lambda: out.numbers.sent == count)
+
+
+async def test_two_links_share_a_stream_that_discards_new_messages(server: Server, machines: Path) -> None:
+    """Each often comes between two messages of the other."""
+    await add_stream(server, discard="new", storage="memory")
+    other, ledger = machines / "other", Ledger()
+    async with (
+        linked(server, machines) as (out, sender, sub),
+        running(server, other, out=["stock"]) as beside,
+        zbus.aio.Bus(dir=other) as second,
+    ):
+        stock = (second.send("stock", "x", "/x", number) for number in range(2000))
+        await asyncio.gather(numbered(sender, 1, 2000), *stock)
+        await ledger.read(sub.channel(), 2000)
+        ledger.balances(sub.channel(), 2000)
+        await until(lambda: (out.numbers.sent, beside.numbers.sent) == (2000, 2000))
+        assert (sub.lost, out.numbers.problem, beside.numbers.problem) == (0, "", "")
+    assert (await api(server, "STREAM.INFO.zbus"))["state"]["messages"] == 4000, "stored twice"
+
+
+async def test_a_full_work_queue_gets_events_in_order(server: Server, machines: Path) -> None:
+    """Its consumer makes room while the stream refuses what is on its way."""
+    await add_stream(server, discard="new", max_msgs=10, retention="workqueue", storage="memory")
+    got: list[int] = []
+    async with client_of(server) as client:
+
+        async def take(message: Any) -> None:
+            got.append(int(message.headers["zbus-seq"]))
+            await client.publish(message.reply, b"+ACK")
+
+        inbox = client.new_inbox()
+        await client.subscribe(inbox, cb=take)
+        config = {"durable_name": "w", "deliver_subject": inbox, "ack_policy": "explicit"}
+        await api(server, "CONSUMER.DURABLE.CREATE.zbus.w", {"stream_name": "zbus", "config": config})
+        async with running(server, machines, out=["orders"]), zbus.aio.Bus(dir=machines) as sender:
+            await numbered(sender, 1, 300)
+            await until(lambda: len(got) >= 300)
+    assert got == [*range(1, 301)]

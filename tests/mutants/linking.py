@@ -78,7 +78,7 @@ MUTANTS = [
         "links/outbound.py",
         "if taken or code == _TOO_LARGE:",
         "if taken:",
-        (_FAULTS + "test_what_a_stream_will_never_take_is_left_out_and_told",),
+        ("live/test_link_left_out.py::test_what_a_stream_will_never_take_is_left_out_and_told",),
     ),
     Mutant(
         "a link goes on if a cancellation was lost",
@@ -114,6 +114,13 @@ MUTANTS = [
         "return min(max(floor + 1, first), last + 1)",
         "return max(floor + 1, first, self.acknowledged + 1)",
         ("live/test_link_servers.py::test_a_stream_that_has_lost_its_end_goes_on",),
+    ),
+    Mutant(
+        "what comes next overtakes what a full stream has refused",
+        "links/outbound.py",
+        "                if self._outstanding:\n                    headers =",
+        "                if False:\n                    headers =",
+        ("live/test_link_servers.py::test_a_full_work_queue_gets_events_in_order",),
     ),
     Mutant(
         "a link that is stopped does not acknowledge what it has sent on",
@@ -155,14 +162,14 @@ MUTANTS = [
         "links/outbox.py",
         "            if packet.events:\n                self._add(Packet(packet.subject",
         "            if False:\n                self._add(Packet(packet.subject",
-        (_FAULTS + "test_what_a_stream_will_never_take_is_left_out_and_told",),
+        ("live/test_link_left_out.py::test_what_a_stream_will_never_take_is_left_out_and_told",),
     ),
     Mutant(
         "what is too large for this bus is not told at the end of a topic",
         "links/inbound.py",
         "                if item.path:  # perhaps",
         "                if False:  # perhaps",
-        (_FAULTS + "test_what_this_bus_will_never_take_is_left_out_and_told",),
+        ("live/test_link_left_out.py::test_what_this_bus_will_never_take_is_left_out_and_told",),
     ),
     Mutant(
         "a large event of another machine takes one place",

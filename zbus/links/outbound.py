@@ -6,6 +6,10 @@ that was not acknowledged. JetStream stores it once, because `Nats-Msg-Id` tells
 
 When a stream refuses a message, for example because it is full, nothing new is sent until all answers are
 there. Then the first that was refused is tried alone, and the rest follows once it is taken.
+
+A stream that was full may have room again for the next message that is on its way, which would overtake. So
+if a stream refuses what is new when it is full, messages are chained: while one is not acknowledged, the next
+says that it must be stored right after it. If another publisher comes in between, the rest is sent again.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ _PAUSES = 0.05, 2.0  # the first and the longest, before a refused message is tr
 _FLUSH_SECONDS = 10
 _HEADER_ROOM = 4096
 _PENDING_BYTES = 1024 * 1024  # beyond twice as much, nats-py waits in `publish`, 10 s for each message
+_NOT_IN_TURN = 10070  # its code for one that should have followed another, and did not
 _TOO_LARGE = 10054  # the code of JetStream for a message that its stream will never take
 _COPIES_SECONDS = 60  # a server that is started again may take so long
 
@@ -73,7 +78,10 @@ class Outbound:
         self._next = 0
         self._outstanding = 0
         self._refused = False
+        self._full = False  # also for another reason than that the one before was
         self._probe = False
+        self._chains = False
+        self._before = ""  # the id of the latest message
         self._heard = 0.0
         self._tails: dict[tuple[str, str], Packet] = {}  # by subject and origin
 
@@ -103,7 +111,7 @@ class Outbound:
     async def session(self, client: Client) -> None:
         """Send by one connection until that fails."""
         self._next, self._outstanding = self._outbox.window.begin, 0
-        self._refused = self._probe = False
+        self._refused = self._full = self._probe = False
         self._outbox.set_down("")
         self._outbox.changed.set()
         try:
@@ -121,7 +129,7 @@ class Outbound:
         await client.subscribe(
             f"{inbox}.*", cb=self._on_answer, pending_msgs_limit=1_000_000, pending_bytes_limit=0
         )
-        await self._warn_of_copies(client)
+        await self._examine_streams(client)
         self._heard = time.monotonic()
         pause = _PAUSES[0]
         while True:
@@ -129,10 +137,12 @@ class Outbound:
                 if self._outstanding:
                     await self._wait()
                     continue
-                self._outbox.set_down(self._numbers.problem)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _PAUSES[1])
-                self._outbox.refill()
+                if self._full:  # else another publisher came in between: the rest is sent again at once
+                    self._outbox.set_down(self._numbers.problem)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _PAUSES[1])
+                    self._outbox.refill()
+                self._full = False
                 self._next, self._refused, self._probe = self._outbox.window.begin, False, True
             elif not self._probe:
                 pause = _PAUSES[0]
@@ -152,8 +162,13 @@ class Outbound:
                 continue
             if not self._outstanding:
                 self._heard = time.monotonic()
+            headers = packet.headers
+            if self._chains:
+                if self._outstanding:
+                    headers = headers | {"Nats-Expected-Last-Msg-Id": self._before}
+                self._before = headers["Nats-Msg-Id"]
             self._outstanding += 1
-            await client.publish(packet.subject, packet.body, f"{inbox}.{number}", packet.headers)
+            await client.publish(packet.subject, packet.body, f"{inbox}.{number}", headers)
             count += 1
             if self._probe:
                 return
@@ -191,9 +206,11 @@ class Outbound:
             if not self._outstanding or self._refused or self._outbox.window.end > self._next:
                 self._outbox.changed.set()
             return
-        if not self._refused and self._numbers.problem != why:
-            self._notice(why)
-        self._numbers.problem, self._refused = why, True
+        self._refused = True
+        if code != _NOT_IN_TURN:
+            if not self._full and self._numbers.problem != why:
+                self._notice(why)
+            self._numbers.problem, self._full = why, True
         self._outbox.changed.set()
 
     def _leave_out(self, number: int, text: str) -> None:
@@ -201,20 +218,22 @@ class Outbound:
             self._notice(text)
         self._outbox.leave_out(number)
 
-    async def _warn_of_copies(self, client: Client) -> None:
-        """Say once if a stream forgets too early what it has stored to tell copies."""
-        if self._warned:
-            return
-        self._warned = True
+    async def _examine_streams(self, client: Client) -> None:
+        """See whether to chain messages; say once if a stream forgets too early what it has stored."""
+        self._chains = False
         with suppress(Disconnected, nats.errors.Error):  # who may publish may not have to do with the API
-            for name in await streams_of(client, self._subjects):
-                about = await call_api(client, f"STREAM.INFO.{name}")
-                seconds = about["config"].get("duplicate_window", 0) / 1e9
+            names = await streams_of(client, self._subjects)
+            configs = [(await call_api(client, f"STREAM.INFO.{name}"))["config"] for name in names]
+            self._chains = [config.get("discard") for config in configs] == ["new"]
+            for config in configs if not self._warned else ():
+                seconds = config.get("duplicate_window", 0) / 1e9
                 if seconds < _COPIES_SECONDS:
                     self._notice(
-                        f"stream {name} tells copies for {seconds:g} s only, so events may be stored twice"
-                        f" after a failure: set its duplicate_window to {_COPIES_SECONDS} s or more"
+                        f"stream {config['name']} tells copies for {seconds:g} s only, so events may be"
+                        " stored twice after a failure:"
+                        f" set its duplicate_window to {_COPIES_SECONDS} s or more"
                     )
+        self._warned = True
 
     def _too_large(self, client: Client, number: int, packet: Packet) -> bool:
         if len(packet.body) + _HEADER_ROOM <= client.max_payload:
