@@ -69,7 +69,8 @@ def test_one_that_was_full_and_keeps_up_again() -> None:
         reader.start()
         while True:  # until it has not lost any between two publications
             bus.send(*TOPIC, "/")
-            assert taken.acquire(timeout=60)
+            while not taken.acquire(timeout=1):  # it is lost, too: those of before may still fill the queue
+                bus.send(*TOPIC, "/")
             told = read_publications(member_file())
             if told.latest and told.former:
                 [[now], [before]] = told.latest.by_channel, told.former.by_channel
