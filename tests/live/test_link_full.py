@@ -60,7 +60,7 @@ async def test_with_jetstream_the_server_holds_the_rest_back(
 
 
 async def test_without_jetstream_the_oldest_are_dropped_and_told(
-    machines: Path, monkeypatch: pytest.MonkeyPatch
+    machines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also those of a topic of which nothing has been sent on, so that no number of it is known here."""
     monkeypatch.setattr("zbus.links.inbound._CORE_BYTES", 300_000)
@@ -83,4 +83,5 @@ async def test_without_jetstream_the_oldest_are_dropped_and_told(
             assert sorted([*gaps, *((evt.kind, evt.seq) for evt in got)]) == every
             assert next(gap.first for gap in sub.channel().gaps if gap.kind == "x") == 1
             assert sub.lost == link.numbers.dropped
+            assert capsys.readouterr().out.count("dropping the oldest") == 1
             assert (link.numbers.received, link.numbers.problem) == (len(got), "")

@@ -37,6 +37,7 @@ _SILENT_SECONDS = 7.0
 _SEND_SECONDS = 5.0
 _FLUSH_SECONDS = 10
 _CORE_BYTES = 64 * 1024 * 1024  # of what waits here without JetStream
+_TELL_SECONDS = 60.0  # between two notices that something is dropped
 _OVERHEAD = 2500  # of the objects of a message, about
 
 
@@ -73,6 +74,7 @@ class Inbound:
         self._queue: deque[Msg] = deque()
         self._queued_bytes = 0  # only counted without JetStream
         self._dropped = Dropped()
+        self._tell_at = 0.0
         self._arrived = asyncio.Event()
         self._draining = False
         self._drained = asyncio.Event()
@@ -126,10 +128,15 @@ class Inbound:
             oldest = self._queue.popleft()
             self._queued_bytes -= _OVERHEAD + len(oldest.data)
             if (item := self._item(oldest)) is not None:
-                if not self._dropped:
-                    self._notice("this bus takes too little: dropping the oldest of what has come in")
+                self._tell_dropping()
                 self._numbers.dropped += bool(item.path)
                 self._dropped.note(item)
+
+    def _tell_dropping(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._tell_at:
+            self._tell_at = now + _TELL_SECONDS
+            self._notice("this bus takes too little: dropping the oldest of what has come in")
 
     async def _receive(self, client: Client) -> None:
         queue, arrived, consumer = self._queue, self._arrived, self._consumer
