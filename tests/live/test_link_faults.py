@@ -70,7 +70,7 @@ async def test_a_server_that_is_killed_and_starts_again_loses_nothing(server: Se
         await ledger.read(sub.channel(), 3000)
         ledger.balances(sub.channel(), 3000)
         assert sub.lost == 0
-        assert out.numbers.reconnects >= 3
+        await until(lambda: out.numbers.reconnects >= 3)
     about = await api(server, "STREAM.INFO.zbus")
     assert about["state"]["messages"] == 3000, "stored twice"
 
