@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +80,9 @@ def test_a_live_check_that_is_not_there_is_refused(capsys: pytest.CaptureFixture
     assert "no check blok: there are order, data" in capsys.readouterr().err
 
 
-def test_two_runs_do_not_build_one_peer_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_do_not_build_one_peer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()  # reading what pytest captures would lose what is written at that moment
+    monkeypatch.setattr(sys, "stderr", said)
     peers = [Manifest(f"x-locked-{name}", tmp_path, build=[["true"]]) for name in "ab"]
     entered = threading.Event()
 
@@ -89,10 +93,10 @@ def test_two_runs_do_not_build_one_peer_at_a_time(tmp_path: Path, capsys: pytest
     thread = threading.Thread(target=second)
     with alone(peers):
         thread.start()
-        said = ""
-        while "waiting for another run" not in said:
-            said += capsys.readouterr().err
-        assert "x-locked-a" in said
+        while "\n" not in said.getvalue():
+            pass
+        assert "waiting for another run, which uses" in said.getvalue()
+        assert "x-locked-a" in said.getvalue()
         assert not entered.is_set()
         with alone([replace(peers[0], build=[])]):
             pass
