@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .wire import EMPTY_BATCH, TWIN, Malformed, Stamp, decode_fields
 
-__all__ = ["MAX_MARKS", "Mark", "Marks", "Topic", "decode_twin", "mark_frames"]
+__all__ = ["MAX_MARKS", "Mark", "Marks", "Topic", "decode_twin", "mark_frame", "mark_frames"]
 
 MAX_MARKS = 65_536
 """How many marks a publisher owes, and a receiving process keeps, at most. The oldest are forgotten first."""
@@ -106,8 +106,13 @@ class Marks:
 
 def mark_frames(template: bytes, topic: Topic, time: bytes) -> tuple[bytes, bytes]:
     """Return a mark that is sent at `time`, and its twin, to be sent in this order."""
-    mark = template % (b"", topic.seq + 1, time, EMPTY_BATCH)
+    mark = mark_frame(template, topic.seq + 1, time)
     return mark, TWIN + mark
+
+
+def mark_frame(template: bytes, due: int, time: bytes) -> bytes:
+    """Return a mark that says which number is due."""
+    return template % (b"", due, time, EMPTY_BATCH)
 
 
 def _bound(marks: OrderedDict[bytes, Topic]) -> None:

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from ..errors import Invalid
 from ..options import DEFAULT
 from ..protocol.loss import MAX_GAP, MAX_TOPICS
-from ..protocol.marks import mark_frames
+from ..protocol.marks import mark_frame, mark_frames
 from ..protocol.relayed import Relayed, RelayedTopic
-from ..protocol.wire import EMPTY_BATCH
 from ..runtime.locks import Lock
 from .attempts import Unsent, too_large_error
 from .backlog import Backlog
@@ -116,7 +115,7 @@ class Relay:
         """Tell `block` subscribers what is lost. The marks of a publisher at rest are for the others."""
         if self._publisher.block is not None:
             due = max(topic.seq + 1, item.seq)
-            self._publisher.block(topic.template % (b"", due, item.time, EMPTY_BATCH))
+            self._publisher.block(mark_frame(topic.template, due, item.time))
         if not item.first and topic.seq == topic.marked == item.seq - 1:
             # Those who have had the stream by another link, before this one, may have missed its end.
             for mark in mark_frames(topic.template, topic, item.time):
