@@ -74,6 +74,7 @@ class Inbound:
         self._queue: deque[Msg] = deque()
         self._queued_bytes = 0  # only counted without JetStream
         self._dropped = Dropped()
+        self._blocked = ""  # why this bus takes nothing
         self._tell_at = 0.0
         self._arrived = asyncio.Event()
         self._draining = False
@@ -123,10 +124,10 @@ class Inbound:
 
     def _bound(self, message: Msg) -> None:
         """Count a message that has arrived, and drop the oldest ones beyond the limit."""
-        self._queued_bytes += _OVERHEAD + len(message.data)
+        self._queued_bytes += _size(message)
         while self._queued_bytes > _CORE_BYTES and len(self._queue) > 1:
             oldest = self._queue.popleft()
-            self._queued_bytes -= _OVERHEAD + len(oldest.data)
+            self._queued_bytes -= _size(oldest)
             if (item := self._item(oldest)) is not None:
                 self._tell_dropping()
                 self._numbers.dropped += bool(item.path)
@@ -167,7 +168,7 @@ class Inbound:
     async def _take(self, client: Client, message: Msg) -> None:
         consumer = self._consumer
         if consumer is None:
-            self._queued_bytes -= _OVERHEAD + len(message.data)
+            self._queued_bytes -= _size(message)
             if (item := self._item(message)) is not None:
                 if self._dropped and (lost := self._dropped.take(item[:3])) is not None:
                     await self._send(lost)
@@ -189,16 +190,13 @@ class Inbound:
         """Acknowledge all that was dealt with, once it is not lost with this process."""
         if not self._unacknowledged:
             return
-        problem = ""
         while True:
             try:
                 await self._bus.written(_SEND_SECONDS)
                 break
             except Timeout as error:
-                problem = f"this bus takes nothing: {error.message.partition(': try')[0]}"
-                self._numbers.problem = problem
-        if problem and self._numbers.problem == problem:
-            self._numbers.problem = ""
+                self._set_blocked(error.message.partition(": try")[0])
+        self._set_blocked("")
         check_allowed(client)  # such as the acknowledgement before
         acknowledged, self._numbers.behind = place(self._reply)
         await client.publish(self._reply, b"+ACK")
@@ -223,15 +221,14 @@ class Inbound:
 
     async def _send(self, item: Relayed) -> None:
         relay = self._relay
-        events, problem, lost = relay.events, "", False
+        events, lost = relay.events, False
         while True:
             try:
                 rest = relay.send(item, _SEND_SECONDS)
                 if rest is not None:
                     await rest
             except Timeout as error:  # whoever is full makes the other side wait, too
-                problem = f"this bus takes nothing: {error.message.partition(', so ')[0]}"
-                self._numbers.problem = problem
+                self._set_blocked(error.message.partition(", so ")[0])
                 continue
             except Invalid as error:
                 if not lost:
@@ -240,11 +237,22 @@ class Inbound:
                     item, lost = Relayed(*item[:3], item.seq + 1, item.via, first=item.seq), True
                     continue
             break
-        if problem and self._numbers.problem == problem:
-            self._numbers.problem = ""
+        if self._blocked:
+            self._set_blocked("")
         self._numbers.received += relay.events - events
         self._numbers.repeated = relay.repeated
+
+    def _set_blocked(self, why: str) -> None:
+        """Show why this bus takes nothing; with an empty text, that it takes events again."""
+        before, self._blocked = self._blocked, why and f"this bus takes nothing: {why}"
+        if why or self._numbers.problem == before:
+            self._numbers.problem = self._blocked
 
     def _refuse(self, reason: str, text: str) -> None:
         if self._numbers.refuse(1, reason):
             self._notice(text)
+
+
+def _size(message: Msg) -> int:
+    """Return about how much memory a message takes."""
+    return _OVERHEAD + len(message.data)
