@@ -14,6 +14,7 @@ import pytest
 import zbus
 import zbus.aio
 from zbus.links.client import LinkClient
+from zbus.links.errors import Denied, Disconnected
 from zbus.links.nats import Credentials, Link
 
 from .nats import Server, add_stream, api, client_of, free_port, nats_server, needs_nats
@@ -215,6 +216,30 @@ async def test_the_permissions_of_the_how_to_are_enough(
             await until(lambda: sending.numbers.sent > 3000)
             for link in (sending, receiving):
                 assert (link.numbers.problem, link.numbers.reconnects) == ("", 0)
+
+
+@pytest.mark.parametrize(("error", "again"), [(Denied, False), (Disconnected, True)])
+async def test_a_link_that_may_not_use_the_api_asks_once(
+    server: Server, machines: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], again: bool
+) -> None:
+    """Else each connection would wait for an answer that does not come."""
+    calls: list[str] = []
+
+    async def streams_of(_: object, subject: str) -> list[str]:
+        calls.append(subject)
+        raise error("no")
+
+    monkeypatch.setattr("zbus.links.outbound.streams_of", streams_of)
+    await add_stream(server)
+    async with running(server, machines, out=["orders"]) as link, zbus.aio.Bus(dir=machines) as sender:
+        for count in (1, 2):
+            await numbered(sender, count, 1)
+            await until(lambda count=count: link.numbers.sent == count)
+            if count == 1:
+                server.kill()
+                await until(lambda: not link.numbers.server)
+                server.start()
+    assert (len(calls) > 1) is again
 
 
 async def test_a_flush_comes_after_what_was_sent_before() -> None:

@@ -25,7 +25,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..protocol.relayed import Relayed, via_after
-from .errors import Disconnected, check_allowed
+from .errors import Denied, Disconnected, check_allowed
 from .jetstream import call_api, streams_of
 from .local import LinkBus, LinkTap
 from .numbers import LinkNumbers
@@ -75,6 +75,7 @@ class Outbound:
         self._core = core
         self._subjects = subjects
         self._warned = False
+        self._may_ask = True  # who may publish may not have to do with the API
         self._next = 0
         self._outstanding = 0
         self._refused = False
@@ -221,18 +222,22 @@ class Outbound:
     async def _examine_streams(self, client: Client) -> None:
         """See whether to chain messages; say once if a stream forgets too early what it has stored."""
         self._chains = False
-        with suppress(Disconnected, nats.errors.Error):  # who may publish may not have to do with the API
+        if not self._may_ask:
+            return
+        try:
             names = await streams_of(client, self._subjects)
             configs = [(await call_api(client, f"STREAM.INFO.{name}"))["config"] for name in names]
-            self._chains = [config.get("discard") for config in configs] == ["new"]
-            for config in configs if not self._warned else ():
-                seconds = config.get("duplicate_window", 0) / 1e9
-                if seconds < _COPIES_SECONDS:
-                    self._notice(
-                        f"stream {config['name']} tells copies for {seconds:g} s only, so events may be"
-                        " stored twice after a failure:"
-                        f" set its duplicate_window to {_COPIES_SECONDS} s or more"
-                    )
+        except (Disconnected, nats.errors.Error) as error:
+            self._may_ask = not isinstance(error, Denied)  # each try would take seconds
+            return
+        self._chains = [config.get("discard") for config in configs] == ["new"]
+        for config in configs if not self._warned else ():
+            seconds = config.get("duplicate_window", 0) / 1e9
+            if seconds < _COPIES_SECONDS:
+                self._notice(
+                    f"stream {config['name']} tells copies for {seconds:g} s only, so events may be stored"
+                    f" twice after a failure: set its duplicate_window to {_COPIES_SECONDS} s or more"
+                )
         self._warned = True
 
     def _too_large(self, client: Client, number: int, packet: Packet) -> bool:
