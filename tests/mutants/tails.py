@@ -17,7 +17,7 @@ MUTANTS = [
     *(
         Mutant(name, "protocol/marks.py", old, new, _MARKS)
         for name, old, new in (
-            ("a mark bears the last number", "topic.seq + 1, time, EMPTY", "topic.seq, time, EMPTY"),
+            ("a mark bears the last number", "topic.seq + 1, time)", "topic.seq, time)"),
             ("a mark is sent again though nothing was", "topic.marked = topic.seq", "pass"),
             (
                 "what is in doubt is not owed again",
